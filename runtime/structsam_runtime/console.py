@@ -1,0 +1,151 @@
+"""What every command-line script shares: one-line errors, exit codes, outputs that appear whole."""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+
+from .errors import UserError
+
+USAGE = 2
+INTERRUPTED = 130
+
+# Typer took its copy of click in as `typer._click`; before that it raised click's own exceptions. Either way
+# the usage errors share one base, and it is the last class behind BadParameter that can format a message.
+_UsageError: type[Exception] = next(
+    base for base in reversed(typer.BadParameter.__mro__) if hasattr(base, "format_message")
+)
+
+
+def run(app: typer.Typer | Callable[..., object], args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command-line program and end the process with its exit code.
+
+    Args:
+        app: a typer application, or the function that is its only command.
+        args: arguments without the program's name; default ``sys.argv[1:]``.
+
+    Raises:
+        SystemExit: always. 0 when the command returned or printed its help; 2 after a mistake of the person
+            (:class:`UserError`, an unknown option, a missing argument ...), told as one line ``error: ...``
+            on stderr; 130 with ``interrupted`` after Ctrl-C; otherwise the code of ``typer.Exit``. Any other
+            exception is a defect and passes through with its traceback.
+    """
+    if not isinstance(app, typer.Typer):
+        program = typer.Typer(add_completion=False)
+        program.command()(app)
+        app = program
+    sys.exit(_exit_code(app, args))
+
+
+def _exit_code(app: typer.Typer, args: Sequence[str] | None) -> int:
+    try:
+        # Outside standalone mode typer raises its errors for us to print, and returns the code of typer.Exit.
+        result = typer.main.get_command(app)(args=args, standalone_mode=False)
+    except UserError as error:
+        return _fail(str(error))
+    except _UsageError as error:
+        return _fail(error.format_message())  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
+        result = INTERRUPTED
+    code = result if isinstance(result, int) else 0
+    if code == INTERRUPTED:  # typer itself turns Ctrl-C into this code, and says nothing
+        print("interrupted", file=sys.stderr)
+    return code
+
+
+def _fail(message: str) -> int:
+    """Print one line; none where typer has shown the help of a program that was called without arguments."""
+    if message:
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return USAGE
+
+
+_NUMBER = re.compile(r"[-+]?(\d|\.\d|nan|inf)", re.IGNORECASE)
+
+
+def join_values(args: Sequence[str], counts: Mapping[str, int]) -> list[str]:
+    """Let an option be repeated and take several numbers each time.
+
+    Typer has tuple options and list options, but no list of tuples. ``--box 1 2 3 4 --box 5 6 7 8`` becomes
+    ``--box=1,2,3,4 --box=5,6,7,8``, which a plain ``list[str]`` option takes and :func:`numbers` reads. The
+    written-out form ``--box 1,2,3,4`` passes through.
+
+    Args:
+        args: arguments as the shell gave them.
+        counts: option -> how many numbers it takes at most.
+    """
+    joined: list[str] = []
+    queue = list(args)
+    while queue:
+        option = queue.pop(0)
+        values: list[str] = []
+        while option in counts and queue and len(values) < counts[option] and _NUMBER.match(queue[0]):
+            values.append(queue.pop(0))
+            if "," in values[-1]:
+                break
+        joined.append(f"{option}={','.join(values)}" if values else option)
+    return joined
+
+
+def numbers(option: str, text: str, names: Sequence[str]) -> list[float]:
+    """The numbers of one option value such as ``100,80,400,360``.
+
+    Args:
+        option: the option's name, for the message.
+        text: as many numbers as there are names, separated by commas.
+        names: what each number stands for, for the message.
+
+    Raises:
+        UserError: another count, or something that is not a number.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != len(names):
+        raise UserError(
+            f"{option} got '{text.replace(',', ' ')}', expected {len(names)} numbers: {' '.join(names)}"
+        )
+    return values
+
+
+def check_output(path: Path) -> None:
+    """Refuse an output file that cannot be written, before any work is done for it.
+
+    Raises:
+        UserError: the folder is missing or read-only, or the path is itself a folder.
+    """
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder, expected the name of a file")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}; create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(
+            f"cannot write {path}: no permission to write in {path.parent}; choose another folder"
+        )
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file that appears whole or not at all.
+
+    Yields the path to write to, beside ``path`` and with the same suffix; it takes the place of ``path`` when
+    the block ends well, and is removed when it does not.
+
+    Raises:
+        UserError: the file cannot be written (no such folder, no permission, disk full).
+    """
+    check_output(path)
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,162 @@
+"""What an export folder says about itself: ``manifest.json``."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import UserError
+
+FORMAT = 1
+FILE_NAME = "manifest.json"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the runtime must know about the model behind the two graphs."""
+
+    arch: str  # vit_b, vit_l, vit_h
+    image_size: int  # side of the square encoder input, pixels
+    embedding: tuple[int, int, int]  # channels, height, width of the image embedding
+    low_res: int  # side of the decoder's masks, pixels
+    mask_threshold: float  # a logit above it belongs to the mask
+    pixel_mean: tuple[float, float, float]  # RGB, on the 0..255 scale
+    pixel_std: tuple[float, float, float]  # RGB, on the 0..255 scale
+    precision: str  # fp32, fp16: the arithmetic inside; inputs and outputs stay float32
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of an export as it was written."""
+
+    bytes: int
+    sha256: str  # 64 hexadecimal digits
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The part of ``manifest.json`` that the runtime needs; keys it does not know are left alone."""
+
+    name: str
+    model: Model
+    files: Mapping[str, FileRecord]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Read ``folder/manifest.json``.
+
+        Raises:
+            UserError: no such folder, no manifest in it, not JSON, another format, a key missing or of the
+                wrong kind.
+        """
+        path = folder / FILE_NAME
+        data = _load(folder, path)
+        version = _get(data, "format", int, path)
+        if version != FORMAT:
+            raise UserError(f"{path} has format {version}, this version reads format {FORMAT}; export again")
+        files = _get(data, "files", dict, path)
+        return cls(
+            name=_get(data, "name", str, path),
+            model=_model(_get(data, "model", dict, path), path),
+            files={name: _file(files, name, path) for name in files},
+        )
+
+    def check_files(self, folder: Path, names: Iterable[str], hashes: bool = True) -> None:
+        """Check that files of the export are the ones that were written.
+
+        Args:
+            folder: the export.
+            names: files to check, as the manifest names them.
+            hashes: compare the sha256 too. It reads every byte, hundreds of megabytes for an encoder, so
+                that loading a model compares sizes alone unless asked.
+
+        Raises:
+            UserError: a file that the manifest does not list, is missing, or has another size or sha256.
+        """
+        for name in names:
+            if name not in self.files:
+                raise UserError(f"{folder / FILE_NAME} does not list {name}; export again")
+            _check_file(folder / name, self.files[name], hashes)
+
+
+def _load(folder: Path, path: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}; expected the output folder of export.py")
+    if not path.is_file():
+        raise UserError(f"no {FILE_NAME} in {folder}; expected the output folder of export.py")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # bad UTF-8 and bad JSON are both a ValueError
+        raise UserError(f"{path} cannot be read: {error}; export again") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds {type(data).__name__}, expected a JSON object; export again")
+    return data
+
+
+def _get(data: Mapping[str, Any], key: str, kind: type[T], path: Path, where: str = "") -> T:
+    """The value of one key; an integer passes for a float, a boolean passes for nothing but itself."""
+    if key not in data:
+        raise UserError(f"{path} lacks '{where}{key}'; export again")
+    value = data[key]
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise UserError(f"{path} has '{where}{key}' = {value!r}, expected {kind.__name__}; export again")
+    return value
+
+
+def _triple(data: Mapping[str, Any], key: str, kind: type[T], path: Path) -> tuple[T, T, T]:
+    values = _get(data, key, list, path, "model.")
+    if len(values) != 3:
+        raise UserError(f"{path} has 'model.{key}' = {values!r}, expected three numbers; export again")
+    indexed = {str(index): value for index, value in enumerate(values)}
+    first, second, third = (_get(indexed, index, kind, path, f"model.{key}.") for index in indexed)
+    return first, second, third
+
+
+def _model(data: Mapping[str, Any], path: Path) -> Model:
+    model = Model(
+        arch=_get(data, "arch", str, path, "model."),
+        image_size=_get(data, "image_size", int, path, "model."),
+        embedding=_triple(data, "embedding", int, path),
+        low_res=_get(data, "low_res", int, path, "model."),
+        mask_threshold=_get(data, "mask_threshold", float, path, "model."),
+        pixel_mean=_triple(data, "pixel_mean", float, path),
+        pixel_std=_triple(data, "pixel_std", float, path),
+        precision=_get(data, "precision", str, path, "model."),
+    )
+    if min(model.image_size, model.low_res, *model.embedding, *model.pixel_std) <= 0:
+        raise UserError(f"{path} has a size or a pixel_std that is not positive in 'model'; export again")
+    return model
+
+
+def _file(files: Mapping[str, Any], name: str, path: Path) -> FileRecord:
+    data = _get(files, name, dict, path, "files.")
+    where = f"files.{name}."
+    return FileRecord(
+        bytes=_get(data, "bytes", int, path, where), sha256=_get(data, "sha256", str, path, where)
+    )
+
+
+def _check_file(path: Path, record: FileRecord, hashes: bool) -> None:
+    if not path.is_file():
+        raise UserError(f"no {path.name} in {path.parent}, though its manifest lists it; export again")
+    size = path.stat().st_size
+    if size != record.bytes:
+        raise UserError(
+            f"{path} has {size} bytes, its manifest says {record.bytes}; copy it again or export again"
+        )
+    if hashes and (digest := _sha256(path)) != record.sha256:
+        raise UserError(
+            f"{path} has sha256 {digest[:12]}..., its manifest says {record.sha256[:12]}...; "
+            "copy it again or export again"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,82 @@
+"""The decoder's small masks -> masks of the picture's size."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .image import Frame
+
+
+def upscale(low_res: NDArray[np.float32], frame: Frame) -> NDArray[np.float32]:
+    """Logits at the picture's size: up to the model's square, padding cut off, then to the picture.
+
+    Both steps are bilinear, half-pixel centred and without antialiasing. Such a step is linear and acts on
+    rows and columns apart, so that the two steps and the cut between them are one small matrix for each axis,
+    and a mask is ``rows @ mask @ columns.T``.
+
+    Args:
+        low_res: float32 [P, M, h, w] logits (any leading axes), h = w = 256 for SAM.
+        frame: of the picture.
+
+    Returns:
+        float32 [P, M, H, W] logits.
+    """
+    result = np.empty((*low_res.shape[:-2], frame.height, frame.width), np.float32)
+    for index, logits in _each(low_res, frame):
+        result[index] = logits
+    return result
+
+
+def binary(low_res: NDArray[np.float32], frame: Frame, threshold: float) -> NDArray[np.bool_]:
+    """``upscale(low_res, frame) > threshold``, with the logits of one mask at a time in memory.
+
+    Args:
+        low_res: float32 [P, M, h, w] logits (any leading axes).
+        frame: of the picture.
+        threshold: logit above which a pixel belongs to the mask.
+
+    Returns:
+        bool [P, M, H, W].
+    """
+    result = np.empty((*low_res.shape[:-2], frame.height, frame.width), np.bool_)
+    for index, logits in _each(low_res, frame):
+        np.greater(logits, threshold, out=result[index])
+    return result
+
+
+def _each(
+    low_res: NDArray[np.float32], frame: Frame
+) -> Iterator[tuple[tuple[int, ...], NDArray[np.float32]]]:
+    rows = _axis(low_res.shape[-2], frame.image_size, frame.resized_height, frame.height)
+    columns = _axis(low_res.shape[-1], frame.image_size, frame.resized_width, frame.width)
+    for index in np.ndindex(low_res.shape[:-2]):
+        yield index, np.matmul(np.matmul(rows, low_res[index]), columns.T)  # [H, h] [h, w] [w, W]
+
+
+@lru_cache(maxsize=16)
+def _axis(source: int, image_size: int, kept: int, target: int) -> NDArray[np.float32]:
+    """[target, source]: interpolate to ``image_size``, keep the first ``kept``, interpolate to ``target``."""
+    matrix = (_bilinear(kept, target) @ _bilinear(source, image_size)[:kept]).astype(np.float32)
+    matrix.flags.writeable = False  # it is shared by every caller
+    return matrix
+
+
+def _bilinear(source: int, target: int) -> NDArray[np.float64]:
+    """[target, source] weights of one bilinear step.
+
+    The step and the place are rounded to float32, with one rounding for multiply and subtract, as PyTorch
+    does it: for odd sizes that rounding is the largest difference between two implementations.
+    """
+    step = np.float64(np.float32(source) / np.float32(target))
+    places = (step * (np.arange(target) + 0.5) - 0.5).astype(np.float32)
+    places = np.maximum(places, np.float32(0))
+    left = np.minimum(places.astype(np.int64), source - 1)
+    right = np.minimum(left + 1, source - 1)
+    share = places.astype(np.float64) - left
+    weights = np.zeros((target, source))
+    rows = np.arange(target)
+    weights[rows, left] += 1 - share
+    weights[rows, right] += share
+    return weights

@@ -1,0 +1,1 @@
+"""Engines behind one lifecycle: ``with Runner(...) as runner: runner.infer({...})``."""

@@ -1,0 +1,134 @@
+"""ONNX Runtime, on the CPU or on a GPU."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from .base import Array, Runner, TensorSpec
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
+
+class OnnxRuntimeRunner(Runner):
+    """An ONNX file run by ONNX Runtime with the provider that was asked for, never with another one.
+
+    Args:
+        path: the ONNX file.
+        provider: ``cpu``, ``cuda`` or ``tensorrt``.
+        threads: of the CPU for one operator; default as many as there are cores.
+
+    Raises:
+        UserError: the provider is unknown. On entering the ``with`` block: the file is missing or is not a
+            model, ONNX Runtime is not installed, it lacks the provider or cannot start it.
+    """
+
+    def __init__(self, path: Path, provider: str = "cpu", threads: int | None = None) -> None:
+        if provider not in PROVIDERS:
+            raise UserError(f"provider '{provider}' is unknown, expected one of {', '.join(PROVIDERS)}")
+        if threads is not None and threads < 1:
+            raise UserError(f"threads is {threads}, expected 1 or more")
+        super().__init__(str(path))
+        self.path, self.provider, self.threads = path, provider, threads
+        self._session: Any = None
+
+    def _open(self) -> tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]]:
+        if not self.path.is_file():
+            raise UserError(f"no file {self.path}; expected an ONNX model")
+        ort = _import()
+        _require_provider(ort, self.provider)
+        session = self._create(ort)
+        # ONNX Runtime may start without a provider whose libraries do not load, and says so only in its log.
+        first = session.get_providers()[0]
+        if first != PROVIDERS[self.provider]:
+            raise UserError(
+                f"provider '{self.provider}' could not start and ONNX Runtime chose {first}; "
+                "check that the CUDA and TensorRT libraries it was built for are installed"
+            )
+        session.disable_fallback()
+        self._session = session
+        return _specs(session.get_inputs()), _specs(session.get_outputs())
+
+    def _close(self) -> None:
+        self._session = None
+
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return dict(zip(self.outputs, self._session.run(list(self.outputs), dict(feeds)), strict=True))
+
+    def _create(self, ort: ModuleType) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors; what matters of the warnings is checked after the start
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        try:
+            return ort.InferenceSession(
+                self.path, options, providers=[PROVIDERS[self.provider]], enable_fallback=0
+            )
+        except _start_errors(ort) as error:
+            raise UserError(
+                f"ONNX Runtime cannot load {self.path} with '{self.provider}': {error}"
+            ) from error
+
+
+def _import() -> ModuleType:
+    # Not at the top: someone with a TensorRT engine needs no ONNX Runtime.
+    try:
+        return importlib.import_module("onnxruntime")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            'onnxruntime is not installed; pip install "structsam[cpu]" (or "structsam[gpu]")'
+        ) from error
+
+
+def _require_provider(ort: ModuleType, provider: str) -> None:
+    installed = ort.get_available_providers()
+    if PROVIDERS[provider] in installed:
+        return
+    offered = ", ".join(name for name, full in PROVIDERS.items() if full in installed)
+    remedy = 'pip uninstall onnxruntime, then pip install "structsam[gpu]"'
+    raise UserError(f"provider '{provider}' is not in this ONNX Runtime, which offers {offered}; {remedy}")
+
+
+def _start_errors(ort: ModuleType) -> tuple[type[Exception], ...]:
+    """What a session raises for a file or a provider that it cannot use; ONNX Runtime has no common base."""
+    state = importlib.import_module(f"{ort.__name__}.capi.onnxruntime_pybind11_state")
+    names = (
+        "EPFail",
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "NoSuchFile",
+        "NotImplemented",
+    )
+    return (*(getattr(state, name) for name in (*names, "RuntimeException")), RuntimeError, ValueError)
+
+
+def _specs(nodes: list[Any]) -> dict[str, TensorSpec]:
+    return {node.name: TensorSpec(np.dtype(_DTYPES[node.type]), _shape(node)) for node in nodes}
+
+
+def _shape(node: Any) -> tuple[int | str, ...]:  # noqa: ANN401 - ONNX Runtime has no types
+    """The shape with a name for every axis of any length; nameless axes get one of their own."""
+    return tuple(
+        axis if isinstance(axis, int | str) else f"{node.name}.{index}"
+        for index, axis in enumerate(node.shape)
+    )

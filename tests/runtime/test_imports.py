@@ -1,0 +1,31 @@
+"""Neither the runtime nor the plugins pull in PyTorch, ONNX or the exporter."""
+
+import subprocess
+import sys
+import textwrap
+
+PROGRAM = """
+    import importlib, pkgutil, sys
+
+    def modules(name):
+        package = importlib.import_module(name)
+        yield name
+        for found in pkgutil.walk_packages(package.__path__, f"{name}."):
+            yield found.name
+
+    for package in ("structsam_runtime", "structsam_plugins"):
+        for name in modules(package):
+            importlib.import_module(name)
+    heavy = ("torch", "onnx", "onnxruntime", "structsam_export", "segment_anything")
+    print(*(name for name in heavy if name in sys.modules), sep=",")
+    print(*(name for name in sys.modules if name.startswith("structsam_runtime.")), sep=",")
+"""
+
+
+def test_every_module_imports_without_the_export_side() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM)], capture_output=True, text=True, check=True
+    )
+    heavy, imported = done.stdout.splitlines()
+    assert heavy == ""
+    assert "structsam_runtime.predictor" in imported.split(",")

@@ -1,0 +1,116 @@
+"""Reading and checking the manifest of an export."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from structsam_runtime.errors import UserError
+from structsam_runtime.manifest import Manifest, Model
+
+FILES = ("encoder.onnx", "decoder.onnx")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, export_folder: Path) -> Path:
+    return Path(shutil.copytree(export_folder, tmp_path / "out"))
+
+
+def _edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "manifest.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def test_reads_what_was_written_and_leaves_unknown_keys(folder: Path, sam: Model) -> None:
+    manifest = Manifest.read(folder)
+    assert manifest.name == "stand-in"
+    assert manifest.model == sam
+    assert set(manifest.files) == set(FILES)
+    manifest.check_files(folder, FILES)
+
+
+def test_an_integer_passes_for_a_float(folder: Path) -> None:
+    _edit(folder, lambda data: data["model"].update(mask_threshold=0))
+    threshold = Manifest.read(folder).model.mask_threshold
+    assert threshold == 0
+    assert isinstance(threshold, float)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.update(format=2), "has format 2, this version reads format 1; export again"),
+        (lambda data: data.pop("format"), "lacks 'format'; export again"),
+        (lambda data: data.pop("name"), "lacks 'name'"),
+        (lambda data: data["model"].pop("low_res"), "lacks 'model.low_res'"),
+        (lambda data: data["model"].update(image_size="1024"), "'model.image_size' = '1024', expected int"),
+        (lambda data: data["model"].update(image_size=True), "'model.image_size' = True, expected int"),
+        (lambda data: data["model"].update(image_size=0), "a size or a pixel_std that is not positive"),
+        (
+            lambda data: data["model"].update(pixel_std=[1, 0, 1]),
+            "a size or a pixel_std that is not positive",
+        ),
+        (lambda data: data["model"].update(pixel_mean=[1, 2]), "expected three numbers"),
+        (
+            lambda data: data["model"].update(pixel_mean=[1, None, 2]),
+            "'model.pixel_mean.1' = None, expected float",
+        ),
+        (lambda data: data.update(model=[]), r"'model' = \[\], expected dict"),
+        (lambda data: data["files"]["encoder.onnx"].pop("sha256"), "lacks 'files.encoder.onnx.sha256'"),
+    ],
+)
+def test_refuses_a_manifest_in_one_line(
+    folder: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    _edit(folder, change)
+    with pytest.raises(UserError, match=message) as error:
+        Manifest.read(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_refuses_a_folder_that_is_no_export(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no folder .*out; expected the output folder of export\.py"):
+        Manifest.read(tmp_path / "out")
+    with pytest.raises(UserError, match=r"no manifest\.json in"):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("text", [b'{"format": 1, "name', b"", b"\xff\xfe"])
+def test_refuses_json_cut_short(folder: Path, text: bytes) -> None:
+    (folder / "manifest.json").write_bytes(text)
+    with pytest.raises(UserError, match=r"manifest\.json cannot be read: .*; export again"):
+        Manifest.read(folder)
+
+
+def test_refuses_json_of_another_kind(folder: Path) -> None:
+    (folder / "manifest.json").write_text("[]")
+    with pytest.raises(UserError, match="holds list, expected a JSON object"):
+        Manifest.read(folder)
+
+
+def test_refuses_files_that_are_not_the_exported_ones(folder: Path) -> None:
+    manifest = Manifest.read(folder)
+    with pytest.raises(UserError, match=r"manifest\.json does not list other\.onnx"):
+        manifest.check_files(folder, ["other.onnx"])
+
+    encoder = folder / "encoder.onnx"
+    data = encoder.read_bytes()
+    encoder.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    manifest.check_files(folder, FILES, hashes=False)
+    with pytest.raises(
+        UserError, match=r"has sha256 \w{12}\.\.\., its manifest says \w{12}\.\.\.; copy it again"
+    ):
+        manifest.check_files(folder, FILES)
+
+    encoder.write_bytes(data[:-1])
+    with pytest.raises(UserError, match=f"has {len(data) - 1} bytes, its manifest says {len(data)}"):
+        manifest.check_files(folder, FILES, hashes=False)
+
+    encoder.unlink()
+    with pytest.raises(UserError, match=r"no encoder\.onnx in .*, though its manifest lists it"):
+        manifest.check_files(folder, FILES)

@@ -1,0 +1,117 @@
+"""scripts/predict.py as a person calls it."""
+
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "predict.py"
+BOX = "--box 100 80 400 360"
+
+Predict = Callable[[str], tuple[int | str | None, str, str]]
+
+
+@pytest.fixture
+def photo(tmp_path: Path, photos: dict[str, NDArray[np.uint8]]) -> Path:
+    Image.fromarray(photos["coffee"]).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def predict(
+    export_folder: Path, photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Predict:
+    """Runs the script in this process, in the folder of the photograph: exit code, stdout, stderr."""
+
+    def call(line: str) -> tuple[int | str | None, str, str]:
+        monkeypatch.chdir(photo.parent)
+        monkeypatch.setattr(sys, "argv", ["predict.py", *line.replace("OUT", str(export_folder)).split()])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return call
+
+
+def test_the_command_of_the_readme(export_folder: Path, photo: Path) -> None:
+    command = f"{SCRIPT} {export_folder} photo.png {BOX} -o overlay.png"
+    done = subprocess.run(
+        [sys.executable, *command.split()], cwd=photo.parent, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    first, last = done.stdout.splitlines()
+    assert first.startswith("mask 1: ")
+    assert "% of the picture, predicted IoU 0." in first
+    assert "(resize, encoder)" in last
+    with Image.open(photo.parent / "overlay.png") as overlay, Image.open(photo) as original:
+        assert overlay.size == original.size
+        assert np.any(np.asarray(overlay) != np.asarray(original))
+    assert {path.name for path in photo.parent.iterdir()} == {"photo.png", "overlay.png"}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "masks"),
+    [
+        (BOX, 1),
+        ("--box 100,80,400,360", 1),
+        (f"{BOX} --box 10 20 90 120", 2),
+        (f"{BOX} --multimask", 3),
+        (f"{BOX} --box 10 20 90 120 --multimask", 6),
+        ("--point 200 200 --point 250.5 210 --negative 10 10", 1),
+        (f"{BOX} --point 200 200 --negative 120 90", 1),
+    ],
+)
+def test_prompts(prompts: str, masks: int, predict: Predict, photo: Path) -> None:
+    code, out, err = predict(f"OUT photo.png {prompts} -o overlay.jpg --mask mask.png")
+    assert (code, err) == (0, "")
+    assert out.count("predicted IoU") == masks
+    with Image.open(photo.parent / "mask.png") as mask:
+        pixels = np.asarray(mask)
+    assert pixels.shape == (400, 600)
+    assert set(np.unique(pixels)) == {0, 255}
+    assert (photo.parent / "overlay.jpg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("OUT photo.png -o x.png", "no prompt; give --box X0 Y0 X1 Y1 or --point X Y"),
+        ("OUT photo.png --box 1 2 3 -o x.png", "--box got '1 2 3', expected 4 numbers: X0 Y0 X1 Y1"),
+        ("OUT photo.png --point a b -o x.png", "unexpected extra argument"),
+        (f"OUT photo.png {BOX} {BOX} --point 1 2 -o x.png", "points came with 2 boxes"),
+        (f"OUT photo.png {BOX}", "Missing option"),
+        (f"OUT photo.png {BOX} -o none/x.png", "cannot write none/x.png: there is no folder none"),
+        (f"OUT photo.png {BOX} -o x.txt", "'.txt' is not a picture format; use .png or .jpg"),
+        (f"OUT photo.png {BOX} -o x.png --mask none/x.png", "cannot write none/x.png"),
+        (f"OUT photo.png {BOX} -o x.png --mask x.png", "--output and --mask are both x.png"),
+        (f"OUT photo.png {BOX} -o ./photo.png", "is the photograph itself"),
+        (f"OUT none.png {BOX} -o x.png", "no file none.png"),
+        (f"none photo.png {BOX} -o x.png", "no folder none; expected the output folder of export.py"),
+        (f"OUT photo.png {BOX} -o x.png --provider npu", "provider 'npu' is unknown"),
+        ("OUT photo.png --box 400 80 100 360 -o x.png", "has no area"),
+        ("OUT photo.png --point 700 5 -o x.png", "lies outside the picture of 600 x 400 pixels"),
+        ("OUT photo.png --point nan 5 -o x.png", "holds NaN or infinity"),
+    ],
+)
+def test_mistakes_get_one_line_and_leave_nothing(
+    line: str, message: str, predict: Predict, photo: Path
+) -> None:
+    code, out, err = predict(line)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert list(photo.parent.iterdir()) == [photo]
+
+
+def test_help(predict: Predict) -> None:
+    code, out, _ = predict("--help")
+    assert code == 0
+    assert "--box" in out

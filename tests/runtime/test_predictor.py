@@ -1,0 +1,143 @@
+"""The predictor on the fake export: shapes, batches, state, and where a mask comes out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from structsam_runtime import OnnxRuntimeRunner, Predictor, UserError
+from structsam_runtime.manifest import Model
+
+BOX = np.array([100, 80, 400, 260])
+
+
+@pytest.fixture(scope="module")
+def predictor(export_folder: Path, photos: dict[str, NDArray[np.uint8]]) -> Iterator[Predictor]:
+    """Loaded, with the photograph chelsea (300 x 451) set."""
+    with Predictor.load(export_folder, threads=1) as predictor:
+        predictor.set_image(photos["chelsea"])
+        yield predictor
+
+
+def test_one_box_gives_meta_shapes(predictor: Predictor) -> None:
+    masks, iou, low_res = predictor.predict(box=BOX)
+    assert (masks.shape, masks.dtype) == ((3, 300, 451), np.bool_)
+    assert (iou.shape, iou.dtype) == ((3,), np.float32)
+    assert (low_res.shape, low_res.dtype) == ((3, 256, 256), np.float32)
+    masks, iou, low_res = predictor.predict(box=BOX, multimask_output=False)
+    assert (masks.shape, iou.shape, low_res.shape) == ((1, 300, 451), (1,), (1, 256, 256))
+
+
+def test_the_mask_lies_where_the_box_is(predictor: Predictor) -> None:
+    (mask,), _, _ = predictor.predict(box=BOX, multimask_output=False)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    # The fake decoder fills the box with an ellipse; its bounding box is the box, to the bilinear step.
+    np.testing.assert_allclose([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], BOX, atol=6)
+
+
+def test_single_mask_is_the_first_and_multimask_the_other_three(predictor: Predictor) -> None:
+    scale = np.array([1024 / 451, 681 / 300])  # 300 x 451 becomes 681 x 1024
+    feeds = {
+        "image_embedding": predictor.get_image_embedding(),
+        "point_coords": (BOX.reshape(1, 2, 2) * scale).astype(np.float32),
+        "point_labels": np.array([[2, 3]], np.int32),
+        "mask_input": np.zeros((1, 1, 256, 256), np.float32),
+        "has_mask_input": np.zeros(1, np.float32),
+    }
+    four = predictor.decoder.infer(feeds)
+    _, iou, low_res = predictor.predict(box=BOX)
+    np.testing.assert_array_equal(low_res, four["masks"][0, 1:])
+    np.testing.assert_array_equal(iou, four["iou_predictions"][0, 1:])
+    _, iou, low_res = predictor.predict(box=BOX, multimask_output=False)
+    np.testing.assert_array_equal(low_res, four["masks"][0, :1])
+    np.testing.assert_array_equal(iou, four["iou_predictions"][0, :1])
+
+
+def test_a_batch_is_one_run_of_the_decoder_and_equals_single_prompts(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes = np.array([BOX, [10, 20, 60, 90], [200, 100, 450, 290]])
+    singles = [predictor.predict(box=box, multimask_output=False) for box in boxes]
+    runs = []
+    infer = predictor.decoder.infer
+    monkeypatch.setattr(predictor.decoder, "infer", lambda feeds: runs.append(feeds) or infer(feeds))
+    masks, iou, low_res = predictor.predict(box=boxes, multimask_output=False)
+    assert len(runs) == 1
+    assert (masks.shape, iou.shape, low_res.shape) == ((3, 1, 300, 451), (3, 1), (3, 1, 256, 256))
+    for index, single in enumerate(singles):
+        np.testing.assert_array_equal(masks[index], single[0])
+        np.testing.assert_allclose(low_res[index], single[2], rtol=0, atol=1e-4)
+
+
+def test_batches_of_points_with_boxes_and_masks(predictor: Predictor) -> None:
+    points = np.array([[[150, 120]], [[220, 130]]])
+    masks, iou, low_res = predictor.predict(points, np.ones((2, 1)), np.array([BOX, BOX]))
+    assert (masks.shape, iou.shape) == ((2, 3, 300, 451), (2, 3))
+    masks, _, _ = predictor.predict(points, np.ones((2, 1)), mask_input=low_res[:, :1])
+    assert masks.shape == (2, 3, 300, 451)
+
+
+def test_mask_input_reaches_the_decoder(predictor: Predictor) -> None:
+    _, _, first = predictor.predict(box=BOX, multimask_output=False)
+    _, _, second = predictor.predict(box=BOX, mask_input=first, multimask_output=False)
+    np.testing.assert_allclose(second, 2 * first, rtol=1e-6)
+
+
+def test_logits_above_the_threshold_are_the_mask(predictor: Predictor) -> None:
+    masks, _, _ = predictor.predict(box=BOX)
+    logits, _, _ = predictor.predict(box=BOX, return_logits=True)
+    assert logits.dtype == np.float32
+    np.testing.assert_array_equal(masks, logits > 0)
+
+
+def test_another_picture_is_another_embedding(
+    export_folder: Path, photos: dict[str, NDArray[np.uint8]]
+) -> None:
+    with Predictor.load(export_folder, threads=1, check_hashes=True) as predictor:
+        with pytest.raises(UserError, match="no picture is set; call set_image first"):
+            predictor.predict(box=BOX)
+        found = []
+        for name in ("astronaut", "coffee"):
+            predictor.set_image(photos[name])
+            masks, iou, _ = predictor.predict(box=BOX)
+            assert masks.shape[1:] == photos[name].shape[:2]
+            found.append(iou)
+        assert not np.allclose(*found)
+        with pytest.raises(UserError, match="expected uint8 RGB"):
+            predictor.set_image(np.zeros((4, 4, 3), np.float32))  # type: ignore[arg-type]
+        with pytest.raises(UserError, match="no picture is set"):  # and not the last one
+            predictor.get_image_embedding()
+    with pytest.raises(UserError, match="no picture is set"):
+        predictor.predict(box=BOX)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "no prompt"),
+        ({"mask_input": np.zeros((1, 256, 256))}, "no prompt"),
+        ({"box": BOX, "mask_input": np.zeros((256, 256))}, r"shape \[256, 256\], expected \[1, 256, 256\]"),
+        ({"box": [BOX] * 2, "mask_input": np.zeros((1, 256, 256))}, r"expected \[2, 1, 256, 256\]"),
+        ({"box": BOX, "mask_input": np.full((1, 256, 256), np.nan)}, "mask_input holds NaN or infinity"),
+        ({"box": BOX, "mask_input": "mask"}, "mask_input is not an array of numbers"),
+    ],
+)
+def test_refuses_in_one_line(predictor: Predictor, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        predictor.predict(**arguments)
+
+
+def test_refuses_runners_that_are_no_encoder_and_decoder(export_folder: Path, sam: Model) -> None:
+    encoder, decoder = (OnnxRuntimeRunner(export_folder / f"{name}.onnx") for name in ("encoder", "decoder"))
+    with pytest.raises(UserError, match=r"decoder\.onnx has no output image_embedding; is it the right file"):
+        Predictor(decoder, encoder, sam).__enter__()
+    with pytest.raises(UserError, match="is not open"):  # what had been entered was left again
+        decoder.infer({})
+
+
+def test_load_checks_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no manifest\.json"):
+        Predictor.load(tmp_path)
