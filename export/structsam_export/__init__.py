@@ -1,0 +1,7 @@
+"""Segment Anything with StructSAM token merging: from a PyTorch checkpoint to verified ONNX and TensorRT.
+
+Everything here happens before an engine exists and may use PyTorch; `structsam_runtime` runs the result
+without it.
+"""
+
+__version__ = "0.1.0"

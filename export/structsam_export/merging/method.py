@@ -1,0 +1,76 @@
+"""What a merging method is, and the two that decide nothing themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .plan import MergePlan
+from .windows import Windows
+
+
+class Method(Protocol):
+    """Decides, for one block, which tokens are merged."""
+
+    def plan(self, x: Tensor, windows: Windows) -> MergePlan:
+        """The plan for every window.
+
+        Args:
+            x: [B, H, W, C] the tokens that enter attention (norm1's output), fp32.
+            windows: how the block cuts the map.
+
+        Returns:
+            A plan over B * windows.per_image windows of windows.tokens tokens.
+        """
+        ...
+
+    def slots(self, windows: Windows) -> int:
+        """K: slots that attention sees in one window."""
+        ...
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Merges nothing."""
+
+    def plan(self, x: Tensor, windows: Windows) -> MergePlan:
+        """The identity plan; see `Method.plan`."""
+        return MergePlan.identity(x.shape[0] * windows.per_image, windows.tokens, x.device)
+
+    def slots(self, windows: Windows) -> int:
+        """Every token keeps a slot of its own."""
+        return windows.tokens
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Merges what another run decided, whatever the features are.
+
+    It separates the two ways in which an export can differ from PyTorch: other arithmetic, and other plans.
+
+    Args:
+        slot: [B', N] int32 of the other run.
+        position: [B', K] int32 of the other run.
+        pooled_slots: M, how many slots are means; the others hold one token each.
+    """
+
+    slot: Tensor
+    position: Tensor
+    pooled_slots: int
+
+    def plan(self, x: Tensor, windows: Windows) -> MergePlan:
+        """The recorded plan; see `Method.plan`."""
+        members = self.slot.argsort(dim=1, stable=True).to(torch.int32)  # tokens, slot by slot
+        groups, (batch, slots) = self.pooled_slots, self.position.shape
+        pooled_tokens = members.shape[1] - (slots - groups)
+        pooled = members[:, :pooled_tokens].view(batch, groups, -1 if groups else 1)
+        size = torch.ones_like(self.position)
+        size[:, :groups] = pooled.shape[2]
+        return MergePlan(self.slot, self.position, size, pooled, kept=members[:, pooled_tokens:])
+
+    def slots(self, windows: Windows) -> int:
+        """As many as were recorded."""
+        return self.position.shape[1]
