@@ -1,0 +1,1 @@
+"""What merging saves and what it distorts, counted rather than timed."""

@@ -1,0 +1,273 @@
+"""Architectures, where their weights come from, and loading them safely."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.machinery
+import importlib.util
+import math
+import os
+import pickle
+import sys
+import types
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from structsam_runtime.errors import UserError
+
+from .architectures import ARCHITECTURES, EMBEDDING, PATCH, WINDOW
+
+META = "https://dl.fbaipublicfiles.com/segment_anything/"
+
+
+def sam_modules() -> Any:
+    """`segment_anything.modeling`, without running the package's own `__init__`.
+
+    That one imports torchvision, which only its predictor and mask generator need. A stand-in package holds
+    its place while the modules load and is gone afterwards, so `import segment_anything` later is the real one.
+    """
+    name = "segment_anything"
+    if name in sys.modules or f"{name}.modeling" in sys.modules:
+        return (
+            importlib.import_module(f"{name}.modeling")
+            if name in sys.modules
+            else sys.modules[f"{name}.modeling"]
+        )
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.submodule_search_locations is None:
+        raise UserError('segment-anything is not installed; pip install "structsam[export]"')
+    package = types.ModuleType(name)
+    package.__path__ = list(spec.submodule_search_locations)
+    package.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
+    sys.modules[name] = package
+    try:
+        return importlib.import_module(f"{name}.modeling")
+    finally:
+        del sys.modules[name]
+
+
+def build_sam(arch: str, image_size: int = 1024) -> Any:
+    """Meta's Sam with fresh weights, as its registry builds it, for any image size that patches divide.
+
+    Args:
+        arch: a name in ARCHITECTURES.
+        image_size: pixels of the square input.
+
+    Returns:
+        Sam, in eval mode.
+    """
+    modules, size = sam_modules(), ARCHITECTURES[arch]
+    grid = image_size // PATCH
+    sam = modules.Sam(
+        image_encoder=modules.ImageEncoderViT(
+            img_size=image_size,
+            patch_size=PATCH,
+            embed_dim=size.embed_dim,
+            depth=size.depth,
+            num_heads=size.heads,
+            mlp_ratio=4,
+            out_chans=EMBEDDING,
+            qkv_bias=True,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=WINDOW,
+            global_attn_indexes=size.global_blocks,
+        ),
+        prompt_encoder=modules.PromptEncoder(
+            embed_dim=EMBEDDING,
+            image_embedding_size=(grid, grid),
+            input_image_size=(image_size, image_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=modules.MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=modules.TwoWayTransformer(
+                depth=2, embedding_dim=EMBEDDING, mlp_dim=2048, num_heads=8
+            ),
+            transformer_dim=EMBEDDING,
+            iou_head_depth=3,
+            iou_head_hidden_dim=256,
+        ),
+    )
+    return sam.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def randomize(sam: nn.Module, seed: int = 0) -> None:
+    """Seed every parameter and buffer with values under which attention is far from uniform.
+
+    Matrices get variance 1 / fan-in, so that activations stay of order one and logits have a spread of about
+    one; relative positions add about as much again; normalisations scatter around one and zero.
+
+    Args:
+        sam: changed in place.
+        seed: the same seed gives the same weights on every machine.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(shape: torch.Size, deviation: float, mean: float = 0.0) -> Tensor:
+        return torch.randn(shape, generator=generator) * deviation + mean
+
+    for name, value in sam.state_dict().items():
+        if "rel_pos" in name:
+            value.copy_(normal(value.shape, 0.15))
+        elif "pos_embed" in name:
+            value.copy_(normal(value.shape, 0.3))
+        elif "gaussian" in name:
+            value.copy_(normal(value.shape, 1.0))
+        elif value.dim() == 1:  # a bias, or a normalisation's scale
+            value.copy_(normal(value.shape, 0.1, mean=float(name.endswith("weight"))))
+        else:
+            fan_in = math.prod(value.shape[1:])
+            value.copy_(normal(value.shape, fan_in**-0.5))
+
+
+def cache_folder() -> Path:
+    """Where downloaded checkpoints are kept: $STRUCTSAM_CACHE, or structsam in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("STRUCTSAM_CACHE") or Path(home) / "structsam")
+
+
+def download(arch: str) -> Path:
+    """Meta's checkpoint, from the cache or from Meta; with a progress bar, checked by hash.
+
+    Returns:
+        The file. It appears in the cache whole and checked, or not at all.
+
+    Raises:
+        UserError: no network, or not the file that was expected.
+    """
+    size = ARCHITECTURES[arch]
+    path = cache_folder() / size.file
+    if path.is_file():
+        return path
+    url = META + size.file
+    instead = "use --checkpoint PATH for a file you have, or --random-weights to try without one"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=size.sha256, progress=sys.stderr.isatty())
+    except (OSError, RuntimeError) as error:  # RuntimeError is torch's word for a hash that differs
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot download {url} ({reason}); {instead}") from error
+    return path
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, read without running any code in it.
+
+    Takes a plain state dict (Meta, MedSAM) and one wrapped in {"model": ...} or {"state_dict": ...}, with or
+    without DataParallel's "module." before the names.
+
+    Raises:
+        UserError: no such file, not a checkpoint, cut short, or one that wants to run code.
+    """
+    expected = "expected a PyTorch state dict of a SAM"
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}; give --checkpoint an existing file")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "weights_only" in str(error):
+            raise UserError(
+                f"{path} holds Python objects that could run code, not only tensors; {expected}, "
+                "so save its state_dict() alone"
+            ) from error
+        raise UserError(f"{path} is damaged or no checkpoint; {expected}, download it again") from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError) as error:
+        raise UserError(f"{path} is damaged or no checkpoint; {expected}, download it again") from error
+    for wrapper in ("model", "state_dict"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise UserError(f"{path} holds {type(loaded).__name__}, not named tensors; {expected}")
+    return {name.removeprefix("module."): value for name, value in loaded.items()}
+
+
+def load_weights(sam: nn.Module, weights: dict[str, Tensor], arch: str, source: str) -> None:
+    """Put a checkpoint's tensors into a Sam of the same architecture, any image size.
+
+    Position embeddings of another image size are interpolated (bicubic), relative positions of global blocks
+    linearly, as SAM does itself.
+
+    Raises:
+        UserError: the file is not a SAM of that architecture; says what differs.
+    """
+    own = sam.state_dict()
+    weights = {
+        name: _resize(name, value, own[name].shape) if name in own else value
+        for name, value in weights.items()
+        if name not in ("pixel_mean", "pixel_std")  # not parameters: Sam does not save them
+    }
+    missing = sorted(own.keys() - weights.keys())
+    unknown = sorted(weights.keys() - own.keys())
+    shaped = [name for name in own if name in weights and weights[name].shape != own[name].shape]
+    if missing or unknown or shaped:
+        raise UserError(
+            f"{source} is not a SAM {arch}: {_difference(own, weights, missing, unknown, shaped)}"
+        )
+    sam.load_state_dict(weights)
+
+
+def _difference(
+    own: dict[str, Tensor],
+    weights: dict[str, Tensor],
+    missing: list[str],
+    unknown: list[str],
+    shaped: list[str],
+) -> str:
+    """What a person needs to see of how two sets of tensors differ."""
+    found = []
+    if missing:
+        found.append(f"{len(missing)} tensors are missing ({missing[0]} ..)")
+    if unknown:
+        found.append(f"{len(unknown)} are unknown ({unknown[0]} ..)")
+    if shaped:
+        name = shaped[0]
+        found.append(
+            f"{len(shaped)} have another shape ({name} is {list(weights[name].shape)}, "
+            f"expected {list(own[name].shape)})"
+        )
+    fits = [arch for arch, size in ARCHITECTURES.items() if _width(weights) == size.embed_dim]
+    advice = f"; it has the width of {fits[0]}, so try --arch {fits[0]}" if fits and shaped else ""
+    return ", ".join(found) + advice
+
+
+def _width(weights: dict[str, Tensor]) -> int | None:
+    """C of the encoder in a checkpoint, if it has one."""
+    bias = weights.get("image_encoder.patch_embed.proj.bias")
+    return None if bias is None else bias.shape[0]
+
+
+def _resize(name: str, value: Tensor, shape: torch.Size) -> Tensor:
+    """Fit a position embedding to another image size; everything else is left as it is."""
+    if value.dim() != len(shape) or value.shape == shape:
+        return value
+    if name.endswith("pos_embed") and value.shape[-1] == shape[-1]:  # [1, H, W, C]
+        channels_first = value.permute(0, 3, 1, 2).float()
+        return F.interpolate(channels_first, size=shape[1:3], mode="bicubic").permute(0, 2, 3, 1)
+    if "rel_pos" in name and value.shape[-1] == shape[-1]:  # [2 side - 1, d]
+        return F.interpolate(value.T[None].float(), size=shape[0], mode="linear")[0].T
+    return value
+
+
+def load_sam(arch: str, image_size: int, checkpoint: Path | None, random_weights: bool, seed: int = 0) -> Any:
+    """A Sam with the weights that were asked for; see `read_checkpoint`, `download` and `randomize`."""
+    sam = build_sam(arch, image_size)
+    if random_weights:
+        randomize(sam, seed)
+    else:
+        path = checkpoint or download(arch)
+        load_weights(sam, read_checkpoint(path), arch, str(path))
+    return sam

@@ -1,0 +1,173 @@
+"""One transformer block of SAM's encoder with merging inside (paper figure 2).
+
+    norm1 -> plan -> merge -> qkv -> attention with relative position -> proj -> unmerge -> + -> MLP
+
+Unmerging after the projection gives the same numbers as before it, because the projection works row by
+row, and projects only the merged tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..merging import MergePlan, Method, Windows
+from ..merging.plan import count, take
+
+
+def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """Layer normalisation with statistics and result in fp32, whatever the type of `x` [..., C]."""
+    return F.layer_norm(x.float(), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def relative_position_table(rel_pos: Tensor, side: int) -> Tensor:
+    """SAM's relative position vectors for every pair of places on one axis.
+
+    Args:
+        rel_pos: [L, d], the vectors for distances -(L-1)/2 .. (L-1)/2; interpolated if L is not 2 side - 1,
+            as SAM does for other image sizes.
+        side: places on the axis.
+
+    Returns:
+        [side (query), d, side (key)]: entry (i, :, j) belongs to the distance i - j.
+    """
+    if rel_pos.shape[0] != 2 * side - 1:
+        rel_pos = F.interpolate(rel_pos.T[None].float(), size=2 * side - 1, mode="linear")[0].T.to(
+            rel_pos.dtype
+        )
+    place = count(side, rel_pos.device)
+    distance = place[:, None] - place[None, :] + side - 1  # [query, key]
+    return take(rel_pos, distance).transpose(1, 2)
+
+
+class MergedAttention(nn.Module):
+    """Multi-head attention among the slots of a plan, with SAM's decomposed relative position.
+
+    The bias of a pair of slots is q . Rh[row_q - row_k] + q . Rw[column_q - column_k], with the row and
+    column of each slot's `position`: exact for every kept token. Widened queries and keys carry it:
+
+        query = [q, q . Rh[row_q - i] for every row i, q . Rw[column_q - j] for every column j]
+        key   = [k * scale, 1 where i is row_k, 1 where j is column_k]
+
+    The ones of a key pick exactly one term of each axis, so the product is the scaled logit plus the bias, and
+    no [heads, K, K] bias is ever made or added.
+
+    Args:
+        attention: the block's own attention, whose parameters are shared, not copied.
+        side: rows and columns of a window, in tokens.
+    """
+
+    def __init__(self, attention: Any, side: int) -> None:
+        super().__init__()
+        self.heads: int = attention.num_heads
+        self.scale: float = attention.scale
+        self.side = side
+        self.qkv = attention.qkv
+        self.proj = attention.proj
+        self.rel_pos_h = attention.rel_pos_h if attention.use_rel_pos else None
+        self.rel_pos_w = attention.rel_pos_w if attention.use_rel_pos else None
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        """Attention within every window.
+
+        Args:
+            x: [B', K, C] slots.
+            position: [B', K] int32, grid index of each slot within its window.
+
+        Returns:
+            [B', K, C].
+        """
+        query, key, value = self._project(x)  # [B', K, heads, d] each, the key scaled
+        key = key.permute(0, 2, 3, 1)  # [B', heads, d, K]
+        if self.rel_pos_h is not None:
+            row, column = position // self.side, position % self.side
+            rows, columns = self._bias(query, self.rel_pos_h, row), self._bias(query, self.rel_pos_w, column)
+            query = torch.cat([query, rows, columns], 3)
+            key = torch.cat([key, self._one_hot(row, column, key)], 2)
+        weights = (query.transpose(1, 2) @ key).softmax(-1)  # [B', heads, K, K]
+        y = weights @ value.transpose(1, 2)
+        return self.proj(y.transpose(1, 2).flatten(2))
+
+    def _project(self, x: Tensor) -> list[Tensor]:
+        """Queries, scaled keys and values: [B', K, C] to three of [B', K, heads, d].
+
+        Three products instead of one that is cut afterwards: a third of a weight costs nothing to cut, the
+        result would be copied. The scale sits in the key's weights, so no pass over features applies it; it
+        is a power of two where d is a power of four, and then rounds nothing.
+        """
+        weights = list(self.qkv.weight.chunk(3))
+        biases = [None] * 3 if self.qkv.bias is None else list(self.qkv.bias.chunk(3))
+        weights[1] = weights[1] * self.scale
+        biases[1] = None if biases[1] is None else biases[1] * self.scale
+        projected = (F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+        return [features.unflatten(2, (self.heads, -1)) for features in projected]
+
+    def _bias(self, query: Tensor, rel_pos: Tensor, place: Tensor) -> Tensor:
+        """What a key at every place of one axis would add to each query's logits.
+
+        Args:
+            query: [B', K, heads, d], unscaled.
+            rel_pos: [L, d] of that axis.
+            place: [B', K] int32, the slots' places on it.
+
+        Returns:
+            [B', K, heads, side].
+        """
+        table = relative_position_table(rel_pos, self.side)
+        return query @ take(table, place)
+
+    def _one_hot(self, row: Tensor, column: Tensor, key: Tensor) -> Tensor:
+        """[B', K] rows and columns to [B', heads, 2 side, K] ones where they are, of the type of `key`."""
+        place = torch.stack([row, column], 1)[:, :, None]  # [B', 2, 1, K]
+        hot = place == count(self.side, place.device)[:, None]  # [B', 2, side, K]
+        return hot.to(key.dtype).flatten(1, 2)[:, None].expand(-1, self.heads, -1, -1)
+
+
+class MergedBlock(nn.Module):
+    """A block of SAM's encoder whose attention sees the slots of a merge plan.
+
+    Args:
+        block: SAM's own block; its parameters are shared, and `original` gives it back.
+        windows: how the block cuts the feature map.
+        method: decides which tokens merge.
+    """
+
+    normalizes_in_fp32 = True  # itself, because the plan needs the result before it is rounded
+
+    def __init__(self, block: Any, windows: Windows, method: Method) -> None:
+        super().__init__()
+        self.windows = windows
+        self.method = method
+        self.norm1 = block.norm1
+        self.attn = MergedAttention(block.attn, windows.side)
+        self.norm2 = block.norm2
+        self.mlp = block.mlp
+        self._original = (block,)  # in a tuple, so that its parameters are not registered twice
+
+    @property
+    def original(self) -> nn.Module:
+        """SAM's own block, untouched."""
+        block: nn.Module = self._original[0]
+        return block
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] to [B, H, W, C]."""
+        return self.forward_with_plan(x)[0]
+
+    def forward_with_plan(self, x: Tensor) -> tuple[Tensor, MergePlan]:
+        """[B, H, W, C] to [B, H, W, C], and the plan that was used."""
+        features = layer_norm(self.norm1, x)  # fp32, so that the plan does not see fp16's rounding
+        plan = self.method.plan(features, self.windows)
+        x = x + self._attend(features.to(x.dtype), plan)
+        return x + self.mlp(layer_norm(self.norm2, x).to(x.dtype)), plan
+
+    def _attend(self, features: Tensor, plan: MergePlan) -> Tensor:
+        """Merge, attention, unmerge: [B, H, W, C] to [B, H, W, C]."""
+        batch, device = features.shape[0], features.device
+        source = self.windows.source(features.flatten(0, 2))
+        slots = plan.merge_rows(source, self.windows.rows(batch, device))
+        slots = self.attn(slots, plan.position)
+        return plan.unmerge_rows(slots, self.windows.token_of_row(batch, device)).view(features.shape)

@@ -1,0 +1,83 @@
+"""SAM's prompt encoder and mask decoder, unpatched, in one exportable module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class PromptedMaskDecoder(nn.Module):
+    """Prompts of one image to masks, many prompts per call.
+
+    The same numbers as SAM's own modules. Two of their steps are said otherwise, because they do not trace or
+    do not build in TensorRT: embeddings of labels are looked up in a table instead of added under boolean
+    masks, and the image embedding is broadcast over the prompts instead of repeated.
+
+    Args:
+        sam: Meta's Sam; its prompt encoder and mask decoder are shared, not copied.
+    """
+
+    def __init__(self, sam: Any) -> None:
+        super().__init__()
+        self.prompts = sam.prompt_encoder
+        self.decoder = sam.mask_decoder
+
+    def forward(
+        self,
+        image_embedding: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Masks and their predicted quality.
+
+        Args:
+            image_embedding: [1, 256, H, W] of one image.
+            point_coords: [P, N, 2] x, y in pixels of the model's frame.
+            point_labels: [P, N] int32: 1 foreground, 0 background, 2 and 3 a box's top left and bottom right
+                corner, -1 padding. SAM expects one padding point after points that come without a box.
+            mask_input: [P, 1, 4H, 4W] logits of an earlier mask.
+            has_mask_input: [P] 1 where mask_input counts, 0 where not.
+
+        Returns:
+            masks [P, 4, 4H, 4W], logits: the single mask first, then the three of an ambiguous prompt; and
+            iou_predictions [P, 4].
+        """
+        sparse = self._embed_points(point_coords, point_labels)
+        dense = self._embed_mask(mask_input, has_mask_input)
+        dtype = self.decoder.mask_tokens.weight.dtype
+        masks, quality = self._decode(image_embedding.to(dtype) + dense, sparse.to(dtype))
+        return masks.float(), quality.float()
+
+    def _embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
+        """[P, N, 2] and [P, N] to [P, N, 256]; in fp32, which coordinates of 1024 pixels need."""
+        height, width = self.prompts.input_image_size
+        place = (coords + 0.5) / coords.new_tensor([width, height])
+        gaussian = self.prompts.pe_layer.positional_encoding_gaussian_matrix.float()
+        angle = 2 * torch.pi * ((2 * place - 1) @ gaussian)
+        encoding = torch.cat([angle.sin(), angle.cos()], -1)
+        learned = [self.prompts.not_a_point_embed, *self.prompts.point_embeddings]  # labels -1, 0, 1, 2, 3
+        table = torch.cat([embedding.weight for embedding in learned]).float()
+        added = table.index_select(0, (labels + 1).flatten()).view(encoding.shape)
+        return encoding * (labels >= 0)[..., None] + added
+
+    def _embed_mask(self, mask: Tensor, given: Tensor) -> Tensor:
+        """[P, 1, 4H, 4W] and [P] to [P, 256, H, W]."""
+        nothing = self.prompts.no_mask_embed.weight[..., None, None]  # [1, 256, 1, 1]
+        embedded = self.prompts.mask_downscaling(mask.to(nothing.dtype))
+        return torch.where(given[:, None, None, None] > 0, embedded, nothing)
+
+    def _decode(self, image: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
+        """[P, 256, H, W] and [P, N, 256] to masks [P, 4, 4H, 4W] and their quality [P, 4]."""
+        decoder = self.decoder
+        learned = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        tokens = torch.cat([learned.expand(sparse.shape[0], -1, -1), sparse], 1)
+        place = self.prompts.get_dense_pe().to(image.dtype)  # [1, 256, H, W], broadcast over the prompts
+        tokens, image_tokens = decoder.transformer(image, place, tokens)
+        upscaled = decoder.output_upscaling(image_tokens.transpose(1, 2).view(image.shape))
+        heads = [head(tokens[:, 1 + index]) for index, head in enumerate(decoder.output_hypernetworks_mlps)]
+        masks = torch.stack(heads, 1) @ upscaled.flatten(2)
+        return masks.unflatten(2, upscaled.shape[2:]), decoder.iou_prediction_head(tokens[:, 0])
