@@ -29,8 +29,8 @@ META = "https://dl.fbaipublicfiles.com/segment_anything/"
 def sam_modules() -> Any:
     """`segment_anything.modeling`, without running the package's own `__init__`.
 
-    That one imports torchvision, which only its predictor and mask generator need. A stand-in package holds
-    its place while the modules load and is gone afterwards, so `import segment_anything` later is the real one.
+    That one imports torchvision, which only its predictor and mask generator need. A stand-in package
+    holds its place while the modules load and is gone afterwards: `import segment_anything` later is real.
     """
     name = "segment_anything"
     if name in sys.modules or f"{name}.modeling" in sys.modules:

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..encoder.attention import MergedBlock
 from ..encoder.exported import planned_blocks
 from ..encoder.patch import merged_blocks, remove
+from ..merging import StructSAM
 
 SOBEL_MACS = 18
 """Of one channel of one token: two 3x3 kernels. We compute it by shifted additions, which count nothing."""
@@ -72,7 +73,7 @@ def _layer_norm(shape: tuple[int, ...], *_: Any, **__: Any) -> int:
 
 def _widening(block: MergedBlock) -> int:
     """Two one-hot parts of `side` channels in every product of a query and a key."""
-    if block.attn.rel_pos_h is None:
+    if not block.attn.relative:
         return 0
     slots = block.method.slots(block.windows)
     return block.windows.per_image * block.attn.heads * slots**2 * 2 * block.windows.side
@@ -80,7 +81,9 @@ def _widening(block: MergedBlock) -> int:
 
 def _energy(block: MergedBlock) -> int:
     """The gradient, over the map once, on all channels or on their mean over heads."""
-    channels: int = block.norm1.normalized_shape[0] // getattr(block.method, "heads", 1)
+    if not isinstance(block.method, StructSAM):
+        return 0
+    channels: int = block.norm1.normalized_shape[0] // block.method.heads
     return SOBEL_MACS * block.windows.height * block.windows.width * channels
 
 

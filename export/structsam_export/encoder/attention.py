@@ -52,8 +52,8 @@ class MergedAttention(nn.Module):
         query = [q, q . Rh[row_q - i] for every row i, q . Rw[column_q - j] for every column j]
         key   = [k * scale, 1 where i is row_k, 1 where j is column_k]
 
-    The ones of a key pick exactly one term of each axis, so the product is the scaled logit plus the bias, and
-    no [heads, K, K] bias is ever made or added.
+    The ones of a key pick exactly one term of each axis, so the product is the scaled logit plus the bias,
+    and no [heads, K, K] bias is ever made or added.
 
     Args:
         attention: the block's own attention, whose parameters are shared, not copied.
@@ -67,8 +67,10 @@ class MergedAttention(nn.Module):
         self.side = side
         self.qkv = attention.qkv
         self.proj = attention.proj
-        self.rel_pos_h = attention.rel_pos_h if attention.use_rel_pos else None
-        self.rel_pos_w = attention.rel_pos_w if attention.use_rel_pos else None
+        self.relative: bool = attention.use_rel_pos
+        if self.relative:
+            self.rel_pos_h: nn.Parameter = attention.rel_pos_h
+            self.rel_pos_w: nn.Parameter = attention.rel_pos_w
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         """Attention within every window.
@@ -82,14 +84,15 @@ class MergedAttention(nn.Module):
         """
         query, key, value = self._project(x)  # [B', K, heads, d] each, the key scaled
         key = key.permute(0, 2, 3, 1)  # [B', heads, d, K]
-        if self.rel_pos_h is not None:
+        if self.relative:
             row, column = position // self.side, position % self.side
             rows, columns = self._bias(query, self.rel_pos_h, row), self._bias(query, self.rel_pos_w, column)
             query = torch.cat([query, rows, columns], 3)
             key = torch.cat([key, self._one_hot(row, column, key)], 2)
         weights = (query.transpose(1, 2) @ key).softmax(-1)  # [B', heads, K, K]
         y = weights @ value.transpose(1, 2)
-        return self.proj(y.transpose(1, 2).flatten(2))
+        projected: Tensor = self.proj(y.transpose(1, 2).flatten(2))
+        return projected
 
     def _project(self, x: Tensor) -> list[Tensor]:
         """Queries, scaled keys and values: [B', K, C] to three of [B', K, heads, d].
@@ -103,7 +106,7 @@ class MergedAttention(nn.Module):
         weights[1] = weights[1] * self.scale
         biases[1] = None if biases[1] is None else biases[1] * self.scale
         projected = (F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
-        return [features.unflatten(2, (self.heads, -1)) for features in projected]
+        return [features.view(*x.shape[:2], self.heads, -1) for features in projected]
 
     def _bias(self, query: Tensor, rel_pos: Tensor, place: Tensor) -> Tensor:
         """What a key at every place of one axis would add to each query's logits.

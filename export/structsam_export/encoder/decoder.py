@@ -23,6 +23,8 @@ class PromptedMaskDecoder(nn.Module):
         super().__init__()
         self.prompts = sam.prompt_encoder
         self.decoder = sam.mask_decoder
+        # [1, 256, H, W], the same for every image and prompt, so it is made once.
+        self.register_buffer("place", sam.prompt_encoder.get_dense_pe(), persistent=False)
 
     def forward(
         self,
@@ -56,7 +58,7 @@ class PromptedMaskDecoder(nn.Module):
         """[P, N, 2] and [P, N] to [P, N, 256]; in fp32, which coordinates of 1024 pixels need."""
         height, width = self.prompts.input_image_size
         place = (coords + 0.5) / coords.new_tensor([width, height])
-        gaussian = self.prompts.pe_layer.positional_encoding_gaussian_matrix.float()
+        gaussian = self.prompts.pe_layer.positional_encoding_gaussian_matrix
         angle = 2 * torch.pi * ((2 * place - 1) @ gaussian)
         encoding = torch.cat([angle.sin(), angle.cos()], -1)
         learned = [self.prompts.not_a_point_embed, *self.prompts.point_embeddings]  # labels -1, 0, 1, 2, 3
@@ -75,8 +77,7 @@ class PromptedMaskDecoder(nn.Module):
         decoder = self.decoder
         learned = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         tokens = torch.cat([learned.expand(sparse.shape[0], -1, -1), sparse], 1)
-        place = self.prompts.get_dense_pe().to(image.dtype)  # [1, 256, H, W], broadcast over the prompts
-        tokens, image_tokens = decoder.transformer(image, place, tokens)
+        tokens, image_tokens = decoder.transformer(image, self.place, tokens)
         upscaled = decoder.output_upscaling(image_tokens.transpose(1, 2).view(image.shape))
         heads = [head(tokens[:, 1 + index]) for index, head in enumerate(decoder.output_hypernetworks_mlps)]
         masks = torch.stack(heads, 1) @ upscaled.flatten(2)

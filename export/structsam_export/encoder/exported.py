@@ -26,7 +26,14 @@ class PlannedEncoder(nn.Module):
         self.encoder = encoder
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """[B, 3, S, S] normalised pixels to [B, 256, S/16, S/16]; slot and position of `planned_blocks` follow."""
+        """Encode, and tell the plans.
+
+        Args:
+            image: [B, 3, S, S] normalised pixels.
+
+        Returns:
+            The embedding [B, 256, S/16, S/16], then slot [B', N] and position [B', K] of `planned_blocks`.
+        """
         encoder, plans = self.encoder, list[MergePlan]()
         x = encoder.patch_embed(image.to(encoder.patch_embed.proj.weight.dtype))  # [B, H, W, C]
         if encoder.pos_embed is not None:

@@ -54,21 +54,18 @@ class Replay:
     Args:
         slot: [B', N] int32 of the other run.
         position: [B', K] int32 of the other run.
-        pooled_slots: M, how many slots are means; the others hold one token each.
     """
 
     slot: Tensor
     position: Tensor
-    pooled_slots: int
 
     def plan(self, x: Tensor, windows: Windows) -> MergePlan:
         """The recorded plan; see `Method.plan`."""
         members = self.slot.argsort(dim=1, stable=True).to(torch.int32)  # tokens, slot by slot
-        groups, (batch, slots) = self.pooled_slots, self.position.shape
-        pooled_tokens = members.shape[1] - (slots - groups)
-        pooled = members[:, :pooled_tokens].view(batch, groups, -1 if groups else 1)
-        size = torch.ones_like(self.position)
-        size[:, :groups] = pooled.shape[2]
+        size = torch.zeros_like(self.position).scatter_add(1, self.slot.long(), torch.ones_like(self.slot))
+        groups = int((size[0] > 1).sum())  # M, the same in every window; means come before kept tokens
+        pooled_tokens = int(size[0, :groups].sum())
+        pooled = members[:, :pooled_tokens].view(len(size), groups, -1 if groups else 1)
         return MergePlan(self.slot, self.position, size, pooled, kept=members[:, pooled_tokens:])
 
     def slots(self, windows: Windows) -> int:

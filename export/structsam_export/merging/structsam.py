@@ -57,7 +57,7 @@ class StructSAM:
         if self.rate == 0:
             return MergePlan.identity(x.shape[0] * windows.per_image, windows.tokens, x.device)
         if self.heads > 1:
-            x = x.unflatten(-1, (self.heads, -1)).mean(-2)
+            x = x.view(*x.shape[:-1], self.heads, -1).mean(-2)
         energy = windows.cut(gradient_energy(x, self.gradient))  # [B', N]
         groups = self._cells(windows, energy) if self.cells else self._sorted_groups(energy)
         order = self._order(lookup(energy, groups))
@@ -69,7 +69,7 @@ class StructSAM:
 
     def _sorted_groups(self, energy: Tensor) -> Tensor:
         """No-Cell: tokens from the calmest to the busiest, s * s at a time: [B', N / s^2, s * s] int32."""
-        return largest_first(-energy).unflatten(1, (-1, self.cell**2))
+        return largest_first(-energy).view(energy.shape[0], -1, self.cell**2)
 
     def _order(self, energy: Tensor) -> Tensor:
         """Cells from the first to merge to the last: [B', cells, s * s] energies to [B', cells] int32."""

@@ -1,0 +1,154 @@
+"""The main command: arguments in, one export out, errors in one line."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from structsam_runtime.console import run
+from structsam_runtime.errors import UserError
+
+from .choices import Channels, Destination, Engine, Flatness, Gradient, MethodName, Selection
+
+WEIGHTS, MERGING, OUTPUT, ABLATION = "Model", "Merging", "Output", "Ablations (paper, Table 4)"
+FAILED = 3
+"""Exit code of an export that was made and found wanting."""
+
+
+def main() -> None:
+    """Entry point of `structsam` and `export.py`; see `export` for what it takes."""
+    signal.signal(signal.SIGTERM, _interrupt)  # so that what was begun is cleaned up
+    run(export)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def export(
+    arch: Annotated[str, typer.Option(help="vit_b, vit_l or vit_h.", rich_help_panel=WEIGHTS)] = "vit_b",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your own SAM, MedSAM or fine-tune. Default: Meta's, downloaded.",
+            rich_help_panel=WEIGHTS,
+            metavar="PATH",
+        ),
+    ] = None,
+    random_weights: Annotated[
+        bool,
+        typer.Option("--random-weights", help="Seeded random weights; no download.", rich_help_panel=WEIGHTS),
+    ] = False,
+    image_size: Annotated[
+        int, typer.Option(help="Pixels along the side of the input.", rich_help_panel=WEIGHTS, metavar="INT")
+    ] = 1024,
+    method: Annotated[
+        MethodName, typer.Option(help="How tokens merge.", rich_help_panel=MERGING)
+    ] = MethodName.STRUCTSAM,
+    rate: Annotated[
+        float,
+        typer.Option(help="Share of tokens removed, 0 to 0.75.", rich_help_panel=MERGING, metavar="FLOAT"),
+    ] = 0.55,
+    rate_window: Annotated[
+        float | None,
+        typer.Option(help="The same for window blocks.", rich_help_panel=MERGING, metavar="FLOAT"),
+    ] = None,
+    rate_global: Annotated[
+        float | None,
+        typer.Option(help="The same for global blocks.", rich_help_panel=MERGING, metavar="FLOAT"),
+    ] = None,
+    skip_blocks: Annotated[
+        str,
+        typer.Option(help="Blocks that do not merge, as 0,1,5.", rich_help_panel=MERGING, metavar="LIST"),
+    ] = "",
+    cell: Annotated[
+        int, typer.Option(help="Tokens along a cell's side.", rich_help_panel=MERGING, metavar="INT")
+    ] = 2,
+    channels: Annotated[
+        Channels,
+        typer.Option(help="Energy on all channels or on the mean over heads.", rich_help_panel=MERGING),
+    ] = Channels.FULL,
+    gradient: Annotated[Gradient, typer.Option(rich_help_panel=ABLATION)] = Gradient.SOBEL,
+    flatness: Annotated[Flatness, typer.Option(rich_help_panel=ABLATION)] = Flatness.MAX,
+    selection: Annotated[Selection, typer.Option(rich_help_panel=ABLATION)] = Selection.FLATNESS,
+    destination: Annotated[Destination, typer.Option(rich_help_panel=ABLATION)] = Destination.MIN,
+    no_cells: Annotated[
+        bool, typer.Option("--no-cells", help="Merge the calmest tokens anywhere.", rich_help_panel=ABLATION)
+    ] = False,
+    seed: Annotated[
+        int, typer.Option(help="Of everything random.", rich_help_panel=ABLATION, metavar="INT")
+    ] = 0,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="Half precision, sensitive parts in fp32.", rich_help_panel=OUTPUT)
+    ] = False,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="Any number of images a call.", rich_help_panel=OUTPUT)
+    ] = False,
+    engine: Annotated[Engine | None, typer.Option(help="Build engines too.", rich_help_panel=OUTPUT)] = None,
+    verify_images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Verify on these instead of three photographs.", rich_help_panel=OUTPUT, metavar="DIR"
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Default: out/ARCH-METHOD-rRATE-PRECISION.", rich_help_panel=OUTPUT, metavar="DIR"),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an export that is there.", rich_help_panel=OUTPUT)
+    ] = False,
+) -> None:
+    """Export a SAM whose image encoder merges tokens: ONNX encoder and decoder, verified, with a manifest.
+
+    Example: python export.py --arch vit_b --rate 0.55 --fp16
+    """
+    if checkpoint is not None and random_weights:
+        raise UserError("--checkpoint and --random-weights exclude each other; give one of them")
+    # PyTorch takes seconds to import, which --help and mistakes in typing need not wait for.
+    try:
+        from .config import ExportConfig
+        from .pipeline import LintError, VerificationError, summary
+        from .pipeline import export as make
+        from .progress import Progress
+        from .verify import NotFiniteError
+    except ModuleNotFoundError as error:
+        raise UserError(f'exporting needs {error.name}; pip install "structsam[export,cpu]"') from error
+    config = ExportConfig(
+        arch=arch,
+        checkpoint=checkpoint,
+        random_weights=random_weights,
+        method=method,
+        rate_window=rate if rate_window is None else rate_window,
+        rate_global=rate if rate_global is None else rate_global,
+        skip_blocks=_blocks(skip_blocks),
+        cell=cell,
+        gradient=gradient,
+        channels=channels,
+        flatness=flatness,
+        selection=selection,
+        cells=not no_cells,
+        destination=destination,
+        seed=seed,
+        image_size=image_size,
+        fp16=fp16,
+        dynamic_batch=dynamic_batch,
+        engine=engine,
+    )
+    try:
+        made = make(config, output or Path("out") / config.name, verify_images, force, Progress())
+    except (LintError, VerificationError, NotFiniteError) as error:
+        typer.echo(f"failed: {error}; nothing was written", err=True)
+        raise typer.Exit(FAILED) from error
+    typer.echo(summary(made))
+
+
+def _blocks(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise UserError(f"--skip-blocks {text} is no list of block numbers; expected e.g. 0,1,5") from error

@@ -1,0 +1,92 @@
+"""The comparison of `verify`, for an export that is already there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from polygraphy.backend.base import BaseRunner
+
+from structsam_runtime.errors import UserError
+from structsam_runtime.manifest import Manifest
+
+from .choices import Engine
+from .config import ExportConfig
+from .encoder.decoder import PromptedMaskDecoder
+from .encoder.exported import output_names
+from .engine import EngineBuilder
+from .pipeline import load, weights_source
+from .progress import Progress
+from .verify import Report, onnx_runner, samples, verify
+
+RUNNERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "trt-ep": "TensorrtExecutionProvider",
+    Engine.TENSORRT.value: Engine.TENSORRT,
+    Engine.TENSORRT_RTX.value: Engine.TENSORRT_RTX,
+}
+"""What `--runner` takes: three providers of ONNX Runtime for the .onnx files, two libraries for engines."""
+
+
+def compare(
+    folder: Path, images: Path | None, runner: str, checkpoint: Path | None, progress: Progress
+) -> tuple[Report, list[str]]:
+    """Compare an export with the PyTorch model that it was made from.
+
+    Args:
+        folder: the export.
+        images: a folder of images; None for the photographs that ship with a dependency.
+        runner: a name in RUNNERS.
+        checkpoint: the weights, if they are not where the manifest says; their hash must be the same.
+        progress: is told of every step.
+
+    Returns:
+        What was measured, and the thresholds that were missed.
+
+    Raises:
+        UserError: no export, other weights than it was made from, or a runner that is not here.
+    """
+    if runner not in RUNNERS:
+        raise UserError(f"--runner {runner} is unknown; expected one of {', '.join(RUNNERS)}")
+    known = Manifest.read(folder)
+    content = json.loads((folder / "manifest.json").read_text())
+    config = ExportConfig.from_json(content["arguments"])
+    if checkpoint is not None:
+        config = dataclasses.replace(config, checkpoint=checkpoint)
+    with progress.step("load PyTorch model"):
+        sam = load(config)
+        if weights_source(config)["sha256"] != content["weights"]["sha256"]:
+            raise UserError(
+                f"{folder} was made from {content['weights']['source']} with another hash; "
+                "give that file with --checkpoint"
+            )
+    encoder, decoder = runners(folder, runner, known, output_names(sam.image_encoder)[1:])
+    with progress.step(f"compare on {runner}"):
+        report = verify(
+            sam.image_encoder,
+            PromptedMaskDecoder(sam).eval(),
+            encoder,
+            decoder,
+            samples(images, known.model),
+            runner,
+        )
+    return report, report.misses(known.model.precision)
+
+
+def runners(folder: Path, runner: str, manifest: Manifest, plans: list[str]) -> tuple[BaseRunner, BaseRunner]:
+    """Runners of the encoder and the decoder. Engines do not tell their plans.
+
+    Raises:
+        UserError: a file that is not what the manifest says, or a runner that is not here.
+    """
+    target = RUNNERS[runner]
+    suffix = "engine" if isinstance(target, Engine) else "onnx"
+    names = [f"encoder.{suffix}", f"decoder.{suffix}"]
+    manifest.check_files(folder, names)
+    encoder, decoder = (folder / name for name in names)
+    if isinstance(target, Engine):
+        builder = EngineBuilder(target)
+        return builder.runner(encoder), builder.runner(decoder)
+    return onnx_runner(encoder, plans, target), onnx_runner(decoder, provider=target)

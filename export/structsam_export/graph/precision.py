@@ -1,0 +1,91 @@
+"""fp16 with fp32 islands, decided in the module that is traced.
+
+TensorRT 11 and TensorRT-RTX are strongly typed: precision is what the ONNX graph says. Weights and features
+become fp16; what overflows or rounds badly stays fp32: the statistics of every normalisation, the energy and
+everything that the merge plan is made of, and the position encoding of prompts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LayerNormFp32(nn.Module):
+    """Layer normalisation over the last dimension with fp32 statistics; takes and gives any type."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] to [..., C], of the type of `x`."""
+        norm = self.norm
+        return F.layer_norm(x.float(), norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(x.dtype)
+
+
+class LayerNorm2dFp32(nn.Module):
+    """SAM's LayerNorm2d as the operator that runtimes know, over channels moved last; fp32 statistics.
+
+    The same mean, variance and eps as SAM's own five elementary steps.
+    """
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C, H, W], of the type of `x`."""
+        weight, bias = self.norm.weight, self.norm.bias
+        last = x.permute(0, 2, 3, 1).float()
+        normed = F.layer_norm(last, weight.shape, weight, bias, self.norm.eps)
+        return normed.to(x.dtype).permute(0, 3, 1, 2)
+
+
+def prepare(module: nn.Module, half: bool) -> nn.Module:
+    """Make a module ready to be traced, in place: exportable normalisations, and fp16 if asked.
+
+    Args:
+        module: on fp32 parameters.
+        half: fp16 parameters, but for normalisations, which keep fp32.
+
+    Returns:
+        The same module.
+    """
+    if half:
+        for child in module.modules():
+            if not _stays_fp32(child):
+                _halve(child)
+    for name, child in list(module.named_modules()):
+        if isinstance(child, nn.LayerNorm):
+            _replace(module, name, LayerNormFp32(child))
+        elif _is_sam(child, "LayerNorm2d"):
+            _replace(module, name, LayerNorm2dFp32(child))
+    return module
+
+
+def _stays_fp32(module: nn.Module) -> bool:
+    """Normalisations, and the frequencies of the position encoding, which multiply pixel coordinates."""
+    names = ("LayerNorm2d", "PositionEmbeddingRandom")
+    return isinstance(module, nn.LayerNorm) or any(_is_sam(module, name) for name in names)
+
+
+def _is_sam(module: nn.Module, name: str) -> bool:
+    """Whether a module is of SAM's class of that name, which is not imported for this."""
+    return type(module).__name__ == name
+
+
+def _halve(module: nn.Module) -> None:
+    """The module's own tensors to fp16, not those of its children."""
+    for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.half()
+
+
+def _replace(module: nn.Module, name: str, new: nn.Module) -> None:
+    """Put `new` where the submodule `name` is, unless its owner normalises in fp32 by itself."""
+    owner = module.get_submodule(name.rpartition(".")[0])
+    if not getattr(owner, "normalizes_in_fp32", False):
+        setattr(owner, name.rpartition(".")[2], new)

@@ -1,0 +1,96 @@
+"""From a PyTorch module to an ONNX model."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import onnx
+import torch
+from onnxscript import opset20 as op
+from torch import Tensor, nn
+
+OPSET = 20
+"""The newest that TensorRT 10.3 reads (JetPack 6); the oldest with Gelu."""
+
+
+def _sort(x: Any, *, stable: bool, dim: int, descending: bool) -> Any:
+    """A stable sort as TopK over the whole axis: ONNX breaks its ties by the lower index.
+
+    Only the way down is exact: ONNX names no tie rule for which of two equal values TopK leaves last.
+    """
+    if not (stable and descending):
+        raise NotImplementedError("only stable descending sorts are exported")
+    length: Any = op.Constant(value_ints=[x.shape[dim]])
+    return op.TopK(x, length, axis=dim, largest=1, sorted=1)
+
+
+def _divide(x: Any, y: Any) -> Any:
+    """Integer division of what is never negative, which is all that is divided here: places on the grid.
+
+    ONNX's Div rounds towards zero; the general translation mends that for negative numbers in five nodes.
+    """
+    constant: Any = op.Constant(value_int=y) if isinstance(y, int) else y
+    return op.Div(x, op.CastLike(constant, x))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes on its own internals off the user's terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def trace(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+) -> onnx.ModelProto:
+    """Export a module to ONNX.
+
+    Args:
+        module: in eval mode.
+        inputs: example inputs by the name that they get in the graph, in the order of `forward`. A dimension
+            that is to be dynamic must be 2 or more here.
+        outputs: names of what `forward` returns.
+        dynamic: for an input, its dynamic dimensions and their names.
+
+    Returns:
+        The model, its weights in memory.
+    """
+    names = {name for dims in (dynamic or {}).values() for name in dims.values()}
+    dims = {name: torch.export.Dim(name, min=1, max=4096) for name in sorted(names)}
+    shapes = {
+        name: {axis: dims[dim] for axis, dim in (dynamic or {}).get(name, {}).items()} for name in inputs
+    }
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=tuple(shapes.values()) if dynamic else None,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+            custom_translation_table={
+                torch.ops.aten.sort.stable: _sort,
+                torch.ops.aten.floor_divide.default: _divide,
+            },
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    return program.model_proto

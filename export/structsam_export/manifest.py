@@ -1,0 +1,148 @@
+"""What was built, from what, and how accurate it measured."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from . import __version__
+from .analysis.macs import EncoderMacs
+from .architectures import EMBEDDING, PATCH
+from .checkpoints import sha256
+from .config import ExportConfig
+from .encoder.exported import planned_blocks
+from .merging import StructSAM
+
+_PACKAGES = (
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnx-graphsurgeon",
+    "onnxruntime",
+    "polygraphy",
+    "tensorrt",
+    "tensorrt-rtx",
+)
+
+
+def manifest(
+    config: ExportConfig,
+    sam: Any,
+    folder: Path,
+    weights: dict[str, str | None],
+    macs: EncoderMacs,
+    verification: dict[str, Any],
+    engine: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The content of `manifest.json`.
+
+    Args:
+        config: what was asked for.
+        sam: with its patched encoder.
+        folder: holds the files that were made, and nothing else.
+        weights: where they came from, and their hash.
+        macs: of the encoder.
+        verification: see `verify.Report.as_json`.
+        engine: library, version and profiles, if engines were built.
+    """
+    grid = config.image_size // PATCH
+    return {
+        "format": 1,
+        "name": config.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "structsam": __version__,
+        "model": {
+            "arch": config.arch,
+            "image_size": config.image_size,
+            "embedding": [EMBEDDING, grid, grid],
+            "low_res": 4 * grid,
+            "mask_threshold": float(sam.mask_threshold),
+            "pixel_mean": sam.pixel_mean.flatten().tolist(),
+            "pixel_std": sam.pixel_std.flatten().tolist(),
+            "precision": config.precision,
+        },
+        "arguments": config.as_json(),
+        "weights": weights,
+        "merging": merging(sam.image_encoder),
+        "plans": plans(sam.image_encoder),
+        "macs": asdict(macs),
+        "encoder": contract(folder / "encoder.onnx"),
+        "decoder": contract(folder / "decoder.onnx"),
+        "verification": verification,
+        "engine": engine,
+        "files": {path.name: _file(path) for path in sorted(folder.iterdir())},
+        "versions": versions(),
+    }
+
+
+def merging(encoder: Any) -> dict[str, Any]:
+    """Counts per kind of block: cells merged of all cells, tokens kept of all, the rate that came of it."""
+    kinds: dict[str, Any] = {}
+    for _, block in planned_blocks(encoder):
+        windows, method = block.windows, block.method
+        kept, tokens = method.slots(windows), windows.tokens
+        counts = {"tokens": tokens, "tokens_kept": kept, "effective_rate": round(1 - kept / tokens, 4)}
+        if isinstance(method, StructSAM):
+            counts |= {"cells": tokens // method.cell**2, "cells_merged": method.merged(windows)}
+        kinds["global" if windows.per_image == 1 else "window"] = counts
+    return kinds
+
+
+def plans(encoder: Any) -> list[dict[str, Any]]:
+    """Where the encoder's graph holds the plan of every block that merges."""
+    return [
+        {
+            "block": index,
+            "slot": f"blocks.{index}.slot",
+            "position": f"blocks.{index}.position",
+            "windows": block.windows.per_image,
+            "tokens": block.windows.tokens,
+            "slots": block.method.slots(block.windows),
+        }
+        for index, block in planned_blocks(encoder)
+    ]
+
+
+def contract(path: Path) -> dict[str, Any]:
+    """Names, types and shapes of a graph's inputs and outputs; a name for a dimension that is open."""
+    graph = onnx.load(path, load_external_data=False).graph
+    return {"inputs": _tensors(graph.input), "outputs": _tensors(graph.output)}
+
+
+def _tensors(values: Sequence[onnx.ValueInfoProto]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": value.name,
+            "dtype": str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)),
+            "shape": [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim],
+        }
+        for value in values
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Of everything that had a hand in the export."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """As indented JSON."""
+    path.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,254 @@
+"""checkpoint -> SAM -> patched encoder -> trace -> passes -> lint -> verify -> (engine) -> manifest."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from structsam_runtime.manifest import Model
+
+from .analysis.macs import EncoderMacs, encoder_macs
+from .architectures import EMBEDDING, PATCH
+from .checkpoints import cache_folder, load_sam, sha256
+from .config import ExportConfig
+from .encoder.decoder import PromptedMaskDecoder
+from .encoder.exported import PlannedEncoder, output_names
+from .encoder.patch import apply, windows_of
+from .engine import EngineBuilder, Profile, Shape
+from .graph.lint import lint
+from .graph.passes import run_passes
+from .graph.precision import prepare
+from .graph.save import save
+from .graph.trace import trace
+from .manifest import manifest, write
+from .progress import Progress
+from .staging import check_output, staged
+from .verify import DECODER_INPUTS, DECODER_OUTPUTS, Report, onnx_runner, samples, verify
+
+Dynamic = Mapping[str, Mapping[int, str]]
+
+
+class LintError(Exception):
+    """A graph that TensorRT would refuse."""
+
+
+class VerificationError(Exception):
+    """An export that differs from PyTorch by more than its precision explains."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """A finished export.
+
+    Attributes:
+        folder: where it is.
+        macs: of the encoder.
+        report: of the verification.
+    """
+
+    folder: Path
+    macs: EncoderMacs
+    report: Report
+
+
+def export(
+    config: ExportConfig, output: Path, verify_images: Path | None, force: bool, progress: Progress
+) -> Export:
+    """Make an export, or leave nothing.
+
+    Args:
+        config: what it is to be.
+        output: the folder, which appears when everything is made and verified.
+        verify_images: a folder of images to verify on; None for photographs that ship with a dependency.
+        force: replace an export that is there.
+        progress: is told of every step.
+
+    Raises:
+        UserError: a mistake in what was asked for.
+        LintError: TensorRT would refuse a graph.
+        VerificationError: the export is not what PyTorch computes.
+    """
+    check_output(output, force)
+    builder = EngineBuilder(config.engine) if config.engine else None
+    with staged(output) as folder:
+        with progress.step(f"load {config.arch}") as notes:
+            sam = load(config)
+            weights = weights_source(config)
+            notes.append(weights["source"] or "")
+        pictures = samples(verify_images, model_of(config, sam))
+        encoder = build_encoder(config, sam, folder / "encoder.onnx", progress)
+        decoder = build_decoder(config, sam, folder / "decoder.onnx", progress)
+        with progress.step("verify against PyTorch") as notes:
+            report = verify(
+                encoder,
+                decoder,
+                onnx_runner(folder / "encoder.onnx", output_names(encoder)[1:]),
+                onnx_runner(folder / "decoder.onnx"),
+                pictures,
+                runner="onnxruntime CPUExecutionProvider",
+            )
+            notes.append(f"mask IoU {report.mask_iou:.4f} over {report.prompts} prompts")
+        if misses := report.misses(config.precision):
+            raise VerificationError("; ".join(misses))
+        engine = build_engines(config, builder, folder, progress) if builder else None
+        macs = encoder_macs(encoder)
+        content = manifest(config, sam, folder, weights, macs, asdict(report), engine)
+        write(folder / "manifest.json", content)
+    return Export(output, macs, report)
+
+
+def load(config: ExportConfig) -> Any:
+    """Meta's Sam in fp32 with its encoder patched as the config says."""
+    sam = load_sam(config.arch, config.image_size, config.checkpoint, config.random_weights, config.seed)
+    apply(sam.image_encoder, config.methods(windows_of(sam.image_encoder)))
+    return sam
+
+
+def weights_source(config: ExportConfig) -> dict[str, str | None]:
+    """Where the weights came from, for the manifest."""
+    if config.random_weights:
+        return {"source": f"random, seed {config.seed}", "sha256": None}
+    path = config.checkpoint or cache_folder() / config.architecture.file
+    return {"source": path.name, "sha256": sha256(path)}
+
+
+def model_of(config: ExportConfig, sam: Any) -> Model:
+    """What the runtime needs to know of the model."""
+    grid = config.image_size // PATCH
+    return Model(
+        arch=config.arch,
+        image_size=config.image_size,
+        embedding=(EMBEDDING, grid, grid),
+        low_res=4 * grid,
+        mask_threshold=float(sam.mask_threshold),
+        pixel_mean=tuple(sam.pixel_mean.flatten().tolist()),
+        pixel_std=tuple(sam.pixel_std.flatten().tolist()),
+        precision=config.precision,
+    )
+
+
+def build_encoder(config: ExportConfig, sam: Any, path: Path, progress: Progress) -> Any:
+    """Write the encoder's graph; returns the patched encoder that it was made from, in fp32."""
+    encoder = sam.image_encoder
+    batch = 2 if config.dynamic_batch else 1
+    image = torch.zeros(batch, 3, config.image_size, config.image_size)
+    dynamic = {"image": {0: "batch"}} if config.dynamic_batch else None
+    module = PlannedEncoder(encoder)
+    build(config, module, {"image": image}, output_names(encoder), dynamic, path, progress)
+    return encoder
+
+
+def build_decoder(config: ExportConfig, sam: Any, path: Path, progress: Progress) -> PromptedMaskDecoder:
+    """Write the decoder's graph; returns the fp32 module that it was made from."""
+    decoder = PromptedMaskDecoder(sam).eval()
+    grid = config.image_size // PATCH
+    prompts, points = 2, 3  # any two: both dimensions are dynamic
+    inputs = {
+        "image_embedding": torch.zeros(1, EMBEDDING, grid, grid),
+        "point_coords": torch.zeros(prompts, points, 2),
+        "point_labels": torch.ones(prompts, points, dtype=torch.int32),
+        "mask_input": torch.zeros(prompts, 1, 4 * grid, 4 * grid),
+        "has_mask_input": torch.zeros(prompts),
+    }
+    dynamic = {name: {0: "prompts"} for name in DECODER_INPUTS[1:]}
+    for name in ("point_coords", "point_labels"):
+        dynamic[name] = {0: "prompts", 1: "points"}
+    build(config, decoder, inputs, DECODER_OUTPUTS, dynamic, path, progress)
+    return decoder
+
+
+def build(
+    config: ExportConfig,
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    dynamic: Dynamic | None,
+    path: Path,
+    progress: Progress,
+) -> None:
+    """Trace a module, clean its graph, check it and write it.
+
+    Outputs that tell plans stay in the graph under their names, but are no outputs of the file.
+
+    Raises:
+        LintError: TensorRT would refuse the graph.
+    """
+    what = path.stem
+    with progress.step(f"trace {what} in {config.precision}"):
+        model = trace(prepare(_copy(module, config.fp16), config.fp16), inputs, outputs, dynamic)
+    with progress.step(f"clean {what}") as notes:
+        before = len(model.graph.node)
+        model, _ = run_passes(model)
+        notes.append(f"{before} to {len(model.graph.node)} nodes")
+    told = [value for value in model.graph.output if value.name.startswith("blocks.")]
+    for value in told:
+        model.graph.output.remove(value)
+    errors = [finding for finding in lint(model) if finding.severity == "error"]
+    if errors:
+        raise LintError(f"TensorRT would refuse the {what}: " + "; ".join(f.message for f in errors))
+    save(model, path)
+
+
+def _copy(module: nn.Module, half: bool) -> nn.Module:
+    """A copy to prepare and trace. In fp32 the weights themselves stay shared: only modules are replaced."""
+    shared = {} if half else {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
+    return copy.deepcopy(module, shared)
+
+
+def build_engines(
+    config: ExportConfig, builder: EngineBuilder, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Write `encoder.engine` and `decoder.engine`; returns what the manifest says of them."""
+    profiles = {"encoder": encoder_profile(config), "decoder": decoder_profile(config)}
+    for what, profile in profiles.items():
+        with progress.step(f"build {what} with {builder.engine}") as notes:
+            path = folder / f"{what}.engine"
+            builder.build(folder / f"{what}.onnx", path, profile)
+            notes.append(f"{path.stat().st_size / 1e6:.0f} MB")
+    return {"library": str(builder.engine), "version": builder.version, "profiles": profiles}
+
+
+def encoder_profile(config: ExportConfig) -> Profile:
+    """Shapes that the encoder's engine takes: batches of 1 to 8 where the batch is open."""
+    if not config.dynamic_batch:
+        return {}
+    one, usual, most = ((n, 3, config.image_size, config.image_size) for n in (1, 1, 8))
+    return {"image": (one, usual, most)}
+
+
+def decoder_profile(config: ExportConfig) -> Profile:
+    """Shapes that the decoder's engine takes: 1 to 64 prompts of 1 to 16 points (a box is two)."""
+    side = 4 * config.image_size // PATCH
+
+    def shapes(prompts: int, points: int) -> dict[str, Shape]:
+        return {
+            "point_coords": (prompts, points, 2),
+            "point_labels": (prompts, points),
+            "mask_input": (prompts, 1, side, side),
+            "has_mask_input": (prompts,),
+        }
+
+    smallest, usual, largest = shapes(1, 1), shapes(1, 2), shapes(64, 16)
+    return {name: (smallest[name], usual[name], largest[name]) for name in usual}
+
+
+def summary(made: Export) -> str:
+    """What was made, its size, what it costs, and what to type next."""
+    files = [f"{path.name} {path.stat().st_size / 1e6:.0f} MB" for path in sorted(made.folder.iterdir())]
+    macs, report = made.macs, made.report
+    saved = 1 - macs.merged / macs.unmerged
+    plans = "" if report.plans is None else f", plans agree in {100 * report.plans:.2f} % of the tokens"
+    return "\n".join(
+        [
+            f"{made.folder}: {', '.join(files)}",
+            f"encoder {macs.merged / 1e9:.1f} GMAC of {macs.unmerged / 1e9:.1f} ({100 * saved:.1f} % less)",
+            f"mask IoU with PyTorch {report.mask_iou:.4f}{plans}",
+            f"next: python scripts/predict.py {made.folder} photo.jpg --box 100 80 400 360 -o overlay.png",
+        ]
+    )

@@ -1,0 +1,34 @@
+"""What a person sees while an export is being made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+
+class Progress:
+    """Names each step while it runs and says how long it took; without a spinner where no one watches.
+
+    Args:
+        console: where to; standard error, so that a command's own output stays clean.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False)
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[list[str]]:
+        """Show a step; what is appended to the list it gives is told when it is done."""
+        notes: list[str] = []
+        start = time.perf_counter()
+        if self.console.is_terminal:
+            with self.console.status(f"{what} .."):
+                yield notes
+        else:
+            yield notes
+        seconds = time.perf_counter() - start
+        told = f"  {', '.join(notes)}" if notes else ""
+        self.console.print(f"[green]✓[/] {what:<34}[dim]{seconds:6.1f} s[/]{told}", soft_wrap=True)

@@ -1,0 +1,68 @@
+"""Folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from structsam_runtime.errors import UserError
+
+
+def check_output(folder: Path, force: bool) -> None:
+    """Refuse, before any work is done, an output folder that could not be made.
+
+    Raises:
+        UserError: it exists and `force` is not given; it exists and is no export, which `force` does not
+            delete either; or it cannot be written.
+    """
+    if folder.exists():
+        if not folder.is_dir():
+            raise UserError(f"--output {folder} is a file; expected a folder to make")
+        if any(folder.iterdir()):
+            if not (folder / "manifest.json").is_file():
+                raise UserError(
+                    f"--output {folder} holds files that are not an export; choose another folder"
+                )
+            if not force:
+                raise UserError(f"--output {folder} holds an export already; --force replaces it")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder.parent):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--output {folder} cannot be written: {error.strerror}; choose another folder"
+        ) from error
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` if the block ends well, and is gone otherwise.
+
+    Args:
+        folder: replaced if it exists; until the very end it stays as it was.
+    """
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    try:
+        yield staging
+        staging.chmod(0o777 & ~_umask())
+        if folder.exists():
+            old = staging.with_suffix(".old")
+            folder.rename(old)
+            staging.rename(folder)
+            shutil.rmtree(old)
+        else:
+            staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

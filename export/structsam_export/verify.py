@@ -1,0 +1,404 @@
+"""Hold an export against PyTorch, on real images, before anyone relies on it.
+
+Three questions, each with its own answer: do both decide the same merges (plan agreement), do both compute
+the same where they decide the same (the error with the export's own plans replayed in PyTorch), and what does
+it all come to in masks (IoU over a grid of box and point prompts).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from polygraphy.backend.base import BaseRunner
+from polygraphy.backend.onnxrt import OnnxrtRunner
+from polygraphy.common import TensorMetadata
+from polygraphy.comparator import Comparator
+from polygraphy.logger import G_LOGGER
+from torch import nn
+
+from structsam_runtime.errors import UserError
+from structsam_runtime.image import Frame, prepare, read_image
+from structsam_runtime.manifest import Model
+from structsam_runtime.prompts import encode
+
+from .encoder.exported import PlannedEncoder, output_names, planned_blocks
+from .encoder.patch import apply, merged_blocks
+from .merging import Identity, Method, Replay
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What an export must reach, over all images.
+
+    Attributes:
+        error: largest difference of an embedding, with the export's plans replayed in PyTorch.
+        cosine: smallest cosine of two embeddings, plans replayed.
+        plans: share of tokens for which the same token stands, mean over blocks and images.
+        mask_iou: mean over prompts, end to end.
+    """
+
+    error: float
+    cosine: float
+    plans: float
+    mask_iou: float
+
+
+THRESHOLDS = {
+    "fp32": Thresholds(error=1e-3, cosine=0.99999, plans=0.999, mask_iou=0.99),
+    "fp16": Thresholds(error=float("inf"), cosine=0.998, plans=0.0, mask_iou=0.0),
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image as the encoder takes it.
+
+    Attributes:
+        name: of the file.
+        image: [1, 3, S, S] float32.
+        frame: where the picture lies in the square.
+    """
+
+    name: str
+    image: NDArray[np.float32]
+    frame: Frame
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured.
+
+    Attributes:
+        runner: what ran the export.
+        images: names of the images.
+        error: see Thresholds; of embeddings whose deviation is one, by their last normalisation.
+        cosine: see Thresholds.
+        cosine_end_to_end: smallest cosine of two embeddings, each with its own plans.
+        plans: see Thresholds; None where the runner does not tell its plans, or nothing merges.
+        plans_by_block: the same for every block that merges, mean over images.
+        mask_iou: see Thresholds.
+        mask_iou_min: the worst prompt.
+        prompts: how many prompts, over all images.
+    """
+
+    runner: str
+    images: list[str]
+    error: float | None
+    cosine: float | None
+    cosine_end_to_end: float
+    plans: float | None
+    plans_by_block: dict[int, float]
+    mask_iou: float
+    mask_iou_min: float
+    prompts: int
+
+    def misses(self, precision: str) -> list[str]:
+        """Which thresholds were not reached, one line each; empty if the export is good."""
+        want = THRESHOLDS[precision]
+        checks = [
+            ("largest embedding error", self.error, want.error, False),
+            ("embedding cosine", self.cosine, want.cosine, True),
+            ("plan agreement", self.plans, want.plans, True),
+            ("mask IoU", self.mask_iou, want.mask_iou, True),
+        ]
+        return [
+            f"{what} is {value:.5g}, expected {'at least' if least else 'at most'} {limit:g} for {precision}"
+            for what, value, limit, least in checks
+            if value is not None and not (value >= limit if least else value <= limit)
+        ]
+
+    def table(self) -> str:
+        """The measurements, a line each."""
+        rows = [
+            ("runner", self.runner),
+            ("images", ", ".join(self.images)),
+            ("largest embedding error, same plans", self.error),
+            ("embedding cosine, same plans", self.cosine),
+            ("embedding cosine, end to end", self.cosine_end_to_end),
+            ("tokens with the same representative", self.plans),
+            (f"mask IoU, mean of {self.prompts} prompts", self.mask_iou),
+            ("mask IoU, lowest", self.mask_iou_min),
+        ]
+        shown = [(what, f"{v:.6g}" if isinstance(v, float) else v or "not told") for what, v in rows]
+        return "\n".join(f"{what:<36}  {value}" for what, value in shown)
+
+
+def samples(folder: Path | None, model: Model, limit: int | None = None) -> list[Sample]:
+    """Images to verify on: the user's, or photographs that scikit-image ships.
+
+    Args:
+        folder: every image in it is used, by name; None for the photographs.
+        model: whose input they become.
+        limit: use no more than this many.
+
+    Raises:
+        UserError: no such folder, no image in it, or a file that is not an image.
+    """
+    if folder is None:
+        from skimage import data
+
+        pictures = {f"skimage.{name}": getattr(data, name)() for name in ("coffee", "astronaut", "chelsea")}
+    elif folder.is_dir():
+        suffixes = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)[:limit]
+        pictures = {path.name: read_image(path) for path in paths}
+    else:
+        raise UserError(f"no folder {folder}; --verify-images expects a folder of images")
+    if not pictures:
+        raise UserError(f"no image in {folder}; expected files like photo.jpg or photo.png")
+    made = {name: prepare(picture, model) for name, picture in list(pictures.items())[:limit]}
+    return [Sample(name, image, frame) for name, (image, frame) in made.items()]
+
+
+def verify(
+    encoder: Any,
+    decoder: nn.Module,
+    export_encoder: BaseRunner,
+    export_decoder: BaseRunner,
+    pictures: Sequence[Sample],
+    runner: str,
+) -> Report:
+    """Compare an export with the PyTorch modules that it was made from.
+
+    Args:
+        encoder: the patched fp32 encoder.
+        decoder: PromptedMaskDecoder in fp32.
+        export_encoder: takes `image`; gives `image_embedding` and, if it can, the plans by their names.
+        export_decoder: takes and gives what the decoder does.
+        pictures: at least one.
+        runner: its name, for the report.
+    """
+    images: list[Arrays] = [{"image": picture.image} for picture in pictures]
+    own = _run(TorchRunner(PlannedEncoder(encoder), images[0], output_names(encoder)), images)
+    theirs = _run(export_encoder, images)
+    feeds = _decoder_feeds(own, pictures)
+    own_masks = _run(TorchRunner(decoder, feeds[0], DECODER_OUTPUTS), feeds)
+    their_masks = _run(export_decoder, _decoder_feeds(theirs, pictures))
+
+    told = [index for index, _ in planned_blocks(encoder) if f"blocks.{index}.slot" in theirs[0]]
+    by_block = {
+        index: float(np.mean([_agreement(a, b, index) for a, b in zip(own, theirs, strict=True)]))
+        for index in told
+    }
+    same_plans = own if not by_block or min(by_block.values()) == 1 else _replayed(encoder, theirs, images)
+    knows_plans = len(told) == len(planned_blocks(encoder))
+    pairs = [(a["image_embedding"], b["image_embedding"]) for a, b in zip(same_plans, theirs, strict=True)]
+    ious = np.concatenate(
+        [_ious(a, b, picture.frame) for a, b, picture in zip(own_masks, their_masks, pictures, strict=True)]
+    )
+    return Report(
+        runner=runner,
+        images=[picture.name for picture in pictures],
+        error=max(float(np.abs(a - b).max()) for a, b in pairs) if knows_plans else None,
+        cosine=min(_cosine(a, b) for a, b in pairs) if knows_plans else None,
+        cosine_end_to_end=min(
+            _cosine(a["image_embedding"], b["image_embedding"]) for a, b in zip(own, theirs, strict=True)
+        ),
+        plans=float(np.mean(list(by_block.values()))) if by_block else None,
+        plans_by_block=by_block,
+        mask_iou=float(ious.mean()),
+        mask_iou_min=float(ious.min()),
+        prompts=ious.shape[0],
+    )
+
+
+def prompts(frame: Frame) -> Arrays:
+    """A grid of box and point prompts over a picture, as one decoder call.
+
+    Args:
+        frame: where the picture lies.
+
+    Returns:
+        The decoder's inputs but the embedding: 9 points and 9 boxes, P = 18.
+    """
+    x, y = np.meshgrid(np.arange(1, 4) * frame.width / 4, np.arange(1, 4) * frame.height / 4)
+    centers = np.stack([x.ravel(), y.ravel()], -1)  # [9, 2] pixels of the picture
+    half = np.array([frame.width, frame.height]) / 5
+    points = encode(frame, point_coords=centers[:, None], point_labels=np.ones((9, 1)))
+    boxes = encode(frame, box=np.concatenate([centers - half, centers + half], 1))
+    coords = np.concatenate([points.point_coords, boxes.point_coords])
+    side = frame.image_size // 4
+    return {
+        "point_coords": coords,
+        "point_labels": np.concatenate([points.point_labels, boxes.point_labels]),
+        "mask_input": np.zeros((len(coords), 1, side, side), np.float32),
+        "has_mask_input": np.zeros(len(coords), np.float32),
+    }
+
+
+def _decoder_feeds(embeddings: Sequence[Arrays], pictures: Sequence[Sample]) -> list[Arrays]:
+    """Inputs of the decoder for every picture."""
+    return [
+        {"image_embedding": made["image_embedding"], **prompts(picture.frame)}
+        for made, picture in zip(embeddings, pictures, strict=True)
+    ]
+
+
+def representatives(slot: NDArray[np.int32], position: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The token that stands for each token: slots may be numbered anyhow, so plans are compared by it.
+
+    Args:
+        slot: [B', N].
+        position: [B', K].
+
+    Returns:
+        [B', N] grid indices.
+    """
+    return np.take_along_axis(position, slot, axis=1)
+
+
+def _agreement(a: Arrays, b: Arrays, index: int) -> float:
+    names = f"blocks.{index}.slot", f"blocks.{index}.position"
+    one, other = (representatives(made[names[0]], made[names[1]]) for made in (a, b))
+    return float((one == other).mean())
+
+
+def _cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
+    a, b = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def _ious(a: Arrays, b: Arrays, frame: Frame) -> NDArray[np.float64]:
+    """IoU of every prompt's four masks, within the picture: [P, 4]. Two empty masks agree."""
+    height, width = -(-frame.resized_height // 4), -(-frame.resized_width // 4)
+    one, other = (made["masks"][..., :height, :width] > 0 for made in (a, b))
+    union = (one | other).sum((2, 3))
+    return np.where(union == 0, 1.0, (one & other).sum((2, 3)) / np.maximum(union, 1))
+
+
+def _replayed(encoder: Any, theirs: Sequence[Arrays], images: Sequence[Arrays]) -> list[Arrays]:
+    """PyTorch's embeddings under the plans that the export made for the same images."""
+    methods = [block.method for block in merged_blocks(encoder)]
+    made = []
+    for plans, image in zip(theirs, images, strict=True):
+        replays = _replays(encoder, methods, plans)
+        try:
+            apply(encoder, replays)
+            made += _run(TorchRunner(encoder, image, ["image_embedding"]), [image])
+        finally:
+            apply(encoder, methods)
+    return made
+
+
+def _replays(encoder: Any, methods: Sequence[Method], plans: Arrays) -> list[Method]:
+    replays: list[Method] = [Identity() for _ in methods]
+    for index, _ in planned_blocks(encoder):
+        slot, position = (torch.from_numpy(plans[f"blocks.{index}.{what}"]) for what in ("slot", "position"))
+        replays[index] = Replay(slot, position)
+    return replays
+
+
+class TorchRunner(BaseRunner):  # type: ignore[misc]
+    """Polygraphy's view of a PyTorch module on the CPU.
+
+    Args:
+        module: called with the inputs in the order of `example`.
+        example: inputs of the kind that will come, by name.
+        outputs: names of the outputs.
+    """
+
+    def __init__(self, module: Callable[..., Any], example: Arrays, outputs: Sequence[str]) -> None:
+        super().__init__(prefix="torch")
+        self.module = module
+        self.example = example
+        self.output_names = list(outputs)
+
+    def get_input_metadata_impl(self) -> TensorMetadata:
+        """Types and ranks of the example, every dimension open."""
+        metadata = TensorMetadata()
+        for name, value in self.example.items():
+            metadata.add(name, dtype=value.dtype, shape=(-1,) * value.ndim)
+        return metadata
+
+    def activate_impl(self) -> None:
+        """Nothing to make."""
+
+    def deactivate_impl(self) -> None:
+        """Nothing to let go."""
+
+    def infer_impl(self, feed_dict: Mapping[str, NDArray[Any]]) -> OrderedDict[str, NDArray[Any]]:
+        """One forward pass."""
+        with torch.no_grad():
+            outputs = self.module(*(torch.from_numpy(feed_dict[name]) for name in self.example))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        self.inference_time = 0.0
+        return OrderedDict((n, o.numpy()) for n, o in zip(self.output_names, outputs, strict=True))
+
+
+DECODER_INPUTS = ("image_embedding", "point_coords", "point_labels", "mask_input", "has_mask_input")
+DECODER_OUTPUTS = ("masks", "iou_predictions")
+
+
+def onnx_runner(
+    path: Path, plans: Sequence[str] = (), provider: str = "CPUExecutionProvider"
+) -> OnnxrtRunner:
+    """An ONNX file in ONNX Runtime, telling intermediate results too.
+
+    Args:
+        path: with its external data beside it, if it has any.
+        plans: names of int32 tensors inside the graph.
+        provider: in ONNX Runtime's spelling; must be available.
+
+    Raises:
+        UserError: ONNX Runtime is missing, or does not have the provider.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError('verification needs ONNX Runtime; pip install "structsam[cpu]"') from error
+    available = onnxruntime.get_available_providers()
+    if provider not in available:
+        raise UserError(f"ONNX Runtime has no {provider} here, only {', '.join(available)}")
+
+    def session() -> Any:
+        model = onnx.load(path, load_external_data=False)
+        model.graph.output.extend(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT32, None) for name in plans
+        )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(path.parent)
+        )
+        made = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[provider])
+        if made.get_providers()[0] != provider:
+            raise UserError(
+                f"ONNX Runtime could not start {provider}; it would run on {made.get_providers()[0]}"
+            )
+        return made
+
+    return OnnxrtRunner(session)
+
+
+def _run(runner: BaseRunner, feeds: Sequence[Arrays]) -> list[Arrays]:
+    """Outputs for every feed, none of which may hold a NaN or an infinity."""
+    with _quiet():
+        results = Comparator.run([runner], data_loader=list(feeds))
+        finite = Comparator.validate(results, check_inf=True, check_nan=True)
+    outputs = [{name: np.asarray(value) for name, value in made.items()} for made in results[0][1]]
+    if not finite:
+        bad = sorted({n for made in outputs for n, v in made.items() if not np.isfinite(v).all()})
+        raise NotFiniteError(f"{runner.name} gave NaN or infinity in {', '.join(bad)}")
+    return outputs
+
+
+class NotFiniteError(Exception):
+    """An export, or its reference, overflowed."""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Polygraphy's log of every step off the user's terminal."""
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        yield

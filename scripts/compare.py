@@ -1,0 +1,37 @@
+"""Hold an export against PyTorch again, later, on the machine and the runner that will do the work.
+
+python scripts/compare.py OUT [--images DIR] [--runner cuda]
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from structsam_export.compare import RUNNERS, compare
+from structsam_export.progress import Progress
+from structsam_runtime.console import run
+
+FAILED = 3
+
+
+def main(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of export.py.")],
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Compare on these instead of three photographs.")
+    ] = None,
+    runner: Annotated[str, typer.Option(help=f"One of {', '.join(RUNNERS)}.")] = "cpu",
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The checkpoint, if it is not where it was.")
+    ] = None,
+) -> None:
+    """Compare an export with the PyTorch model that it was made from, and say whether it passes."""
+    report, misses = compare(out, images, runner, checkpoint, Progress())
+    typer.echo(report.table())
+    for miss in misses:
+        typer.echo(f"failed: {miss}", err=True)
+    raise typer.Exit(FAILED if misses else 0)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,108 @@
+"""The rules on SAM's encoder, small, plain and with merging, as a tracer leaves it."""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from structsam_export.checkpoints import sam_modules
+from structsam_export.encoder import apply as apply_merging
+from structsam_export.graph.passes import run_passes
+from structsam_export.graph.trace import trace
+from structsam_export.merging import StructSAM
+
+Same = Callable[[onnx.ModelProto, onnx.ModelProto], None]
+
+SIDE = 256  # pixels: 16 x 16 tokens, so that windows of 14 need padding
+
+
+def encoder() -> Any:
+    """One block with windows and one without, and every parameter away from its initial zero."""
+    torch.manual_seed(0)
+    model = sam_modules().ImageEncoderViT(
+        img_size=SIDE,
+        depth=2,
+        embed_dim=32,
+        num_heads=2,
+        out_chans=16,
+        window_size=14,
+        use_rel_pos=True,
+        global_attn_indexes=[1],
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+    )
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def raw_trace(model: Any, dtype: torch.dtype, dynamic: bool) -> onnx.ModelProto:
+    """The graph before the tracer's own optimiser has been over it."""
+    image = torch.randn(2, 3, SIDE, SIDE, dtype=dtype)
+    batch = {0: torch.export.Dim("batch", min=1, max=8)} if dynamic else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter warns of its own deprecated calls
+        program = torch.onnx.export(
+            model.to(dtype),
+            (image,),
+            input_names=["image"],
+            output_names=["image_embeddings"],
+            dynamic_shapes=(batch,),
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def ops(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+def assert_only_arithmetic(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+    overhead = {"Constant", "Shape", "Identity", "CastLike", "Range", "Concat"}
+    assert overhead <= set(ops(before))
+    assert not overhead & set(ops(after))
+    assert len(after.graph.node) < len(before.graph.node) / 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [False, True], ids=["fixed", "dynamic"])
+def test_a_raw_trace_comes_down_to_its_arithmetic(same: Same, dynamic: bool) -> None:
+    before = raw_trace(encoder(), torch.float32, dynamic)
+    after, _ = run_passes(before)
+    same(before, after)
+    assert_only_arithmetic(before, after)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [False, True], ids=["fixed", "dynamic"])
+def test_a_raw_trace_in_fp16_comes_down_to_its_arithmetic(same_in_fp16: Same, dynamic: bool) -> None:
+    before = raw_trace(encoder(), torch.float16, dynamic)
+    after, _ = run_passes(before)
+    same_in_fp16(before, after)
+    assert_only_arithmetic(before, after)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [False, True], ids=["fixed", "dynamic"])
+def test_merging_is_indexed_in_int32(same: Same, dynamic: bool) -> None:
+    model = encoder()
+    apply_merging(model, [StructSAM(0.5)] * 2)
+    image = {"image": torch.randn(2, 3, SIDE, SIDE)}
+    before = trace(model, image, ["image_embeddings"], {"image": {0: "batch"}} if dynamic else None)
+    after, edits = run_passes(before)
+    same(before, after)
+    assert edits["int32_indices"]
+    assert edits["drop_reshapes"]
+    assert ops(after)["Cast"] < ops(before)["Cast"]
+    types = {info.name: info.type.tensor_type.elem_type for info in after.graph.value_info}
+    types |= {tensor.name: tensor.data_type for tensor in after.graph.initializer}
+    gathers = [node for node in after.graph.node if node.op_type == "Gather"]
+    assert {types[node.input[1]] for node in gathers} == {onnx.TensorProto.INT32}
