@@ -103,7 +103,8 @@ def randomize(sam: nn.Module, seed: int = 0) -> None:
     """Seed every parameter and buffer with values under which attention is far from uniform.
 
     Matrices get variance 1 / fan-in, so that activations stay of order one and logits have a spread of about
-    one; relative positions add about as much again; normalisations scatter around one and zero.
+    one; relative positions add about as much again; normalisations scatter around one and zero; position
+    embeddings are small beside the image's own features, so that plans follow the image.
 
     Args:
         sam: changed in place.
@@ -118,7 +119,7 @@ def randomize(sam: nn.Module, seed: int = 0) -> None:
         if "rel_pos" in name:
             value.copy_(normal(value.shape, 0.15))
         elif "pos_embed" in name:
-            value.copy_(normal(value.shape, 0.3))
+            value.copy_(normal(value.shape, 0.02))
         elif "gaussian" in name:
             value.copy_(normal(value.shape, 1.0))
         elif value.dim() == 1:  # a bias, or a normalisation's scale

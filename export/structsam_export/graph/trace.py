@@ -38,7 +38,7 @@ def _divide(x: Any, y: Any) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the exporter's notes on its own internals off the user's terminal."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
@@ -76,7 +76,7 @@ def trace(
     shapes = {
         name: {axis: dims[dim] for axis, dim in (dynamic or {}).get(name, {}).items()} for name in inputs
     }
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             module,
             tuple(inputs.values()),

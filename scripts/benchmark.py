@@ -1,0 +1,186 @@
+"""Time exported encoders side by side, in one run.
+
+python scripts/benchmark.py OUT [OUT ...] --rival meta -o benchmarks/cpu.json
+"""
+
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import track
+
+from structsam_runtime import Manifest, OnnxRuntimeRunner, UserError
+from structsam_runtime.console import run, whole_file
+from structsam_runtime.image import prepare, read_image
+
+RIVAL, META = "meta", "Meta's, plain export"
+
+
+def main(
+    outs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Output folders of export.py.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The result, .json; its table goes beside it.")
+    ],
+    rival: Annotated[
+        str | None,
+        typer.Option(help="meta: Meta's own encoder, plainly exported, as the baseline."),
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 7,
+    provider: Annotated[str, typer.Option(help="Of ONNX Runtime: cpu, cuda or tensorrt.")] = "cpu",
+    image: Annotated[
+        Path | None, typer.Option(metavar="PHOTO", help="Default: a photograph that scikit-image ships.")
+    ] = None,
+) -> None:
+    """Interleaved repetitions of every encoder on one photograph; medians, minima, ratios to the first."""
+    if rival not in (None, RIVAL):
+        raise UserError(f"--rival {rival} is unknown; expected {RIVAL}")
+    manifests = [Manifest.read(out) for out in outs]
+    if len({(known.model.arch, known.model.image_size) for known in manifests}) != 1:
+        raise UserError("the exports differ in architecture or image size; benchmark one kind per run")
+    picture = read_image(image) if image else _photograph()
+    tensor, _ = prepare(picture, manifests[0].model)
+    with ExitStack() as stack:
+        paths = {known.name: out / "encoder.onnx" for known, out in zip(manifests, outs, strict=True)}
+        if rival:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            paths = {META: _meta(manifests[0], folder / "meta.onnx"), **paths}
+        runners = {
+            name: stack.enter_context(OnnxRuntimeRunner(path, provider)) for name, path in paths.items()
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in runners}
+        for turn in track(range(repeat + 1), description="timing", transient=True):
+            for name, runner in runners.items():
+                start = time.perf_counter()
+                runner.infer({"image": tensor})
+                if turn:  # the first is a warm-up
+                    seconds[name].append(time.perf_counter() - start)
+    told = {known.name: _told(out) for known, out in zip(manifests, outs, strict=True)}
+    baseline = {META: {"gmac": told[manifests[0].name]["gmac_unmerged"]}} if rival else {}
+    result = {"machine": _machine(provider), "repeat": repeat, "encoders": _rows(seconds, baseline | told)}
+    table = _table(result)
+    with whole_file(output) as part:
+        part.write_text(json.dumps(result, indent=2) + "\n")
+    with whole_file(output.with_suffix(".md")) as part:
+        part.write_text(table)
+    typer.echo(table)
+
+
+def _photograph() -> Any:
+    from skimage import data
+
+    photograph: Any = data.coffee  # untyped
+    return photograph()
+
+
+def _meta(known: Manifest, path: Path) -> Path:
+    """Meta's encoder, unpatched, as anyone would export it. Random weights: they do not change the time."""
+    import torch
+
+    from structsam_export.checkpoints import load_sam
+    from structsam_export.graph.trace import quiet
+
+    sam = load_sam(known.model.arch, known.model.image_size, None, random_weights=True)
+    image = torch.zeros(1, 3, known.model.image_size, known.model.image_size)
+    with quiet():
+        torch.onnx.export(
+            sam.image_encoder, (image,), path, input_names=["image"], dynamo=True, verbose=False
+        )
+    return path
+
+
+def _told(out: Path) -> dict[str, Any]:
+    """What an export says of itself: its multiply-accumulates, and how close it is to PyTorch."""
+    content = json.loads((out / "manifest.json").read_text())
+    macs, verification = content["macs"], content["verification"]
+    return {
+        "gmac": round((macs["merged"] + macs["energy"]) / 1e9, 1),
+        "gmac_unmerged": round(macs["unmerged"] / 1e9, 1),
+        "mask_iou": verification["mask_iou"],
+        "plans": verification["plans"],
+    }
+
+
+def _rows(seconds: dict[str, list[float]], told: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Median, spread and minimum of each, and its ratio to the first, by medians and by minima."""
+    first = next(iter(seconds.values()))
+    return [
+        {
+            "name": name,
+            **told[name],
+            "median_s": round(statistics.median(times), 4),
+            "min_s": round(min(times), 4),
+            "max_s": round(max(times), 4),
+            "ratio_median": round(statistics.median(times) / statistics.median(first), 4),
+            "ratio_min": round(min(times) / min(first), 4),
+            "seconds": [round(value, 4) for value in times],
+        }
+        for name, times in seconds.items()
+    ]
+
+
+def _machine(provider: str) -> dict[str, Any]:
+    import onnxruntime
+
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+        "provider": provider,
+    }
+
+
+def _processor() -> str:
+    """The processor's own name; Python knows only its family on Linux."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines: Sequence[str] = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else ()
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
+
+
+def _table(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    head = (
+        f"{machine['processor']}, {machine['cores']} cores, ONNX Runtime {machine['onnxruntime']} "
+        f"({machine['provider']}), {machine['date']}, {result['repeat']} interleaved runs"
+    )
+    columns = [
+        "encoder",
+        "GMAC",
+        "median s",
+        "min s",
+        "time by medians",
+        "by minima",
+        "same merges",
+        "mask IoU",
+    ]
+    rows = [
+        [
+            row["name"],
+            f"{row['gmac']:.1f}",
+            f"{row['median_s']:.2f}",
+            f"{row['min_s']:.2f}",
+            f"{row['ratio_median']:.2f}",
+            f"{row['ratio_min']:.2f}",
+            f"{row['plans']:.2%}" if row.get("plans") is not None else "",
+            f"{row['mask_iou']:.4f}" if "mask_iou" in row else "",
+        ]
+        for row in result["encoders"]
+    ]
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join([head, "", *("| " + " | ".join(cells) + " |" for cells in lines)]) + "\n"
+
+
+if __name__ == "__main__":
+    run(main)

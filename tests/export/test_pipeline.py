@@ -1,0 +1,198 @@
+"""The whole path on a SAM small enough to export in seconds: its structure, depth 4, 512 pixels."""
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from rich.console import Console
+
+from structsam_export import pipeline
+from structsam_export.architectures import ARCHITECTURES, Architecture
+from structsam_export.choices import Channels, Engine
+from structsam_export.compare import compare
+from structsam_export.config import ExportConfig
+from structsam_export.engine import EngineBuilder
+from structsam_export.progress import Progress
+from structsam_runtime import Manifest, OnnxRuntimeRunner, UserError
+
+TINY = Architecture(embed_dim=64, depth=4, heads=2, global_blocks=(1, 3), file="tiny.pth", sha256="")
+SIZE = 512
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> "Make":
+    """Exports a tiny SAM with any other arguments of ExportConfig; the same arguments, the same folder."""
+    made: dict[str, Path] = {}
+    patch = pytest.MonkeyPatch()
+    patch.setitem(ARCHITECTURES, "tiny", TINY)
+
+    def export(**changes: object) -> Path:
+        config = ExportConfig(**{"arch": "tiny", "random_weights": True, "image_size": SIZE} | changes)
+        key = json.dumps(config.as_json())
+        if key not in made:
+            folder = tmp_path_factory.mktemp("out") / config.name
+            made[key] = pipeline.export(config, folder, None, False, quiet()).folder
+        return made[key]
+
+    yield export
+    patch.undo()
+
+
+def quiet() -> Progress:
+    """A progress display that nobody sees."""
+    return Progress(Console(quiet=True))
+
+
+def content(folder: Path) -> dict:
+    """The manifest as it is written."""
+    return json.loads((folder / "manifest.json").read_text())
+
+
+@pytest.mark.slow
+def test_an_export_says_what_it_is_and_keeps_its_word(make: "Make") -> None:
+    folder = make()
+    said = content(folder)
+    assert {path.name for path in folder.iterdir()} == {"encoder.onnx", "decoder.onnx", "manifest.json"}
+    Manifest.read(folder).check_files(folder, ["encoder.onnx", "decoder.onnx"])
+    assert said["name"] == "tiny-structsam-r55-fp32"
+    assert said["merging"]["window"] == {
+        "tokens": 196, "tokens_kept": 88, "effective_rate": 0.551, "cells": 49, "cells_merged": 36,
+    }  # fmt: skip
+    assert said["merging"]["global"]["cells_merged"] == 188  # ceil(0.55 * 1024 / 3)
+    assert said["encoder"]["outputs"] == [
+        {"name": "image_embedding", "dtype": "float32", "shape": [1, 256, 32, 32]}
+    ]
+    with OnnxRuntimeRunner(folder / "encoder.onnx") as encoder:
+        for side, specs in (("inputs", encoder.inputs), ("outputs", encoder.outputs)):
+            assert {t["name"]: (t["dtype"], tuple(t["shape"])) for t in said["encoder"][side]} == {
+                name: (str(spec.dtype), spec.shape) for name, spec in specs.items()
+            }
+    assert said["macs"]["merged"] < said["macs"]["unmerged"]
+    assert said["verification"]["plans"] >= 0.999
+    assert said["verification"]["error"] <= 1e-3
+    assert ExportConfig.from_json(said["arguments"]).name == said["name"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fp16", [False, True])
+def test_tensorrt_rtx_builds_encoder_and_decoder_without_a_gpu(make: "Make", fp16: bool) -> None:
+    folder = make(fp16=fp16, engine=Engine.TENSORRT_RTX)
+    for name in ("encoder", "decoder"):
+        weights = (folder / f"{name}.onnx").stat().st_size
+        assert (folder / f"{name}.engine").stat().st_size > 0.5 * weights
+    assert content(folder)["engine"]["library"] == "tensorrt-rtx"
+
+
+@pytest.mark.slow
+def test_half_precision_passes_its_own_thresholds_with_float32_at_both_ends(make: "Make") -> None:
+    said = content(make(fp16=True, engine=Engine.TENSORRT_RTX))
+    assert said["verification"]["cosine"] >= 0.998
+    for part in ("encoder", "decoder"):
+        types = {tensor["dtype"] for side in said[part].values() for tensor in side}
+        assert types <= {"float32", "int32"}
+
+
+@pytest.mark.slow
+def test_an_open_batch_and_head_mean_energy_export(make: "Make") -> None:
+    folder = make(dynamic_batch=True, channels=Channels.HEADS, skip_blocks=(0,), engine=Engine.TENSORRT_RTX)
+    said = content(folder)
+    assert said["encoder"]["inputs"][0]["shape"] == ["batch", 3, SIZE, SIZE]
+    assert [plan["block"] for plan in said["plans"]] == [1, 2, 3]
+    pictures = np.random.default_rng(0).normal(size=(3, 3, SIZE, SIZE)).astype(np.float32)
+    with OnnxRuntimeRunner(folder / "encoder.onnx") as encoder:
+        together = encoder.infer({"image": pictures})["image_embedding"]
+        alone = [encoder.infer({"image": picture[None]})["image_embedding"] for picture in pictures]
+    # Sums may be ordered by the size of the batch; each image still merges by itself.
+    np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_rate_zero_exports_an_encoder_that_tells_no_plans(make: "Make") -> None:
+    said = content(make(rate_window=0.0, rate_global=0.0))
+    assert said["plans"] == []
+    assert said["merging"] == {}
+    assert said["verification"]["plans"] is None
+    assert said["verification"]["mask_iou"] >= 0.99
+    assert said["macs"]["merged"] == said["macs"]["unmerged"]
+
+
+@pytest.mark.slow
+def test_comparing_again_finds_an_export_that_was_changed(make: "Make", tmp_path: Path) -> None:
+    good = make()
+    report, misses = compare(good, None, "cpu", None, quiet())
+    assert misses == []
+    assert "mask IoU" in report.table()
+
+    model = onnx.load(good / "encoder.onnx")
+    norm = next(weight for weight in model.graph.initializer if weight.name.endswith("norm2.weight"))
+    norm.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(norm) * 1.05, norm.name))
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    onnx.save(model, bad / "encoder.onnx")
+    (bad / "decoder.onnx").write_bytes((good / "decoder.onnx").read_bytes())
+    said = content(good)
+    (bad / "manifest.json").write_text(json.dumps(said))
+    with pytest.raises(UserError, match="sha256"):  # the same size, other numbers
+        compare(bad, None, "cpu", None, quiet())
+
+    record = Manifest.read(bad).files["encoder.onnx"]
+    import hashlib
+
+    digest = hashlib.sha256((bad / "encoder.onnx").read_bytes()).hexdigest()
+    said["files"]["encoder.onnx"] = dataclasses.asdict(record) | {"sha256": digest}
+    (bad / "manifest.json").write_text(json.dumps(said))
+    _, misses = compare(bad, None, "cpu", None, quiet())
+    assert any("embedding error" in miss for miss in misses)
+
+
+@pytest.mark.slow
+def test_comparing_wants_the_weights_that_were_exported(make: "Make", tmp_path: Path) -> None:
+    folder = make()
+    said = content(folder)
+    said["weights"]["sha256"] = "0" * 64
+    for name in ("encoder.onnx", "decoder.onnx"):
+        (tmp_path / name).symlink_to(folder / name)
+    (tmp_path / "manifest.json").write_text(json.dumps(said))
+    with pytest.raises(UserError, match="another hash"):
+        compare(tmp_path, None, "cpu", None, quiet())
+
+
+@pytest.mark.parametrize("runner", ["cuda", "trt-ep", "tensorrt", "gpu"])
+def test_a_runner_that_is_not_here_is_one_line(make: "Make", runner: str) -> None:
+    folder = make()
+    with pytest.raises(UserError) as error:
+        compare(folder, None, runner, None, quiet())
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.import_module
+
+    def absent(name: str) -> object:
+        if name == "tensorrt_rtx":
+            raise ModuleNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    with pytest.raises(UserError, match=r'pip install "structsam\[rtx\]"'):
+        EngineBuilder(Engine.TENSORRT_RTX)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("fp16", [False, True])
+def test_engines_compute_what_pytorch_computes(make: "Make", fp16: bool) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device: engines were built, but cannot be run here")
+    _, misses = compare(make(fp16=fp16, engine=Engine.TENSORRT_RTX), None, "tensorrt-rtx", None, quiet())
+    assert misses == []

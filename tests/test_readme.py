@@ -1,0 +1,87 @@
+"""What the README says is true: commands run, figures come from result files, links lead somewhere."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+from structsam_export.architectures import ARCHITECTURES
+from structsam_export.checkpoints import load_sam
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """Contents of the fenced blocks in one language, in order."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a user has it after cloning, with a photograph, and a cache that holds a checkpoint.
+
+    The checkpoint has random weights: what is tested is that the commands work, not what they find.
+    """
+    folder = tmp_path_factory.mktemp("desk")
+    for name in ("export.py", "scripts"):
+        (folder / name).symlink_to(ROOT / name)
+    Image.fromarray(data.coffee()).save(folder / "photo.jpg")
+    cache = folder / "cache"
+    cache.mkdir()
+    sam = load_sam("vit_b", 1024, None, random_weights=True)
+    torch.save(sam.state_dict(), cache / ARCHITECTURES["vit_b"].file)
+    return folder
+
+
+def run(command: list[str], desk: Path) -> str:
+    """What a command printed; the test fails with its errors if it failed."""
+    environment = {**os.environ, "STRUCTSAM_CACHE": str(desk / "cache")}
+    done = subprocess.run(command, cwd=desk, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_commands_and_the_example_run_in_order(desk: Path) -> None:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    commands = [line for line in lines if line.startswith("python ")]
+    assert len(commands) >= 5
+    for command in commands:
+        run([sys.executable, *shlex.split(command)[1:]], desk)
+    (example,) = blocks("python")
+    run([sys.executable, "-c", example], desk)
+    made = desk / "out" / "vit_b-structsam-r55-fp16"
+    assert {path.name for path in made.iterdir()} == {"encoder.onnx", "decoder.onnx", "manifest.json"}
+    for picture in ("overlay.png", "plan.png"):
+        assert Image.open(desk / picture).size[0] >= 600
+    assert (desk / "result.md").is_file()
+
+
+def test_everything_it_installs_is_an_extra() -> None:
+    import tomllib
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = {name for group in re.findall(r'"\.\[([\w,]+)\]"', README) for name in group.split(",")}
+    assert named
+    assert named <= extras.keys()
+
+
+def test_its_table_is_the_one_that_was_measured() -> None:
+    measured = (ROOT / "benchmarks" / "cpu-vit_b.md").read_text()
+    for line in measured.splitlines():
+        assert line in README.splitlines()
+
+
+def test_its_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert links
+    for link in links:
+        assert link.startswith("https://") or (ROOT / link).is_file(), link
