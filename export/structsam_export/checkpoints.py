@@ -11,7 +11,8 @@ import os
 import pickle
 import sys
 import types
-from functools import partial
+from functools import cache, partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,17 @@ from .architectures import ARCHITECTURES, EMBEDDING, PATCH, WINDOW
 META = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 
+@cache
 def sam_modules() -> Any:
     """`segment_anything.modeling`, without running the package's own `__init__`.
 
     That one imports torchvision, which only its predictor and mask generator need. A stand-in package
-    holds its place while the modules load and is gone afterwards: `import segment_anything` later is real.
+    holds its place while the modules load and is gone afterwards, so that `import segment_anything` later
+    is the real one, with the same classes.
     """
     name = "segment_anything"
-    if name in sys.modules or f"{name}.modeling" in sys.modules:
-        return (
-            importlib.import_module(f"{name}.modeling")
-            if name in sys.modules
-            else sys.modules[f"{name}.modeling"]
-        )
+    if name in sys.modules:
+        return importlib.import_module(f"{name}.modeling")
     spec = importlib.util.find_spec(name)
     if spec is None or spec.submodule_search_locations is None:
         raise UserError('segment-anything is not installed; pip install "structsam[export]"')
@@ -49,7 +48,8 @@ def sam_modules() -> Any:
     try:
         return importlib.import_module(f"{name}.modeling")
     finally:
-        del sys.modules[name]
+        for loaded in (name, f"{name}.modeling"):  # the real package loads this one again, to own it
+            sys.modules.pop(loaded, None)
 
 
 def build_sam(arch: str, image_size: int = 1024) -> Any:
@@ -153,7 +153,7 @@ def download(arch: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_prefix=size.sha256, progress=sys.stderr.isatty())
-    except (OSError, RuntimeError) as error:  # RuntimeError is torch's word for a hash that differs
+    except (OSError, HTTPException, RuntimeError) as error:  # torch's word for a wrong hash is RuntimeError
         reason = " ".join(str(error).split())
         raise UserError(f"cannot download {url} ({reason}); {instead}") from error
     return path
@@ -180,7 +180,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "weights_only" in str(error):
+        if "unsupported global" in str(error).lower():
             raise UserError(
                 f"{path} holds Python objects that could run code, not only tensors; {expected}, "
                 "so save its state_dict() alone"
@@ -191,7 +191,10 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     for wrapper in ("model", "state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    named = isinstance(loaded, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
+    )
+    if not named:
         raise UserError(f"{path} holds {type(loaded).__name__}, not named tensors; {expected}")
     return {name.removeprefix("module."): value for name, value in loaded.items()}
 

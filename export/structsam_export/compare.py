@@ -18,7 +18,7 @@ from .encoder.exported import output_names
 from .engine import EngineBuilder
 from .pipeline import load, weights_source
 from .progress import Progress
-from .verify import Report, onnx_runner, samples, verify
+from .verify import Report, onnx_runner, read_pictures, samples, verify
 
 RUNNERS = {
     "cpu": "CPUExecutionProvider",
@@ -51,6 +51,7 @@ def compare(
     if runner not in RUNNERS:
         raise UserError(f"--runner {runner} is unknown; expected one of {', '.join(RUNNERS)}")
     known = Manifest.read(folder)
+    pictures = read_pictures(images)
     content = json.loads((folder / "manifest.json").read_text())
     config = ExportConfig.from_json(content["arguments"])
     if checkpoint is not None:
@@ -69,7 +70,7 @@ def compare(
             PromptedMaskDecoder(sam).eval(),
             encoder,
             decoder,
-            samples(images, known.model),
+            samples(pictures, known.model),
             runner,
         )
     return report, report.misses(known.model.precision)

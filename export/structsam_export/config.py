@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from structsam_runtime.errors import UserError
 
 from .architectures import ARCHITECTURES, PATCH, WINDOW, Architecture
 from .choices import Channels, Destination, Engine, Flatness, Gradient, MethodName, Selection
-from .merging import Identity, Method, StructSAM, Windows
+from .merging import Identity, Method, StructSAM
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,14 @@ class ExportConfig:
             )
 
     def _check_cell(self) -> None:
-        for side, what in ((WINDOW, "window"), (self.image_size // PATCH, "feature map")):
-            if self.cell < 2 or side % self.cell:
-                raise UserError(
-                    f"--cell {self.cell} does not divide the {what} of {side} x {side} tokens; expected 2"
-                    + (f" or another divisor of {side}" if side != WINDOW else " or 7")
-                )
+        grid = self.image_size // PATCH
+        common = math.gcd(WINDOW, grid)
+        fitting = [str(cell) for cell in range(2, common + 1) if common % cell == 0]
+        if str(self.cell) not in fitting:
+            raise UserError(
+                f"--cell {self.cell} does not divide both the window of {WINDOW} x {WINDOW} tokens and the "
+                f"feature map of {grid} x {grid}; expected {' or '.join(fitting) or 'another --image-size'}"
+            )
 
     def _check_rates(self) -> None:
         limit = 1 - 1 / self.cell**2
@@ -128,16 +130,12 @@ class ExportConfig:
             }
         )
 
-    def methods(self, blocks: Sequence[Windows]) -> list[Method]:
-        """How each block merges.
+    def methods(self) -> list[Method]:
+        """How each block merges."""
+        return [self._method(index) for index in range(self.architecture.depth)]
 
-        Args:
-            blocks: how each block cuts the feature map.
-        """
-        return [self._method(index, windows) for index, windows in enumerate(blocks)]
-
-    def _method(self, index: int, windows: Windows) -> Method:
-        rate = self.rate_global if windows.per_image == 1 else self.rate_window
+    def _method(self, index: int) -> Method:
+        rate = self.rate_global if index in self.architecture.global_blocks else self.rate_window
         if rate == 0 or index in self.skip_blocks:
             return Identity()
         return StructSAM(

@@ -92,7 +92,7 @@ def merging(encoder: Any) -> dict[str, Any]:
         counts = {"tokens": tokens, "tokens_kept": kept, "effective_rate": round(1 - kept / tokens, 4)}
         if isinstance(method, StructSAM):
             counts |= {"cells": tokens // method.cell**2, "cells_merged": method.merged(windows)}
-        kinds["global" if windows.per_image == 1 else "window"] = counts
+        kinds["window" if block.attends_in_windows else "global"] = counts
     return kinds
 
 

@@ -19,7 +19,7 @@ from .checkpoints import cache_folder, load_sam, sha256
 from .config import ExportConfig
 from .encoder.decoder import PromptedMaskDecoder
 from .encoder.exported import PlannedEncoder, output_names
-from .encoder.patch import apply, windows_of
+from .encoder.patch import apply
 from .engine import EngineBuilder, Profile, Shape
 from .graph.lint import lint
 from .graph.passes import run_passes
@@ -29,7 +29,7 @@ from .graph.trace import trace
 from .manifest import manifest, write
 from .progress import Progress
 from .staging import check_output, staged
-from .verify import DECODER_INPUTS, DECODER_OUTPUTS, Report, onnx_runner, samples, verify
+from .verify import DECODER_INPUTS, DECODER_OUTPUTS, Report, onnx_runner, read_pictures, samples, verify
 
 Dynamic = Mapping[str, Mapping[int, str]]
 
@@ -76,12 +76,12 @@ def export(
     """
     check_output(output, force)
     builder = EngineBuilder(config.engine) if config.engine else None
+    pictures = read_pictures(verify_images)
     with staged(output) as folder:
         with progress.step(f"load {config.arch}") as notes:
             sam = load(config)
             weights = weights_source(config)
             notes.append(weights["source"] or "")
-        pictures = samples(verify_images, model_of(config, sam))
         encoder = build_encoder(config, sam, folder / "encoder.onnx", progress)
         decoder = build_decoder(config, sam, folder / "decoder.onnx", progress)
         with progress.step("verify against PyTorch") as notes:
@@ -90,7 +90,7 @@ def export(
                 decoder,
                 onnx_runner(folder / "encoder.onnx", output_names(encoder)[1:]),
                 onnx_runner(folder / "decoder.onnx"),
-                pictures,
+                samples(pictures, model_of(config, sam)),
                 runner="onnxruntime CPUExecutionProvider",
             )
             notes.append(f"mask IoU {report.mask_iou:.4f} over {report.prompts} prompts")
@@ -106,7 +106,7 @@ def export(
 def load(config: ExportConfig) -> Any:
     """Meta's Sam in fp32 with its encoder patched as the config says."""
     sam = load_sam(config.arch, config.image_size, config.checkpoint, config.random_weights, config.seed)
-    apply(sam.image_encoder, config.methods(windows_of(sam.image_encoder)))
+    apply(sam.image_encoder, config.methods())
     return sam
 
 

@@ -53,7 +53,11 @@ def staged(folder: Path) -> Iterator[Path]:
         if folder.exists():
             old = staging.with_suffix(".old")
             folder.rename(old)
-            staging.rename(folder)
+            try:
+                staging.rename(folder)
+            except BaseException:  # an interrupt too: what was there comes back
+                old.rename(folder)
+                raise
             shutil.rmtree(old)
         else:
             staging.rename(folder)

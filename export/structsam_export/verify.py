@@ -55,7 +55,7 @@ class Thresholds:
 
 
 THRESHOLDS = {
-    # Two runtimes sum in another order and nothing else: measured 5e-6, every plan equal, IoU 1.0000. A single
+    # Two runtimes sum in another order and nothing else: measured 5e-6, every plan equal, IoU 1.0000. A
     # cell that flips between two equal scores costs 4 of 4096 tokens in one of twelve blocks.
     "fp32": Thresholds(error=1e-3, cosine=0.99999, plans=0.999, mask_iou=0.99),
     # Measured on ViT-B with random weights at rate 0.55: error 0.005 on embeddings of deviation one, cosine
@@ -141,13 +141,14 @@ class Report:
         return "\n".join(f"{what:<36}  {value}" for what, value in shown)
 
 
-def samples(folder: Path | None, model: Model, limit: int | None = None) -> list[Sample]:
-    """Images to verify on: the user's, or photographs that scikit-image ships.
+def read_pictures(folder: Path | None) -> Arrays:
+    """Pictures to verify on, by name: the user's, or photographs that scikit-image ships.
 
     Args:
-        folder: every image in it is used, by name; None for the photographs.
-        model: whose input they become.
-        limit: use no more than this many.
+        folder: every image in it is read; None for the photographs.
+
+    Returns:
+        uint8 RGB [H, W, 3] each.
 
     Raises:
         UserError: no such folder, no image in it, or a file that is not an image.
@@ -155,16 +156,19 @@ def samples(folder: Path | None, model: Model, limit: int | None = None) -> list
     if folder is None:
         from skimage import data
 
-        pictures = {f"skimage.{name}": getattr(data, name)() for name in ("coffee", "astronaut", "chelsea")}
-    elif folder.is_dir():
-        suffixes = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)[:limit]
-        pictures = {path.name: read_image(path) for path in paths}
-    else:
-        raise UserError(f"no folder {folder}; --verify-images expects a folder of images")
-    if not pictures:
+        return {f"skimage.{name}": getattr(data, name)() for name in ("coffee", "astronaut", "chelsea")}
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}; expected a folder of images to verify on")
+    suffixes = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    if not paths:
         raise UserError(f"no image in {folder}; expected files like photo.jpg or photo.png")
-    made = {name: prepare(picture, model) for name, picture in list(pictures.items())[:limit]}
+    return {path.name: read_image(path) for path in paths}
+
+
+def samples(pictures: Arrays, model: Model) -> list[Sample]:
+    """Pictures as the encoder of a model takes them."""
+    made = {name: prepare(picture, model) for name, picture in pictures.items()}
     return [Sample(name, image, frame) for name, (image, frame) in made.items()]
 
 

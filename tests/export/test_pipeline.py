@@ -21,18 +21,17 @@ from structsam_export.engine import EngineBuilder
 from structsam_export.progress import Progress
 from structsam_runtime import Manifest, OnnxRuntimeRunner, UserError
 
-TINY = Architecture(embed_dim=64, depth=4, heads=2, global_blocks=(1, 3), file="tiny.pth", sha256="")
 SIZE = 512
 
 Make = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> "Make":
+def make(tmp_path_factory: pytest.TempPathFactory, tiny_architecture: Architecture) -> "Make":
     """Exports a tiny SAM with any other arguments of ExportConfig; the same arguments, the same folder."""
     made: dict[str, Path] = {}
     patch = pytest.MonkeyPatch()
-    patch.setitem(ARCHITECTURES, "tiny", TINY)
+    patch.setitem(ARCHITECTURES, "tiny", tiny_architecture)
 
     def export(**changes: object) -> Path:
         config = ExportConfig(**{"arch": "tiny", "random_weights": True, "image_size": SIZE} | changes)

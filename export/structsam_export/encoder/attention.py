@@ -156,6 +156,11 @@ class MergedBlock(nn.Module):
         block: nn.Module = self._original[0]
         return block
 
+    @property
+    def attends_in_windows(self) -> bool:
+        """Whether this is a window block; SAM marks global ones by a window size of 0."""
+        return bool(self._original[0].window_size)
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] to [B, H, W, C]."""
         return self.forward_with_plan(x)[0]

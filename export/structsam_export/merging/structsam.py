@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,9 +91,8 @@ class StructSAM:
 
     def _random(self, energy: Tensor) -> Tensor:
         """A number in [0, 1) for every cell, drawn by seed: [B', cells, s * s] to [cells]."""
-        return torch.rand(energy.shape[1], generator=torch.Generator().manual_seed(self.seed)).to(
-            energy.device
-        )
+        drawn = np.random.default_rng(self.seed).random(energy.shape[1], dtype=np.float32)
+        return torch.tensor(drawn.tolist(), device=energy.device)  # a list, which a trace takes as a constant
 
     def _collapse(self, energy: Tensor, groups: Tensor, order: Tensor, merged: int) -> MergePlan:
         """The plan in which the first `merged` groups in `order` are one slot each, in that order.

@@ -73,7 +73,7 @@ class OnnxRuntimeRunner(Runner):
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         return dict(zip(self.outputs, self._session.run(list(self.outputs), dict(feeds)), strict=True))
 
-    def _create(self, ort: ModuleType) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
+    def _create(self, ort: ModuleType) -> Any:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; what matters of the warnings is checked after the start
         if self.threads is not None:
@@ -126,7 +126,7 @@ def _specs(nodes: list[Any]) -> dict[str, TensorSpec]:
     return {node.name: TensorSpec(np.dtype(_DTYPES[node.type]), _shape(node)) for node in nodes}
 
 
-def _shape(node: Any) -> tuple[int | str, ...]:  # noqa: ANN401 - ONNX Runtime has no types
+def _shape(node: Any) -> tuple[int | str, ...]:
     """The shape with a name for every axis of any length; nameless axes get one of their own."""
     return tuple(
         axis if isinstance(axis, int | str) else f"{node.name}.{index}"

@@ -1,0 +1,40 @@
+"""What SAM's attention is with merged slots, written plainly."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from structsam_export.merging import StructSAM
+
+Attend = Callable[[Any, Tensor, Tensor, int], Tensor]
+
+
+def gathered_attention(attention: Any, x: Tensor, position: Tensor, side: int) -> Tensor:
+    """SAM's Attention before its projection, among slots [B', K, C] that stand at `position` [B', K].
+
+    The bias is gathered for every pair of slots: q . Rh[row_i - row_j] + q . Rw[column_i - column_j].
+    """
+    batch, slots, _ = x.shape
+    qkv = attention.qkv(x).view(batch, slots, 3, attention.num_heads, -1)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)  # [B', heads, K, d] each
+    logits = (query * attention.scale) @ key.transpose(2, 3)
+    places = (position.long() // side, position.long() % side)
+    for place, vectors in zip(places, (attention.rel_pos_h, attention.rel_pos_w), strict=True):
+        distance = place[:, :, None] - place[:, None, :] + side - 1
+        logits = logits + torch.einsum("bhqd,bqkd->bhqk", query, vectors[distance])
+    return (logits.softmax(3) @ value).transpose(1, 2).reshape(batch, slots, -1)
+
+
+@pytest.fixture(scope="session")
+def plain_attention() -> Attend:
+    """The reference of MergedAttention, up to its projection."""
+    return gathered_attention
+
+
+@pytest.fixture(scope="session")
+def structsam() -> StructSAM:
+    """The method at the paper's rate."""
+    return StructSAM(0.55)

@@ -1,0 +1,138 @@
+"""The merged block against SAM's own, and against a plain form with merged slots."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from structsam_export.choices import Destination
+from structsam_export.encoder.attention import MergedAttention, MergedBlock, relative_position_table
+from structsam_export.encoder.patch import grid_of, windows_of
+from structsam_export.merging import Identity, Method, StructSAM, Windows
+
+Attend = Callable[[Any, Tensor, Tensor, int], Tensor]
+
+# Outputs are of order one and every product sums some hundred terms of order one in another order than the
+# reference, so fp32 may differ by some ten times its 6e-8; fp64 then shows that nothing but rounding does.
+ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+@pytest.fixture(scope="module")
+def encoder(build_encoder: Callable[..., Any]) -> Any:
+    """20 x 20 tokens, so that windows are padded."""
+    return build_encoder(320)
+
+
+@pytest.fixture(scope="module")
+def features(encoder: Any, photographs: Callable[[int], Tensor]) -> Tensor:
+    """[2, 20, 20, C] what the first block is given."""
+    return encoder.patch_embed(photographs(320)[:2]) + encoder.pos_embed
+
+
+def close(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=0, atol=ROUNDING[one.dtype])
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("destination", Destination)
+def test_attention_among_merged_slots_has_sams_relative_position(
+    encoder: Any,
+    features: Tensor,
+    plain_attention: Attend,
+    index: int,
+    destination: Destination,
+    dtype: torch.dtype,
+) -> None:
+    windows, block = windows_of(encoder)[index], copy.deepcopy(encoder.blocks[index]).to(dtype)
+    plan = StructSAM(0.55, destination=destination).plan(features, windows)
+    slots = plan.merge(windows.cut(features.to(dtype)))
+    expected = block.attn.proj(plain_attention(block.attn, slots, plan.position, windows.side))
+    assert close(MergedAttention(block.attn, windows.side)(slots, plan.position), expected)
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_attention_without_relative_position_is_plain(
+    build_encoder: Callable[..., Any], dtype: torch.dtype
+) -> None:
+    attention = build_encoder(64, use_rel_pos=False).blocks[0].attn.to(dtype)
+    x, position = torch.randn(3, 16, 64, dtype=dtype), torch.arange(16, dtype=torch.int32).expand(3, -1)
+    expected = attention(x.view(3, 4, 4, 64)).flatten(1, 2)
+    assert close(MergedAttention(attention, 4)(x, position), expected)
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("side", [4, 7])
+def test_attention_among_all_tokens_is_sams(
+    build_encoder: Callable[..., Any], side: int, dtype: torch.dtype
+) -> None:
+    """At side 7 the relative positions, made for 4, are interpolated."""
+    attention = build_encoder(64).blocks[1].attn.to(dtype)
+    x = torch.randn(3, side * side, 64, dtype=dtype)
+    position = torch.arange(side * side, dtype=torch.int32).expand(3, -1)
+    expected = attention(x.view(3, side, side, 64)).flatten(1, 2)
+    tolerance = ROUNDING[torch.float32 if side == 7 else dtype]  # the interpolation is always fp32
+    own = MergedAttention(attention, side)(x, position)
+    assert torch.allclose(own, expected, rtol=0, atol=tolerance)
+
+
+def test_order_of_slots_does_not_matter(encoder: Any, features: Tensor) -> None:
+    windows = windows_of(encoder)[1]
+    plan = StructSAM(0.55).plan(features, windows)
+    slots = plan.merge(windows.cut(features))
+    attention = MergedAttention(encoder.blocks[1].attn, windows.side)
+    order = torch.randperm(slots.shape[1], generator=torch.Generator().manual_seed(0))
+    assert close(
+        attention(slots[:, order], plan.position[:, order]), attention(slots, plan.position)[:, order]
+    )
+
+
+@pytest.mark.parametrize("length", [9, 27, 127])
+def test_the_table_holds_sams_relative_positions(encoder: Any, length: int) -> None:
+    """Exactly, whether interpolated or not."""
+    rel_pos, side = torch.randn(length, 5), 14
+    sams = type(encoder.blocks[0].attn).forward.__globals__["get_rel_pos"](side, side, rel_pos)
+    assert torch.equal(relative_position_table(rel_pos, side), sams.transpose(1, 2))
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_block_is_merge_attention_unmerge_and_projection(
+    encoder: Any, features: Tensor, plain_attention: Attend, structsam: StructSAM, index: int
+) -> None:
+    """The reference projects all tokens after unmerging, which gives the numbers of projecting slots."""
+    windows, block = windows_of(encoder)[index], encoder.blocks[index]
+    normed = block.norm1(features)
+    plan = structsam.plan(normed, windows)
+    attended = plain_attention(block.attn, plan.merge(windows.cut(normed)), plan.position, windows.side)
+    projected = block.attn.proj(plan.unmerge(attended)).flatten(0, 1)
+    rows = windows.token_of_row(len(features), features.device).long()
+    x = features + projected[rows].view(features.shape)
+    expected = x + block.mlp(block.norm2(x))
+    out, told = MergedBlock(block, windows, structsam).forward_with_plan(features)
+    assert close(out, expected)
+    assert torch.equal(told.slot, plan.slot)
+
+
+@pytest.mark.parametrize("method", [Identity(), StructSAM(0.0)])
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_block_that_merges_nothing_is_sams_block(
+    encoder: Any, features: Tensor, method: Method, index: int
+) -> None:
+    block = encoder.blocks[index]
+    assert close(MergedBlock(block, windows_of(encoder)[index], method)(features), block(features))
+
+
+def test_a_batch_gives_what_its_images_give_alone(
+    encoder: Any, features: Tensor, structsam: StructSAM
+) -> None:
+    block = MergedBlock(encoder.blocks[0], windows_of(encoder)[0], structsam)
+    alone = torch.cat([block(image[None]) for image in features])
+    assert close(block(features), alone)
+
+
+def test_a_global_block_is_one_window_over_the_grid(encoder: Any) -> None:
+    assert grid_of(encoder) == 20
+    assert windows_of(encoder) == [Windows(20, 20, side) for side in (14, 20, 14, 20)]

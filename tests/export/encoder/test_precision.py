@@ -1,0 +1,83 @@
+"""Normalisations that export well and stay fp32."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from structsam_export.checkpoints import sam_modules
+from structsam_export.encoder import apply
+from structsam_export.graph.precision import LayerNorm2dFp32, LayerNormFp32, prepare
+from structsam_export.merging import StructSAM
+
+
+@pytest.fixture
+def layer_norm_2d() -> Any:
+    """SAM's own, with weights that are not ones and zeros."""
+    sam_modules()
+    norm = sam_modules().PromptEncoder.__init__.__globals__["LayerNorm2d"](32)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return norm.requires_grad_(False)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_layer_norm_2d_is_sams(layer_norm_2d: Any, scale: float) -> None:
+    """Results of order one; sums over 32 channels round to some 1e-6 in fp32 on both sides."""
+    x = torch.randn(2, 32, 5, 7) * scale + scale
+    assert torch.allclose(LayerNorm2dFp32(layer_norm_2d)(x), layer_norm_2d(x), rtol=0, atol=1e-5)
+
+
+def test_norms_of_half_inputs_have_fp32_statistics(layer_norm_2d: Any) -> None:
+    """Squares of 300 summed over 32 channels overflow fp16; the result is exact to one rounding to fp16."""
+    x = (torch.randn(2, 32, 5, 7) * 300).half()
+    for module, reference in (
+        (LayerNorm2dFp32(layer_norm_2d), layer_norm_2d),
+        (LayerNormFp32(nn.LayerNorm(7)), nn.LayerNorm(7)),
+    ):
+        result = module(x)
+        assert result.dtype == torch.float16
+        assert torch.allclose(result.float(), reference(x.float()), rtol=2**-10, atol=1e-5)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_preparing_leaves_norms_in_fp32(
+    build_encoder: Callable[..., Any], half: bool, structsam: StructSAM
+) -> None:
+    encoder = build_encoder(160)
+    apply(encoder, [structsam] * 4)
+    assert prepare(encoder, half) is encoder
+    dtype = torch.float16 if half else torch.float32
+    norms = [m for m in encoder.modules() if isinstance(m, nn.LayerNorm) or type(m).__name__ == "LayerNorm2d"]
+    assert len(norms) == 2 * 4 + 2
+    assert all(value.dtype == torch.float32 for norm in norms for value in norm.parameters())
+    inside = {id(value) for norm in norms for value in norm.parameters()}
+    others = [value for value in encoder.parameters() if id(value) not in inside]
+    assert len(others) == sum(1 for _ in encoder.parameters()) - 2 * len(norms)
+    assert all(value.dtype == dtype for value in others)
+
+
+def test_preparing_fp32_changes_nothing_but_rounding(
+    build_encoder: Callable[..., Any], photographs: Callable[[int], Tensor], structsam: StructSAM
+) -> None:
+    encoder, image = build_encoder(160), photographs(160)
+    apply(encoder, [structsam] * 4)
+    expected = encoder(image)
+    prepared = prepare(copy.deepcopy(encoder), half=False)
+    assert torch.allclose(prepared(image), expected, rtol=0, atol=1e-5)  # embeddings of order one
+    assert torch.equal(encoder(image), expected), "the original is left alone"
+
+
+def test_a_half_encoder_stays_close_to_fp32(
+    build_encoder: Callable[..., Any], photographs: Callable[[int], Tensor]
+) -> None:
+    """Nothing merges, so only fp16's 5e-4 per operation shows: cosine 0.9999 after four blocks."""
+    encoder, image = build_encoder(160), photographs(160)[:1]
+    apply(encoder, [StructSAM(0.0)] * 4)
+    expected = encoder(image)
+    made = prepare(copy.deepcopy(encoder), half=True)(image.half()).float()
+    assert torch.isfinite(made).all()
+    assert torch.nn.functional.cosine_similarity(made.flatten(), expected.flatten(), dim=0) > 0.9999
