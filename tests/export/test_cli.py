@@ -106,7 +106,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "output far below a file": (["--output", "file/deep/made"], "cannot be written"),
     "images that are not there": (
         ["--verify-images", "missing"],
-        "no folder missing; expected a folder of images",
+        "no folder missing; expected a folder",
     ),
     "images without an image": (["--verify-images", "photos"], "no image in photos; expected files like"),
     "images that are none": (["--verify-images", "broken"], "photo.jpg is not a picture"),
