@@ -1,5 +1,6 @@
 """What the README says is true: commands run, figures come from result files, links lead somewhere."""
 
+import json
 import os
 import re
 import shlex
@@ -78,6 +79,12 @@ def test_its_table_is_the_one_that_was_measured() -> None:
     measured = (ROOT / "benchmarks" / "cpu-vit_b.md").read_text()
     for line in measured.splitlines():
         assert line in README.splitlines()
+
+
+def test_its_half_precision_figures_are_those_of_the_manifest() -> None:
+    path = ROOT / "benchmarks" / "vit_b-structsam-r55-fp16.manifest.json"
+    measured = json.loads(path.read_text())["verification"]
+    assert f"{measured['plans']:.2%} and {measured['mask_iou']:.4f}" in README
 
 
 def test_its_links_lead_somewhere() -> None:

