@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -157,12 +156,6 @@ def download(arch: str) -> Path:
         reason = " ".join(str(error).split())
         raise UserError(f"cannot download {url} ({reason}); {instead}") from error
     return path
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:

@@ -115,7 +115,7 @@ def export(
         from .pipeline import LintError, VerificationError, summary
         from .pipeline import export as make
         from .progress import Progress
-        from .verify import NotFiniteError
+        from .runners import NotFiniteError
     except ModuleNotFoundError as error:
         raise UserError(f'exporting needs {error.name}; pip install "structsam[export,cpu]"') from error
     config = ExportConfig(

@@ -18,7 +18,8 @@ from .encoder.exported import output_names
 from .engine import EngineBuilder
 from .pipeline import load, weights_source
 from .progress import Progress
-from .verify import Report, onnx_runner, read_pictures, samples, verify
+from .runners import onnx_runner
+from .verify import Report, read_pictures, samples, verify
 
 RUNNERS = {
     "cpu": "CPUExecutionProvider",

@@ -13,10 +13,11 @@ from typing import Any
 
 import onnx
 
+from structsam_runtime.manifest import sha256
+
 from . import __version__
 from .analysis.macs import EncoderMacs
 from .architectures import EMBEDDING, PATCH
-from .checkpoints import sha256
 from .config import ExportConfig
 from .encoder.exported import planned_blocks
 from .merging import StructSAM

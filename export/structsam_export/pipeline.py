@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from structsam_runtime.manifest import Model
+from structsam_runtime.manifest import Model, sha256
 
 from .analysis.macs import EncoderMacs, encoder_macs
 from .architectures import EMBEDDING, PATCH
-from .checkpoints import cache_folder, load_sam, sha256
+from .checkpoints import cache_folder, load_sam
 from .config import ExportConfig
 from .encoder.decoder import PromptedMaskDecoder
 from .encoder.exported import PlannedEncoder, output_names
@@ -28,8 +28,9 @@ from .graph.save import save
 from .graph.trace import trace
 from .manifest import manifest, write
 from .progress import Progress
+from .runners import onnx_runner
 from .staging import check_output, staged
-from .verify import DECODER_INPUTS, DECODER_OUTPUTS, Report, onnx_runner, read_pictures, samples, verify
+from .verify import DECODER_INPUTS, DECODER_OUTPUTS, Report, read_pictures, samples, verify
 
 Dynamic = Mapping[str, Mapping[int, str]]
 

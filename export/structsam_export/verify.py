@@ -7,22 +7,15 @@ it all come to in masks (IoU over a grid of box and point prompts).
 
 from __future__ import annotations
 
-import contextlib
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from polygraphy.backend.base import BaseRunner
-from polygraphy.backend.onnxrt import OnnxrtRunner
-from polygraphy.common import TensorMetadata
-from polygraphy.comparator import Comparator
-from polygraphy.logger import G_LOGGER
 from torch import nn
 
 from structsam_runtime.errors import UserError
@@ -33,8 +26,10 @@ from structsam_runtime.prompts import encode
 from .encoder.exported import PlannedEncoder, output_names, planned_blocks
 from .encoder.patch import apply, merged_blocks
 from .merging import Identity, Method, Replay
+from .runners import Arrays, TorchRunner, run_all
 
-Arrays = dict[str, NDArray[Any]]
+DECODER_INPUTS = ("image_embedding", "point_coords", "point_labels", "mask_input", "has_mask_input")
+DECODER_OUTPUTS = ("masks", "iou_predictions")
 
 
 @dataclass(frozen=True)
@@ -191,11 +186,11 @@ def verify(
         runner: its name, for the report.
     """
     images: list[Arrays] = [{"image": picture.image} for picture in pictures]
-    own = _run(TorchRunner(PlannedEncoder(encoder), images[0], output_names(encoder)), images)
-    theirs = _run(export_encoder, images)
+    own = run_all(TorchRunner(PlannedEncoder(encoder), images[0], output_names(encoder)), images)
+    theirs = run_all(export_encoder, images)
     feeds = _decoder_feeds(own, pictures)
-    own_masks = _run(TorchRunner(decoder, feeds[0], DECODER_OUTPUTS), feeds)
-    their_masks = _run(export_decoder, _decoder_feeds(theirs, pictures))
+    own_masks = run_all(TorchRunner(decoder, feeds[0], DECODER_OUTPUTS), feeds)
+    their_masks = run_all(export_decoder, _decoder_feeds(theirs, pictures))
 
     told = [index for index, _ in planned_blocks(encoder) if f"blocks.{index}.slot" in theirs[0]]
     by_block = {
@@ -296,7 +291,7 @@ def _replayed(encoder: Any, theirs: Sequence[Arrays], images: Sequence[Arrays]) 
         replays = _replays(encoder, methods, plans)
         try:
             apply(encoder, replays)
-            made += _run(TorchRunner(encoder, image, ["image_embedding"]), [image])
+            made += run_all(TorchRunner(encoder, image, ["image_embedding"]), [image])
         finally:
             apply(encoder, methods)
     return made
@@ -308,108 +303,3 @@ def _replays(encoder: Any, methods: Sequence[Method], plans: Arrays) -> list[Met
         slot, position = (torch.from_numpy(plans[f"blocks.{index}.{what}"]) for what in ("slot", "position"))
         replays[index] = Replay(slot, position)
     return replays
-
-
-class TorchRunner(BaseRunner):  # type: ignore[misc]
-    """Polygraphy's view of a PyTorch module on the CPU.
-
-    Args:
-        module: called with the inputs in the order of `example`.
-        example: inputs of the kind that will come, by name.
-        outputs: names of the outputs.
-    """
-
-    def __init__(self, module: Callable[..., Any], example: Arrays, outputs: Sequence[str]) -> None:
-        super().__init__(prefix="torch")
-        self.module = module
-        self.example = example
-        self.output_names = list(outputs)
-
-    def get_input_metadata_impl(self) -> TensorMetadata:
-        """Types and ranks of the example, every dimension open."""
-        metadata = TensorMetadata()
-        for name, value in self.example.items():
-            metadata.add(name, dtype=value.dtype, shape=(-1,) * value.ndim)
-        return metadata
-
-    def activate_impl(self) -> None:
-        """Nothing to make."""
-
-    def deactivate_impl(self) -> None:
-        """Nothing to let go."""
-
-    def infer_impl(self, feed_dict: Mapping[str, NDArray[Any]]) -> OrderedDict[str, NDArray[Any]]:
-        """One forward pass."""
-        with torch.no_grad():
-            outputs = self.module(*(torch.from_numpy(feed_dict[name]) for name in self.example))
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        self.inference_time = 0.0
-        return OrderedDict((n, o.numpy()) for n, o in zip(self.output_names, outputs, strict=True))
-
-
-DECODER_INPUTS = ("image_embedding", "point_coords", "point_labels", "mask_input", "has_mask_input")
-DECODER_OUTPUTS = ("masks", "iou_predictions")
-
-
-def onnx_runner(
-    path: Path, plans: Sequence[str] = (), provider: str = "CPUExecutionProvider"
-) -> OnnxrtRunner:
-    """An ONNX file in ONNX Runtime, telling intermediate results too.
-
-    Args:
-        path: with its external data beside it, if it has any.
-        plans: names of int32 tensors inside the graph.
-        provider: in ONNX Runtime's spelling; must be available.
-
-    Raises:
-        UserError: ONNX Runtime is missing, or does not have the provider.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError('verification needs ONNX Runtime; pip install "structsam[cpu]"') from error
-    available = onnxruntime.get_available_providers()
-    if provider not in available:
-        raise UserError(f"ONNX Runtime has no {provider} here, only {', '.join(available)}")
-
-    def session() -> Any:
-        model = onnx.load(path, load_external_data=False)
-        model.graph.output.extend(
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT32, None) for name in plans
-        )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(path.parent)
-        )
-        made = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[provider])
-        if made.get_providers()[0] != provider:
-            raise UserError(
-                f"ONNX Runtime could not start {provider}; it would run on {made.get_providers()[0]}"
-            )
-        return made
-
-    return OnnxrtRunner(session)
-
-
-def _run(runner: BaseRunner, feeds: Sequence[Arrays]) -> list[Arrays]:
-    """Outputs for every feed, none of which may hold a NaN or an infinity."""
-    with _quiet():
-        results = Comparator.run([runner], data_loader=list(feeds))
-        finite = Comparator.validate(results, check_inf=True, check_nan=True)
-    outputs = [{name: np.asarray(value) for name, value in made.items()} for made in results[0][1]]
-    if not finite:
-        bad = sorted({n for made in outputs for n, v in made.items() if not np.isfinite(v).all()})
-        raise NotFiniteError(f"{runner.name} gave NaN or infinity in {', '.join(bad)}")
-    return outputs
-
-
-class NotFiniteError(Exception):
-    """An export, or its reference, overflowed."""
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Polygraphy's log of every step off the user's terminal."""
-    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
-        yield

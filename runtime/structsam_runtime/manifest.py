@@ -150,13 +150,14 @@ def _check_file(path: Path, record: FileRecord, hashes: bool) -> None:
         raise UserError(
             f"{path} has {size} bytes, its manifest says {record.bytes}; copy it again or export again"
         )
-    if hashes and (digest := _sha256(path)) != record.sha256:
+    if hashes and (digest := sha256(path)) != record.sha256:
         raise UserError(
             f"{path} has sha256 {digest[:12]}..., its manifest says {record.sha256[:12]}...; "
             "copy it again or export again"
         )
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Hash of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -61,18 +61,8 @@ def build_encoder() -> BuildEncoder:
 
 
 @pytest.fixture(scope="session")
-def photographs() -> Photographs:
+def photographs(sam: Model) -> Photographs:
     """Three photographs as the encoder takes them: `photographs(image_size)` is [3, 3, S, S]."""
-    sam = Model(
-        arch="vit_b",
-        image_size=1024,
-        embedding=(256, 64, 64),
-        low_res=256,
-        mask_threshold=0.0,
-        pixel_mean=(123.675, 116.28, 103.53),
-        pixel_std=(58.395, 57.12, 57.375),
-        precision="fp32",
-    )
 
     def read(image_size: int) -> Tensor:
         grid = image_size // 16

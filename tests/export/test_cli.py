@@ -18,7 +18,8 @@ from PIL import Image
 
 from structsam_export import cli, engine, pipeline
 from structsam_export.checkpoints import build_sam, load_sam
-from structsam_export.verify import NotFiniteError, Report
+from structsam_export.runners import NotFiniteError
+from structsam_export.verify import Report
 from structsam_runtime.console import run
 
 ROOT = Path(__file__).parents[2]

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -17,28 +18,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from structsam_runtime.manifest import Model
-
 FLOAT, INT32 = TensorProto.FLOAT, TensorProto.INT32
 SHRINK = (1.0, 0.5, 1.0, 1.5)  # size of the decoder's four masks
 QUALITY = (0.9, 0.5, 0.8, 0.7)  # their predicted IoU
-
-SAM = Model(
-    arch="vit_b",
-    image_size=1024,
-    embedding=(256, 64, 64),
-    low_res=256,
-    mask_threshold=0.0,
-    pixel_mean=(123.675, 116.28, 103.53),
-    pixel_std=(58.395, 57.12, 57.375),
-    precision="fp32",
-)
-
-
-@pytest.fixture(scope="session")
-def sam() -> Model:
-    """The sizes and constants of SAM."""
-    return SAM
 
 
 def _info(name: str, dtype: int, shape: tuple[int | str, ...]) -> onnx.ValueInfoProto:
@@ -151,24 +133,29 @@ def _fake_decoder(path: Path) -> None:
     _save(graph, path)
 
 
-def _write_manifest(folder: Path) -> None:
+def _write_manifest(folder: Path, sam: Model) -> None:
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         for path in folder.glob("*.onnx")
     }
-    model = {name: getattr(SAM, name) for name in SAM.__dataclass_fields__}
-    manifest = {"format": 1, "name": "stand-in", "model": model, "files": files, "unknown": {"kept": "out"}}
+    manifest = {
+        "format": 1,
+        "name": "stand-in",
+        "model": asdict(sam),
+        "files": files,
+        "unknown": {"kept": "out"},
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
-def make_export() -> Callable[[Path], Path]:
+def make_export(sam: Model) -> Callable[[Path], Path]:
     """Writes an export of the fake encoder and decoder into a folder."""
 
     def make(folder: Path) -> Path:
         _fake_encoder(folder / "encoder.onnx")
         _fake_decoder(folder / "decoder.onnx")
-        _write_manifest(folder)
+        _write_manifest(folder, sam)
         return folder
 
     return make
