@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from structsam_runtime.manifest import Model
+
 FLOAT, INT32 = TensorProto.FLOAT, TensorProto.INT32
 SHRINK = (1.0, 0.5, 1.0, 1.5)  # size of the decoder's four masks
 QUALITY = (0.9, 0.5, 0.8, 0.7)  # their predicted IoU
