@@ -26,9 +26,9 @@ from structsam_export.checkpoints import (
     load_weights,
     randomize,
     read_checkpoint,
-    sha256,
 )
 from structsam_runtime.errors import UserError
+from structsam_runtime.manifest import sha256
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(4)}
 
