@@ -43,7 +43,11 @@ def main(
     """Interleaved repetitions of every encoder on one photograph; medians, minima, ratios to the first."""
     if rival not in (None, RIVAL):
         raise UserError(f"--rival {rival} is unknown; expected {RIVAL}")
+    if output.suffix != ".json":
+        raise UserError(f"--output {output} does not end in .json; the table goes beside it as .md")
     manifests = [Manifest.read(out) for out in outs]
+    for known, out in zip(manifests, outs, strict=True):
+        known.check_files(out, ["encoder.onnx"], hashes=False)
     if len({(known.model.arch, known.model.image_size) for known in manifests}) != 1:
         raise UserError("the exports differ in architecture or image size; benchmark one kind per run")
     picture = read_image(image) if image else _photograph()
@@ -75,19 +79,23 @@ def main(
 
 
 def _photograph() -> Any:
-    from skimage import data
-
+    try:
+        from skimage import data
+    except ModuleNotFoundError as error:
+        raise UserError("scikit-image is not installed; give a photograph with --image") from error
     photograph: Any = data.coffee  # untyped
     return photograph()
 
 
 def _meta(known: Manifest, path: Path) -> Path:
     """Meta's encoder, unpatched, as anyone would export it. Random weights: they do not change the time."""
-    import torch
+    try:
+        import torch
 
-    from structsam_export.checkpoints import load_sam
-    from structsam_export.graph.trace import quiet
-
+        from structsam_export.checkpoints import load_sam
+        from structsam_export.graph.trace import quiet
+    except ModuleNotFoundError as error:
+        raise UserError(f'--rival {RIVAL} needs {error.name}; pip install -e ".[export,cpu]"') from error
     sam = load_sam(known.model.arch, known.model.image_size, None, random_weights=True)
     image = torch.zeros(1, 3, known.model.image_size, known.model.image_size)
     with quiet():

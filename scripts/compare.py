@@ -8,9 +8,13 @@ from typing import Annotated
 
 import typer
 
-from structsam_export.compare import RUNNERS, compare
-from structsam_export.progress import Progress
-from structsam_runtime.console import run
+from structsam_runtime.console import missing, run
+
+try:
+    from structsam_export.compare import RUNNERS, compare
+    from structsam_export.progress import Progress
+except ModuleNotFoundError as error:
+    missing(error)
 
 FAILED = 3
 
@@ -30,7 +34,9 @@ def main(
     typer.echo(report.table())
     for miss in misses:
         typer.echo(f"failed: {miss}", err=True)
-    raise typer.Exit(FAILED if misses else 0)
+    if misses:
+        raise typer.Exit(FAILED)
+    typer.echo("passes the thresholds of its precision")
 
 
 if __name__ == "__main__":

@@ -7,19 +7,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 from numpy.typing import NDArray
 from PIL import Image
 
-from structsam_export.config import ExportConfig
-from structsam_export.encoder.attention import layer_norm
-from structsam_export.encoder.patch import merged_blocks
-from structsam_export.merging import MergePlan, Windows, gradient_energy
-from structsam_export.pipeline import load, model_of
 from structsam_runtime import UserError
-from structsam_runtime.console import check_output, run, whole_file
+from structsam_runtime.console import check_output, missing, run, whole_file
 from structsam_runtime.image import prepare, read_image
+
+try:
+    import torch
+
+    from structsam_export.config import ExportConfig
+    from structsam_export.encoder.attention import layer_norm
+    from structsam_export.encoder.patch import merged_blocks
+    from structsam_export.merging import MergePlan, Windows, gradient_energy
+    from structsam_export.pipeline import load, model_of
+except ModuleNotFoundError as error:
+    missing(error)
 
 DIM = 0.35
 """Brightness of the photograph where tokens merge."""

@@ -117,7 +117,7 @@ def export(
         from .progress import Progress
         from .runners import NotFiniteError
     except ModuleNotFoundError as error:
-        raise UserError(f'exporting needs {error.name}; pip install "structsam[export,cpu]"') from error
+        raise UserError(f'exporting needs {error.name}; pip install -e ".[export,cpu]"') from error
     config = ExportConfig(
         arch=arch,
         checkpoint=checkpoint,

@@ -56,6 +56,8 @@ def compare(
     content = json.loads((folder / "manifest.json").read_text())
     config = ExportConfig.from_json(content["arguments"])
     if checkpoint is not None:
+        if config.random_weights:
+            raise UserError(f"{folder} was made from random weights; leave --checkpoint out")
         config = dataclasses.replace(config, checkpoint=checkpoint)
     with progress.step("load PyTorch model"):
         sam = load(config)

@@ -65,7 +65,7 @@ class EngineBuilder:
         except (ImportError, OSError) as error:
             raise UserError(
                 f"--engine {self.engine} needs the library {_MODULES[self.engine]}, which does not import "
-                f'here; pip install "structsam[{_EXTRAS[self.engine]}]"'
+                f'here; pip install -e ".[{_EXTRAS[self.engine]}]"'
             ) from error
 
     @property

@@ -51,11 +51,13 @@ class Export:
         folder: where it is.
         macs: of the encoder.
         report: of the verification.
+        random_weights: it finds nothing in a picture.
     """
 
     folder: Path
     macs: EncoderMacs
     report: Report
+    random_weights: bool
 
 
 def export(
@@ -101,7 +103,7 @@ def export(
         macs = encoder_macs(encoder)
         content = manifest(config, sam, folder, weights, macs, asdict(report), engine)
         write(folder / "manifest.json", content)
-    return Export(output, macs, report)
+    return Export(output, macs, report, config.random_weights)
 
 
 def load(config: ExportConfig) -> Any:
@@ -243,13 +245,15 @@ def summary(made: Export) -> str:
     """What was made, its size, what it costs, and what to type next."""
     files = [f"{path.name} {path.stat().st_size / 1e6:.0f} MB" for path in sorted(made.folder.iterdir())]
     macs, report = made.macs, made.report
-    saved = 1 - macs.merged / macs.unmerged
+    gmac, unmerged = (macs.merged + macs.energy) / 1e9, macs.unmerged / 1e9
     plans = "" if report.plans is None else f", plans agree in {100 * report.plans:.2f} % of the tokens"
+    weights = ["weights are random: its masks mean nothing"] if made.random_weights else []
     return "\n".join(
         [
             f"{made.folder}: {', '.join(files)}",
-            f"encoder {macs.merged / 1e9:.1f} GMAC of {macs.unmerged / 1e9:.1f} ({100 * saved:.1f} % less)",
+            f"encoder {gmac:.1f} GMAC of {unmerged:.1f} ({1 - gmac / unmerged:.1%} less)",
             f"mask IoU with PyTorch {report.mask_iou:.4f}{plans}",
+            *weights,
             f"next: python scripts/predict.py {made.folder} photo.jpg --box 100 80 400 360 -o overlay.png",
         ]
     )

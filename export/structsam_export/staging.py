@@ -28,7 +28,9 @@ def check_output(folder: Path, force: bool) -> None:
                     f"--output {folder} holds files that are not an export; choose another folder"
                 )
             if not force:
-                raise UserError(f"--output {folder} holds an export already; --force replaces it")
+                raise UserError(
+                    f"--output {folder} holds an export already; choose another folder, or add --force"
+                )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder.parent):

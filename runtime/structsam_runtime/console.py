@@ -42,6 +42,16 @@ def run(app: typer.Typer | Callable[..., object], args: Sequence[str] | None = N
     sys.exit(_exit_code(app, args))
 
 
+def missing(error: ModuleNotFoundError) -> NoReturn:
+    """End a script whose imports failed: it needs more than the runtime does.
+
+    Raises:
+        SystemExit: with 2, after one line that says what to install.
+    """
+    print(f'error: this needs {error.name}; pip install -e ".[export,cpu]"', file=sys.stderr)
+    sys.exit(USAGE)
+
+
 def _exit_code(app: typer.Typer, args: Sequence[str] | None) -> int:
     try:
         # Outside standalone mode typer raises its errors for us to print, and returns the code of typer.Exit.

@@ -99,7 +99,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "block that is not there": (["--skip-blocks", "0,99"], "--skip-blocks 0,99 names a block"),
     "blocks in words": (["--skip-blocks", "all"], "--skip-blocks all is no list of block numbers"),
     "both kinds of weights": (["--checkpoint", "more.pth"], "exclude each other"),
-    "output that is there": (["--output", "export"], "holds an export already; --force replaces it"),
+    "output that is there": (["--output", "export"], "holds an export already; choose another"),
     "output with other files": (["--output", "mine"], "holds files that are not an export"),
     "output with other files, by force": (["--output", "mine", "--force"], "that are not an export"),
     "output that is a file": (["--output", "file"], "is a file; expected a folder"),
@@ -166,7 +166,7 @@ def test_tensorrt_that_is_not_installed_is_told(command: Command, monkeypatch: p
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     code, out, err = command(*GOOD, "--engine", "tensorrt")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert 'pip install "structsam[gpu]"' in err
+    assert 'pip install -e ".[gpu]"' in err
 
 
 def test_tensorrt_without_a_gpu_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,7 @@ def test_refuses_a_provider_that_is_not_installed(
     export_folder: Path, provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    message = rf"provider '{provider}' is not in this ONNX Runtime, which offers cpu; .*structsam\[gpu\]"
+    message = rf"provider '{provider}' is not in this ONNX Runtime, which offers cpu; .*\[gpu\]"
     with pytest.raises(UserError, match=message):
         OnnxRuntimeRunner(export_folder / "encoder.onnx", provider).__enter__()
 
@@ -124,5 +124,5 @@ def test_names_the_package_when_onnx_runtime_is_missing(
     export_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # what import finds for a blocked module
-    with pytest.raises(UserError, match=r'onnxruntime is not installed; pip install "structsam\[cpu\]"'):
+    with pytest.raises(UserError, match=r'onnxruntime is not installed; pip install -e "\.\[cpu\]"'):
         OnnxRuntimeRunner(export_folder / "encoder.onnx").__enter__()

@@ -93,9 +93,7 @@ def _import() -> ModuleType:
     try:
         return importlib.import_module("onnxruntime")
     except ModuleNotFoundError as error:
-        raise UserError(
-            'onnxruntime is not installed; pip install "structsam[cpu]" (or "structsam[gpu]")'
-        ) from error
+        raise UserError('onnxruntime is not installed; pip install -e ".[cpu]" (or -e ".[gpu]")') from error
 
 
 def _require_provider(ort: ModuleType, provider: str) -> None:
@@ -103,7 +101,7 @@ def _require_provider(ort: ModuleType, provider: str) -> None:
     if PROVIDERS[provider] in installed:
         return
     offered = ", ".join(name for name, full in PROVIDERS.items() if full in installed)
-    remedy = 'pip uninstall onnxruntime, then pip install "structsam[gpu]"'
+    remedy = 'pip uninstall onnxruntime, then pip install -e ".[gpu]"'
     raise UserError(f"provider '{provider}' is not in this ONNX Runtime, which offers {offered}; {remedy}")
 
 
