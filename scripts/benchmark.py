@@ -19,7 +19,7 @@ import typer
 from rich.progress import track
 
 from structsam_runtime import Manifest, OnnxRuntimeRunner, UserError
-from structsam_runtime.console import run, whole_file
+from structsam_runtime.console import check_output, run, whole_file
 from structsam_runtime.image import prepare, read_image
 
 RIVAL, META = "meta", "Meta's, plain export"
@@ -45,6 +45,10 @@ def main(
         raise UserError(f"--rival {rival} is unknown; expected {RIVAL}")
     if output.suffix != ".json":
         raise UserError(f"--output {output} does not end in .json; the table goes beside it as .md")
+    check_output(output)
+    names = [out.resolve().name for out in outs]
+    if len(set(names)) != len(names):
+        raise UserError(f"two of the exports have the same folder name: {', '.join(names)}; rename one")
     manifests = [Manifest.read(out) for out in outs]
     for known, out in zip(manifests, outs, strict=True):
         known.check_files(out, ["encoder.onnx"], hashes=False)
@@ -53,7 +57,7 @@ def main(
     picture = read_image(image) if image else _photograph()
     tensor, _ = prepare(picture, manifests[0].model)
     with ExitStack() as stack:
-        paths = {known.name: out / "encoder.onnx" for known, out in zip(manifests, outs, strict=True)}
+        paths = {name: out / "encoder.onnx" for name, out in zip(names, outs, strict=True)}
         if rival:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             paths = {META: _meta(manifests[0], folder / "meta.onnx"), **paths}
@@ -67,8 +71,8 @@ def main(
                 runner.infer({"image": tensor})
                 if turn:  # the first is a warm-up
                     seconds[name].append(time.perf_counter() - start)
-    told = {known.name: _told(out) for known, out in zip(manifests, outs, strict=True)}
-    baseline = {META: {"gmac": told[manifests[0].name]["gmac_unmerged"]}} if rival else {}
+    told = {name: _told(out) for name, out in zip(names, outs, strict=True)}
+    baseline = {META: {"gmac": told[names[0]]["gmac_unmerged"]}} if rival else {}
     result = {"machine": _machine(provider), "repeat": repeat, "encoders": _rows(seconds, baseline | told)}
     table = _table(result)
     with whole_file(output) as part:

@@ -13,6 +13,7 @@ from structsam_runtime.console import missing, run
 try:
     from structsam_export.compare import RUNNERS, compare
     from structsam_export.progress import Progress
+    from structsam_export.runners import NotFiniteError
 except ModuleNotFoundError as error:
     missing(error)
 
@@ -30,7 +31,11 @@ def main(
     ] = None,
 ) -> None:
     """Compare an export with the PyTorch model that it was made from, and say whether it passes."""
-    report, misses = compare(out, images, runner, checkpoint, Progress())
+    try:
+        report, misses = compare(out, images, runner, checkpoint, Progress())
+    except NotFiniteError as error:
+        typer.echo(f"failed: {error}", err=True)
+        raise typer.Exit(FAILED) from error
     typer.echo(report.table())
     for miss in misses:
         typer.echo(f"failed: {miss}", err=True)

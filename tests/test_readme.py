@@ -62,7 +62,8 @@ def test_the_commands_and_the_example_run_in_order(desk: Path) -> None:
     made = desk / "out" / "vit_b-structsam-r55-fp16"
     assert {path.name for path in made.iterdir()} == {"encoder.onnx", "decoder.onnx", "manifest.json"}
     for picture in ("overlay.png", "plan.png"):
-        assert Image.open(desk / picture).size[0] >= 600
+        with Image.open(desk / picture) as drawn:
+            assert drawn.size[0] >= 600
     assert (desk / "result.md").is_file()
 
 

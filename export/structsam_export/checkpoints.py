@@ -107,7 +107,7 @@ def randomize(sam: nn.Module, seed: int = 0) -> None:
 
     Args:
         sam: changed in place.
-        seed: the same seed gives the same weights on every machine.
+        seed: the same seed gives the same weights with the same PyTorch.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -202,8 +202,9 @@ def load_weights(sam: nn.Module, weights: dict[str, Tensor], arch: str, source: 
         UserError: the file is not a SAM of that architecture; says what differs.
     """
     own = sam.state_dict()
+    grid = _grid(weights)
     weights = {
-        name: _resize(name, value, own[name].shape) if name in own else value
+        name: _resize(name, value, own[name].shape, grid) if name in own else value
         for name, value in weights.items()
         if name not in ("pixel_mean", "pixel_std")  # not parameters: Sam does not save them
     }
@@ -247,14 +248,24 @@ def _width(weights: dict[str, Tensor]) -> int | None:
     return None if bias is None else bias.shape[0]
 
 
-def _resize(name: str, value: Tensor, shape: torch.Size) -> Tensor:
-    """Fit a position embedding to another image size; everything else is left as it is."""
+def _grid(weights: dict[str, Tensor]) -> int | None:
+    """Rows of the feature map that a checkpoint was trained on, if it is an encoder's."""
+    embedding = weights.get("image_encoder.pos_embed")
+    return embedding.shape[1] if embedding is not None and embedding.dim() == 4 else None
+
+
+def _resize(name: str, value: Tensor, shape: torch.Size, grid: int | None) -> Tensor:
+    """Fit a position embedding to another image size; everything else is left as it is.
+
+    Only relative positions over the whole map change with it: others of a wrong length are a wrong model.
+    """
     if value.dim() != len(shape) or value.shape == shape:
         return value
     if name.endswith("pos_embed") and value.shape[-1] == shape[-1]:  # [1, H, W, C]
         channels_first = value.permute(0, 3, 1, 2).float()
         return F.interpolate(channels_first, size=shape[1:3], mode="bicubic").permute(0, 2, 3, 1)
-    if "rel_pos" in name and value.shape[-1] == shape[-1]:  # [2 side - 1, d]
+    whole = grid is not None and value.shape[0] == 2 * grid - 1
+    if "rel_pos" in name and whole and value.shape[-1] == shape[-1]:  # [2 side - 1, d]
         return F.interpolate(value.T[None].float(), size=shape[0], mode="linear")[0].T
     return value
 

@@ -112,6 +112,7 @@ def export(
     # PyTorch takes seconds to import, which --help and mistakes in typing need not wait for.
     try:
         from .config import ExportConfig
+        from .engine import EngineError
         from .pipeline import LintError, VerificationError, summary
         from .pipeline import export as make
         from .progress import Progress
@@ -141,7 +142,7 @@ def export(
     )
     try:
         made = make(config, output or Path("out") / config.name, verify_images, force, Progress())
-    except (LintError, VerificationError, NotFiniteError) as error:
+    except (LintError, VerificationError, NotFiniteError, EngineError) as error:
         typer.echo(f"failed: {error}; nothing was written", err=True)
         raise typer.Exit(FAILED) from error
     typer.echo(summary(made))

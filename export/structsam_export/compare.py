@@ -16,7 +16,7 @@ from .config import ExportConfig
 from .encoder.decoder import PromptedMaskDecoder
 from .encoder.exported import output_names
 from .engine import EngineBuilder
-from .pipeline import load, weights_source
+from .pipeline import fetch, load, weights_source
 from .progress import Progress
 from .runners import onnx_runner
 from .verify import Report, read_pictures, samples, verify
@@ -59,6 +59,7 @@ def compare(
         if config.random_weights:
             raise UserError(f"{folder} was made from random weights; leave --checkpoint out")
         config = dataclasses.replace(config, checkpoint=checkpoint)
+    fetch(config)
     with progress.step("load PyTorch model"):
         sam = load(config)
         if weights_source(config)["sha256"] != content["weights"]["sha256"]:

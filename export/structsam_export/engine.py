@@ -28,7 +28,7 @@ class EngineBuilder:
     """Builds engines with one of the two libraries. Both read precision from the ONNX file alone.
 
     TensorRT measures kernels and needs the GPU that the engine is for. TensorRT-RTX compiles ahead of time
-    without one, for every RTX GPU from Turing on, and finishes on the device.
+    without one, by default for RTX GPUs from Ampere on, and finishes on the device.
 
     Args:
         engine: which library.

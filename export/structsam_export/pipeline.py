@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import Model, sha256
 
 from .analysis.macs import EncoderMacs, encoder_macs
 from .architectures import EMBEDDING, PATCH
-from .checkpoints import cache_folder, load_sam
+from .checkpoints import cache_folder, download, load_sam
 from .config import ExportConfig
 from .encoder.decoder import PromptedMaskDecoder
 from .encoder.exported import PlannedEncoder, output_names
@@ -32,6 +33,8 @@ from .runners import onnx_runner
 from .staging import check_output, staged
 from .verify import DECODER_INPUTS, DECODER_OUTPUTS, Report, read_pictures, samples, verify
 
+OLDEST = "10.3"
+"""The TensorRT that every graph must build on: JetPack 6's."""
 Dynamic = Mapping[str, Mapping[int, str]]
 
 
@@ -78,9 +81,12 @@ def export(
         VerificationError: the export is not what PyTorch computes.
     """
     check_output(output, force)
+    if config.fp16 and not config.cells:
+        raise UserError("--no-cells follows the order of all energies, which --fp16 does not keep; drop one")
     builder = EngineBuilder(config.engine) if config.engine else None
     pictures = read_pictures(verify_images)
-    with staged(output) as folder:
+    with staged(output.resolve()) as folder:  # a link to a folder stays a link
+        fetch(config)  # before the step, whose spinner would fight with the progress bar
         with progress.step(f"load {config.arch}") as notes:
             sam = load(config)
             weights = weights_source(config)
@@ -104,6 +110,12 @@ def export(
         content = manifest(config, sam, folder, weights, macs, asdict(report), engine)
         write(folder / "manifest.json", content)
     return Export(output, macs, report, config.random_weights)
+
+
+def fetch(config: ExportConfig) -> None:
+    """Have Meta's checkpoint at hand if the export needs it; shows a progress bar."""
+    if config.checkpoint is None and not config.random_weights:
+        download(config.arch)
 
 
 def load(config: ExportConfig) -> Any:
@@ -192,9 +204,10 @@ def build(
     told = [value for value in model.graph.output if value.name.startswith("blocks.")]
     for value in told:
         model.graph.output.remove(value)
-    errors = [finding for finding in lint(model) if finding.severity == "error"]
+    errors = [finding for finding in lint(model, OLDEST) if finding.severity == "error"]
     if errors:
-        raise LintError(f"TensorRT would refuse the {what}: " + "; ".join(f.message for f in errors))
+        told_of = "; ".join(f"{finding.node or 'graph'}: {finding.message}" for finding in errors)
+        raise LintError(f"TensorRT would refuse the {what}: {told_of}")
     save(model, path)
 
 

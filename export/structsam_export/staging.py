@@ -19,11 +19,13 @@ def check_output(folder: Path, force: bool) -> None:
         UserError: it exists and `force` is not given; it exists and is no export, which `force` does not
             delete either; or it cannot be written.
     """
+    if folder.resolve() == Path.cwd():
+        raise UserError(f"--output {folder} is the folder you are in; choose one to make")
     if folder.exists():
         if not folder.is_dir():
             raise UserError(f"--output {folder} is a file; expected a folder to make")
         if any(folder.iterdir()):
-            if not (folder / "manifest.json").is_file():
+            if not _is_export(folder):
                 raise UserError(
                     f"--output {folder} holds files that are not an export; choose another folder"
                 )
@@ -39,6 +41,13 @@ def check_output(folder: Path, force: bool) -> None:
         raise UserError(
             f"--output {folder} cannot be written: {error.strerror}; choose another folder"
         ) from error
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder holds an export and nothing else, so that replacing it loses nothing of the user's."""
+    kinds = ("onnx", "onnx.data", "engine")
+    ours = {"manifest.json"} | {f"{part}.{kind}" for part in ("encoder", "decoder") for kind in kinds}
+    return (folder / "manifest.json").is_file() and all(path.name in ours for path in folder.iterdir())
 
 
 @contextmanager

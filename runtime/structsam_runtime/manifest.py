@@ -77,7 +77,9 @@ class Manifest:
         Raises:
             UserError: a file that the manifest does not list, is missing, or has another size or sha256.
         """
-        for name in names:
+        wanted = list(names)
+        wanted += [data for name in wanted if (data := f"{name}.data") in self.files]  # weights kept apart
+        for name in wanted:
             if name not in self.files:
                 raise UserError(f"{folder / FILE_NAME} does not list {name}; export again")
             _check_file(folder / name, self.files[name], hashes)

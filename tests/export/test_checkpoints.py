@@ -386,3 +386,11 @@ def test_sams_modules_come_without_torchvision_and_leave_no_stand_in(then: str) 
     command = [sys.executable, "-c", IMPORT + then]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_global_blocks_elsewhere_are_another_model(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = build_sam(tiny, 512)
+    elsewhere = dataclasses.replace(ARCHITECTURES[tiny], global_blocks=(0, 2))
+    monkeypatch.setitem(ARCHITECTURES, tiny, elsewhere)
+    with pytest.raises(UserError, match="have another shape"):
+        load_weights(build_sam(tiny, 512), other.state_dict(), tiny, "other.pth")

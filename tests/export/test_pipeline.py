@@ -114,6 +114,14 @@ def test_an_open_batch_and_head_mean_energy_export(make: "Make") -> None:
 
 
 @pytest.mark.slow
+def test_the_ablation_without_cells_exports_and_agrees_on_what_merges(make: "Make") -> None:
+    said = content(make(cells=False))
+    assert said["verification"]["plans"] >= 0.999
+    with pytest.raises(UserError, match="--no-cells"):
+        make(cells=False, fp16=True)
+
+
+@pytest.mark.slow
 def test_rate_zero_exports_an_encoder_that_tells_no_plans(make: "Make") -> None:
     said = content(make(rate_window=0.0, rate_global=0.0))
     assert said["plans"] == []

@@ -132,3 +132,16 @@ def test_a_folder_below_a_file_cannot_be_written(tmp_path: Path, below: str) -> 
     (tmp_path / "file").write_text("precious")
     with pytest.raises(UserError, match=r"cannot be written: .*; choose another folder"):
         check_output(tmp_path / "file" / below, force=False)
+
+
+def test_force_does_not_delete_what_a_user_put_beside_an_export(tmp_path: Path) -> None:
+    folder = an_export(tmp_path / "made")
+    (folder / "mask.png").write_text("precious")
+    with pytest.raises(UserError, match="holds files that are not an export"):
+        check_output(folder, force=True)
+
+
+def test_the_folder_one_is_in_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="the folder you are in"):
+        check_output(Path(), force=False)

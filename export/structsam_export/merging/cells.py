@@ -36,10 +36,10 @@ def merged_cells(rate: float, tokens: int, cell: int) -> int:
 
 
 def largest_first(score: Tensor) -> Tensor:
-    """Indices that sort scores from the largest down, equal scores by index, in every runtime.
+    """Indices that sort scores from the largest down, equal scores by index.
 
-    ONNX gives TopK that tie rule and ONNX Runtime follows it. Beyond the k that TensorRT takes, each rank is
-    counted from all pairs instead: the same order, at the cost of G^2 comparisons.
+    ONNX gives TopK that tie rule and ONNX Runtime follows it; TensorRT does not promise to. Beyond the k that
+    TensorRT takes, each rank is counted from all pairs instead: the same order, for G^2 comparisons.
 
     Args:
         score: [B', G].

@@ -29,7 +29,10 @@ _DTYPES = {
 
 
 class OnnxRuntimeRunner(Runner):
-    """An ONNX file run by ONNX Runtime with the provider that was asked for, never with another one.
+    """An ONNX file run by ONNX Runtime with the provider that was asked for.
+
+    A provider that cannot start is an error, never a silent fall to another one. ONNX Runtime may still place
+    single operators that a GPU provider lacks on the CPU.
 
     Args:
         path: the ONNX file.
