@@ -21,8 +21,9 @@ try:
     from structsam_export.config import ExportConfig
     from structsam_export.encoder.attention import layer_norm
     from structsam_export.encoder.patch import merged_blocks
+    from structsam_export.manifest import model_of
     from structsam_export.merging import MergePlan, Windows, gradient_energy
-    from structsam_export.pipeline import load, model_of
+    from structsam_export.pipeline import load
 except ModuleNotFoundError as error:
     missing(error)
 

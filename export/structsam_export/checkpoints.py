@@ -1,4 +1,4 @@
-"""Architectures, where their weights come from, and loading them safely."""
+"""SAM with weights: built, found, and loaded safely."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 
-from structsam_runtime.manifest import sha256
+from structsam_runtime.manifest import Model, sha256
 
 from . import __version__
 from .analysis.macs import EncoderMacs
@@ -51,25 +51,15 @@ def manifest(
         folder: holds the files that were made, and nothing else.
         weights: where they came from, and their hash.
         macs: of the encoder.
-        verification: see `verify.Report.as_json`.
+        verification: a `verify.Report` as a dictionary.
         engine: library, version and profiles, if engines were built.
     """
-    grid = config.image_size // PATCH
     return {
         "format": 1,
         "name": config.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "structsam": __version__,
-        "model": {
-            "arch": config.arch,
-            "image_size": config.image_size,
-            "embedding": [EMBEDDING, grid, grid],
-            "low_res": 4 * grid,
-            "mask_threshold": float(sam.mask_threshold),
-            "pixel_mean": sam.pixel_mean.flatten().tolist(),
-            "pixel_std": sam.pixel_std.flatten().tolist(),
-            "precision": config.precision,
-        },
+        "model": asdict(model_of(config, sam)),
         "arguments": config.as_json(),
         "weights": weights,
         "merging": merging(sam.image_encoder),
@@ -82,6 +72,21 @@ def manifest(
         "files": {path.name: _file(path) for path in sorted(folder.iterdir())},
         "versions": versions(),
     }
+
+
+def model_of(config: ExportConfig, sam: Any) -> Model:
+    """What the runtime needs to know of the model."""
+    grid = config.image_size // PATCH
+    return Model(
+        arch=config.arch,
+        image_size=config.image_size,
+        embedding=(EMBEDDING, grid, grid),
+        low_res=4 * grid,
+        mask_threshold=float(sam.mask_threshold),
+        pixel_mean=tuple(sam.pixel_mean.flatten().tolist()),
+        pixel_std=tuple(sam.pixel_std.flatten().tolist()),
+        precision=config.precision,
+    )
 
 
 def merging(encoder: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from structsam_runtime.errors import UserError
-from structsam_runtime.manifest import Model, sha256
+from structsam_runtime.manifest import sha256
 
 from .analysis.macs import EncoderMacs, encoder_macs
 from .architectures import EMBEDDING, PATCH
@@ -27,7 +27,7 @@ from .graph.passes import run_passes
 from .graph.precision import prepare
 from .graph.save import save
 from .graph.trace import trace
-from .manifest import manifest, write
+from .manifest import manifest, model_of, write
 from .progress import Progress
 from .runners import onnx_runner
 from .staging import check_output, staged
@@ -131,21 +131,6 @@ def weights_source(config: ExportConfig) -> dict[str, str | None]:
         return {"source": f"random, seed {config.seed}", "sha256": None}
     path = config.checkpoint or cache_folder() / config.architecture.file
     return {"source": path.name, "sha256": sha256(path)}
-
-
-def model_of(config: ExportConfig, sam: Any) -> Model:
-    """What the runtime needs to know of the model."""
-    grid = config.image_size // PATCH
-    return Model(
-        arch=config.arch,
-        image_size=config.image_size,
-        embedding=(EMBEDDING, grid, grid),
-        low_res=4 * grid,
-        mask_threshold=float(sam.mask_threshold),
-        pixel_mean=tuple(sam.pixel_mean.flatten().tolist()),
-        pixel_std=tuple(sam.pixel_std.flatten().tolist()),
-        precision=config.precision,
-    )
 
 
 def build_encoder(config: ExportConfig, sam: Any, path: Path, progress: Progress) -> Any:
