@@ -9,6 +9,12 @@ class MethodName(StrEnum):
     """`--method`."""
 
     STRUCTSAM = "structsam"
+    BIPARTITE = "bipartite"
+    TOME = "tome"
+    TOMESD = "tomesd"
+    PITOME = "pitome"
+    VIDTOME = "vidtome"
+    ALGM = "algm"
 
 
 class Gradient(StrEnum):
@@ -19,13 +25,21 @@ class Gradient(StrEnum):
 
 
 class Channels(StrEnum):
-    """What the gradient is taken on: all channels, as in the paper's formula, or the mean over heads.
+    """What tokens are judged by: all channels, or the mean over heads, 12 times fewer on ViT-B.
 
-    The mean is what the paper's Table 5 prices, and 12 times cheaper on ViT-B.
+    For StructSAM it is what the gradient is taken on: the paper's formula says all channels, its Table 5
+    prices the mean. The other methods compare tokens by it; the authors' code takes the mean.
     """
 
     FULL = "full"
     HEADS = "heads"
+
+
+class Reduction(StrEnum):
+    """What a slot holds: the mean of its tokens, or the destination alone, which needs no sum at all."""
+
+    MEAN = "mean"
+    REPLACE = "replace"
 
 
 class Flatness(StrEnum):
@@ -43,15 +57,18 @@ class Selection(StrEnum):
 
 
 class Destination(StrEnum):
-    """Which token stands for a merged cell: the calmest, the busiest (Max-Dst), or a random one (Rand-Dst).
+    """Which token of a cell others merge into, and whose place the slot takes.
 
-    The cell's mean is copied back to the whole cell, so this decides only the row and column that the
-    relative position sees.
+    The calmest, the busiest (Table 4, Max-Dst), a random one (Rand-Dst), the first, or one at the same place
+    in every cell (`lattice`). StructSAM copies a cell's mean back to the whole cell, so that there it decides
+    only the row and column that the relative position sees. For VidToMe `random` drops the cells.
     """
 
     MIN = "min"
     MAX = "max"
     RANDOM = "random"
+    FIRST = "first"
+    LATTICE = "lattice"
 
 
 class Engine(StrEnum):

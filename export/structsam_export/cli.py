@@ -12,9 +12,10 @@ import typer
 from structsam_runtime.console import run
 from structsam_runtime.errors import UserError
 
-from .choices import Channels, Destination, Engine, Flatness, Gradient, MethodName, Selection
+from .choices import Channels, Destination, Engine, Flatness, Gradient, MethodName, Reduction, Selection
 
-WEIGHTS, MERGING, OUTPUT, ABLATION = "Model", "Merging", "Output", "Ablations (paper, Table 4)"
+WEIGHTS, MERGING, OUTPUT = "Model", "Merging", "Output"
+ABLATION = "Ablations (default: the method's own)"
 FAILED = 3
 """Exit code of an export that was made and found wanting."""
 
@@ -65,17 +66,24 @@ def export(
         str,
         typer.Option(help="Blocks that do not merge, as 0,1,5.", rich_help_panel=MERGING, metavar="LIST"),
     ] = "",
-    cell: Annotated[
-        int, typer.Option(help="Tokens along a cell's side.", rich_help_panel=MERGING, metavar="INT")
-    ] = 2,
+    reduction: Annotated[
+        Reduction | None,
+        typer.Option(help="Merged tokens become their mean, or one of them.", rich_help_panel=MERGING),
+    ] = None,
     channels: Annotated[
-        Channels,
-        typer.Option(help="Energy on all channels or on the mean over heads.", rich_help_panel=MERGING),
-    ] = Channels.FULL,
-    gradient: Annotated[Gradient, typer.Option(rich_help_panel=ABLATION)] = Gradient.SOBEL,
-    flatness: Annotated[Flatness, typer.Option(rich_help_panel=ABLATION)] = Flatness.MAX,
-    selection: Annotated[Selection, typer.Option(rich_help_panel=ABLATION)] = Selection.FLATNESS,
-    destination: Annotated[Destination, typer.Option(rich_help_panel=ABLATION)] = Destination.MIN,
+        Channels | None,
+        typer.Option(help="Judge tokens by all channels or the mean over heads.", rich_help_panel=MERGING),
+    ] = None,
+    cell: Annotated[
+        int | None, typer.Option(help="Tokens along a cell's side.", rich_help_panel=ABLATION, metavar="INT")
+    ] = None,
+    gradient: Annotated[Gradient | None, typer.Option(rich_help_panel=ABLATION)] = None,
+    flatness: Annotated[Flatness | None, typer.Option(rich_help_panel=ABLATION)] = None,
+    selection: Annotated[Selection | None, typer.Option(rich_help_panel=ABLATION)] = None,
+    destination: Annotated[Destination | None, typer.Option(rich_help_panel=ABLATION)] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="PiToMe's, of block 0.", rich_help_panel=ABLATION, metavar="FLOAT")
+    ] = None,
     no_cells: Annotated[
         bool, typer.Option("--no-cells", help="Merge the calmest tokens anywhere.", rich_help_panel=ABLATION)
     ] = False,
@@ -97,7 +105,13 @@ def export(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Default: out/ARCH-METHOD-rRATE-PRECISION.", rich_help_panel=OUTPUT, metavar="DIR"),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Default: out/ARCH-METHOD-rRATE-PRECISION.",
+            rich_help_panel=OUTPUT,
+            metavar="DIR",
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an export that is there.", rich_help_panel=OUTPUT)
@@ -107,8 +121,6 @@ def export(
 
     Example: python export.py --arch vit_b --rate 0.55 --fp16
     """
-    if checkpoint is not None and random_weights:
-        raise UserError("--checkpoint and --random-weights exclude each other; give one of them")
     # PyTorch takes seconds to import, which --help and mistakes in typing need not wait for.
     try:
         from .config import ExportConfig
@@ -128,12 +140,14 @@ def export(
         rate_global=rate if rate_global is None else rate_global,
         skip_blocks=_blocks(skip_blocks),
         cell=cell,
-        gradient=gradient,
         channels=channels,
+        gradient=gradient,
         flatness=flatness,
         selection=selection,
-        cells=not no_cells,
+        cells=False if no_cells else None,
         destination=destination,
+        reduction=reduction,
+        margin=margin,
         seed=seed,
         image_size=image_size,
         fp16=fp16,

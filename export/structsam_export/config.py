@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import typing
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from structsam_runtime.errors import UserError
 
 from .architectures import ARCHITECTURES, PATCH, WINDOW, Architecture
-from .choices import Channels, Destination, Engine, Flatness, Gradient, MethodName, Selection
-from .merging import Identity, Method, StructSAM
+from .choices import Channels, Destination, Engine, Flatness, Gradient, MethodName, Reduction, Selection
+from .merging import ALGM, Bipartite, Identity, Method, PiToMe, StructSAM, ToMe, ToMeSD, VidToMe
+
+METHODS: dict[MethodName, type[Any]] = {
+    MethodName.STRUCTSAM: StructSAM,
+    MethodName.BIPARTITE: Bipartite,
+    MethodName.TOME: ToMe,
+    MethodName.TOMESD: ToMeSD,
+    MethodName.PITOME: PiToMe,
+    MethodName.VIDTOME: VidToMe,
+    MethodName.ALGM: ALGM,
+}
+"""What `--method` takes. An option applies to the methods that have an argument of its name."""
+DESTINATIONS = {
+    MethodName.STRUCTSAM: (Destination.MIN, Destination.MAX, Destination.RANDOM),
+    MethodName.BIPARTITE: (Destination.MIN, Destination.MAX, Destination.RANDOM),
+    MethodName.TOMESD: (Destination.RANDOM, Destination.FIRST),
+    MethodName.VIDTOME: (Destination.LATTICE, Destination.RANDOM),
+}
+OPTIONS = (
+    "cell",
+    "channels",
+    "gradient",
+    "flatness",
+    "selection",
+    "cells",
+    "destination",
+    "reduction",
+    "margin",
+)
+LOCAL_ONLY = 5 / 12
+"""Share of the depth in which ALGM merges cells only: its own global stage stands at layer 5 of 12."""
 
 
 @dataclass(frozen=True)
 class ExportConfig:
     """Everything that decides what an export contains.
+
+    Options of a method are the method's own defaults where they are not given, and None where the method
+    has no such option.
 
     Attributes:
         arch: a name in ARCHITECTURES.
@@ -26,7 +62,10 @@ class ExportConfig:
         rate_window, rate_global: share of tokens removed in window and in global blocks.
         skip_blocks: blocks that do not merge.
         cell: s, tokens along a cell's side.
-        gradient, channels, flatness, selection, cells, destination: see StructSAM; ablations of Table 4.
+        channels: what tokens are judged by, all channels or the mean over heads.
+        gradient, flatness, selection, cells, destination: see StructSAM; ablations of Table 4.
+        reduction: what a slot holds, the mean of its tokens or the destination.
+        margin: see PiToMe; of block 0, falling to 0 behind the last block.
         seed: of random weights and of random choices; block i draws with seed + i.
         image_size: S, pixels along the side of the encoder's input.
         fp16: half precision with fp32 islands.
@@ -41,13 +80,15 @@ class ExportConfig:
     rate_window: float = 0.55
     rate_global: float = 0.55
     skip_blocks: tuple[int, ...] = ()
-    cell: int = 2
-    gradient: Gradient = Gradient.SOBEL
-    channels: Channels = Channels.FULL
-    flatness: Flatness = Flatness.MAX
-    selection: Selection = Selection.FLATNESS
-    cells: bool = True
-    destination: Destination = Destination.MIN
+    cell: int | None = None
+    channels: Channels | None = None
+    gradient: Gradient | None = None
+    flatness: Flatness | None = None
+    selection: Selection | None = None
+    cells: bool | None = None
+    destination: Destination | None = None
+    reduction: Reduction | None = None
+    margin: float | None = None
     seed: int = 0
     image_size: int = 1024
     fp16: bool = False
@@ -57,11 +98,14 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
             raise UserError(f"--arch {self.arch} is unknown; expected one of {', '.join(ARCHITECTURES)}")
+        if self.checkpoint is not None and self.random_weights:
+            raise UserError("--checkpoint and --random-weights exclude each other; give one of them")
         if self.image_size % PATCH or not 64 <= self.image_size <= 4096:
             raise UserError(
                 f"--image-size {self.image_size} is not a multiple of {PATCH} from 64 to 4096; "
                 "SAM was trained at 1024"
             )
+        self._resolve_options()
         self._check_cell()
         self._check_rates()
         depth = self.architecture.depth
@@ -71,7 +115,27 @@ class ExportConfig:
                 f"not have; expected numbers from 0 to {depth - 1}"
             )
 
+    def _resolve_options(self) -> None:
+        """The method's own value for every option that was not given; refuse options that it has not."""
+        own = defaults(self.method)
+        for option in OPTIONS:
+            if getattr(self, option) is None:
+                object.__setattr__(self, option, own.get(option))
+            elif option not in own:
+                having = ", ".join(method for method in METHODS if option in defaults(method))
+                raise UserError(f"{flag(option)} does not apply to --method {self.method}; only to {having}")
+        takes = DESTINATIONS.get(self.method, ())
+        if self.destination is not None and self.destination not in takes:
+            raise UserError(
+                f"--destination {self.destination} is not for --method {self.method}; "
+                f"expected {' or '.join(takes)}"
+            )
+        if self.margin is not None and not -1 <= self.margin <= 1:
+            raise UserError(f"--margin {self.margin:g} is no cosine; expected -1 to 1")
+
     def _check_cell(self) -> None:
+        if self.cell is None:
+            return
         grid = self.image_size // PATCH
         common = math.gcd(WINDOW, grid)
         fitting = [str(cell) for cell in range(2, common + 1) if common % cell == 0]
@@ -82,12 +146,13 @@ class ExportConfig:
             )
 
     def _check_rates(self) -> None:
-        limit = 1 - 1 / self.cell**2
+        cell = self.cell or 2  # methods without cells take the rates that the others take, and are capped
+        limit = 1 - 1 / cell**2
         for kind, rate in (("window", self.rate_window), ("global", self.rate_global)):
             if not 0 <= rate <= limit:  # also refuses NaN
                 raise UserError(
                     f"the rate of {kind} blocks is {rate:g}; expected 0 to {limit:g}, since cells of "
-                    f"{self.cell} x {self.cell} tokens cannot lose more"
+                    f"{cell} x {cell} tokens cannot lose more"
                 )
 
     @property
@@ -105,7 +170,24 @@ class ExportConfig:
         """What the output folder is called unless the user says otherwise."""
         window, whole = f"{self.rate_window * 100:g}", f"{self.rate_global * 100:g}"
         rate = f"r{window}" if window == whole else f"r{window}w{whole}g"
-        return f"{self.arch}-{self.method}-{rate}-{self.precision}"
+        size = [] if self.image_size == 1024 else [f"{self.image_size}px"]
+        return "-".join([self.arch, self.method, rate, *self.differences(), *size, self.precision])
+
+    def differences(self) -> list[str]:
+        """Options that are not the method's own, as parts of a name."""
+        own, parts = defaults(self.method), []
+        for option in OPTIONS:
+            value = getattr(self, option)
+            if value != own.get(option):
+                known = {False: "no-", True: ""}
+                parts.append(
+                    f"{known[value]}{option}"
+                    if isinstance(value, bool)
+                    else f"{value}-{option}"
+                    if isinstance(value, StrEnum)
+                    else f"{option}{value:g}"
+                )
+        return parts
 
     def as_json(self) -> dict[str, Any]:
         """The arguments as JSON has them; `from_json` reads them back."""
@@ -115,20 +197,22 @@ class ExportConfig:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ExportConfig:
         """The config that an export was made with."""
-        return cls(
-            **values
-            | {
-                "checkpoint": None if values["checkpoint"] is None else Path(values["checkpoint"]),
-                "skip_blocks": tuple(values["skip_blocks"]),
-                "method": MethodName(values["method"]),
-                "gradient": Gradient(values["gradient"]),
-                "channels": Channels(values["channels"]),
-                "flatness": Flatness(values["flatness"]),
-                "selection": Selection(values["selection"]),
-                "destination": Destination(values["destination"]),
-                "engine": None if values["engine"] is None else Engine(values["engine"]),
-            }
-        )
+        kinds: dict[str, Any] = {
+            "checkpoint": Path,
+            "skip_blocks": tuple,
+            "method": MethodName,
+            "channels": Channels,
+            "gradient": Gradient,
+            "flatness": Flatness,
+            "selection": Selection,
+            "destination": Destination,
+            "reduction": Reduction,
+            "engine": Engine,
+        }
+        known = {
+            name: kinds[name](value) for name, value in values.items() if name in kinds and value is not None
+        }
+        return cls(**values | known)
 
     def methods(self) -> list[Method]:
         """How each block merges."""
@@ -138,14 +222,36 @@ class ExportConfig:
         rate = self.rate_global if index in self.architecture.global_blocks else self.rate_window
         if rate == 0 or index in self.skip_blocks:
             return Identity()
-        return StructSAM(
-            rate=rate,
-            cell=self.cell,
-            gradient=self.gradient,
-            flatness=self.flatness,
-            selection=self.selection,
-            cells=self.cells,
-            destination=self.destination,
-            heads=self.architecture.heads if self.channels is Channels.HEADS else 1,
-            seed=self.seed + index,
-        )
+        depth, kind = self.architecture.depth, METHODS[self.method]
+        arguments = {option: getattr(self, option) for option in OPTIONS} | {
+            "rate": rate,
+            "heads": self.architecture.heads if self.channels is Channels.HEADS else 1,
+            "margin": None if self.margin is None else self.margin * (1 - index / depth),
+            "local": 1.0 if index < LOCAL_ONLY * depth else ALGM.local,
+            "seed": self.seed + index,
+        }
+        method: Method = kind(**{name: arguments[name] for name in parameters(kind)})
+        return method
+
+
+def parameters(kind: type[Any]) -> list[str]:
+    """Names of a method's arguments."""
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def defaults(method: MethodName) -> dict[str, Any]:
+    """A method's options, and their values where none are given."""
+    values = {field.name: field.default for field in dataclasses.fields(METHODS[method])}
+    channels = Channels.FULL if method is MethodName.STRUCTSAM else Channels.HEADS
+    return {name: values[name] for name in OPTIONS if name in values} | {"channels": channels}
+
+
+def option_type(option: str) -> Any:
+    """What makes an option's value from its text."""
+    (kind,) = set(typing.get_args(typing.get_type_hints(ExportConfig)[option])) - {type(None)}
+    return kind
+
+
+def flag(option: str) -> str:
+    """How an option is typed."""
+    return "--no-cells" if option == "cells" else f"--{option}"

@@ -20,7 +20,7 @@ from .analysis.macs import EncoderMacs
 from .architectures import EMBEDDING, PATCH
 from .config import ExportConfig
 from .encoder.exported import planned_blocks
-from .merging import StructSAM
+from .merging import ALGM, StructSAM
 
 _PACKAGES = (
     "torch",
@@ -64,7 +64,7 @@ def manifest(
         "weights": weights,
         "merging": merging(sam.image_encoder),
         "plans": plans(sam.image_encoder),
-        "macs": asdict(macs),
+        "macs": macs.as_json(),
         "encoder": contract(folder / "encoder.onnx"),
         "decoder": contract(folder / "decoder.onnx"),
         "verification": verification,
@@ -96,7 +96,7 @@ def merging(encoder: Any) -> dict[str, Any]:
         windows, method = block.windows, block.method
         kept, tokens = method.slots(windows), windows.tokens
         counts = {"tokens": tokens, "tokens_kept": kept, "effective_rate": round(1 - kept / tokens, 4)}
-        if isinstance(method, StructSAM):
+        if isinstance(method, StructSAM | ALGM):
             counts |= {"cells": tokens // method.cell**2, "cells_merged": method.merged(windows)}
         kinds["window" if block.attends_in_windows else "global"] = counts
     return kinds

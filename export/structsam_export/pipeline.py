@@ -27,7 +27,7 @@ from .graph.passes import run_passes
 from .graph.precision import prepare
 from .graph.save import save
 from .graph.trace import trace
-from .manifest import manifest, model_of, write
+from .manifest import manifest, merging, model_of, write
 from .progress import Progress
 from .runners import onnx_runner
 from .staging import check_output, staged
@@ -51,16 +51,18 @@ class Export:
     """A finished export.
 
     Attributes:
+        config: what was asked for.
         folder: where it is.
+        removed: share of tokens that attention does not see, by kind of block.
         macs: of the encoder.
         report: of the verification.
-        random_weights: it finds nothing in a picture.
     """
 
+    config: ExportConfig
     folder: Path
+    removed: Mapping[str, float]
     macs: EncoderMacs
     report: Report
-    random_weights: bool
 
 
 def export(
@@ -81,7 +83,7 @@ def export(
         VerificationError: the export is not what PyTorch computes.
     """
     check_output(output, force)
-    if config.fp16 and not config.cells:
+    if config.fp16 and config.cells is False:
         raise UserError("--no-cells follows the order of all energies, which --fp16 does not keep; drop one")
     builder = EngineBuilder(config.engine) if config.engine else None
     pictures = read_pictures(verify_images)
@@ -109,7 +111,8 @@ def export(
         macs = encoder_macs(encoder)
         content = manifest(config, sam, folder, weights, macs, asdict(report), engine)
         write(folder / "manifest.json", content)
-    return Export(output, macs, report, config.random_weights)
+    removed = {kind: counts["effective_rate"] for kind, counts in merging(encoder).items()}
+    return Export(config, output, removed, macs, report)
 
 
 def fetch(config: ExportConfig) -> None:
@@ -243,15 +246,34 @@ def summary(made: Export) -> str:
     """What was made, its size, what it costs, and what to type next."""
     files = [f"{path.name} {path.stat().st_size / 1e6:.0f} MB" for path in sorted(made.folder.iterdir())]
     macs, report = made.macs, made.report
-    gmac, unmerged = (macs.merged + macs.energy) / 1e9, macs.unmerged / 1e9
+    gmac, unmerged = macs.total / 1e9, macs.unmerged / 1e9
     plans = "" if report.plans is None else f", plans agree in {100 * report.plans:.2f} % of the tokens"
-    weights = ["weights are random: its masks mean nothing"] if made.random_weights else []
+    weights = ["weights are random: its masks mean nothing"] if made.config.random_weights else []
+    removed = ", ".join(f"{share:.1%} in {kind} blocks" for kind, share in made.removed.items())
     return "\n".join(
         [
             f"{made.folder}: {', '.join(files)}",
             f"encoder {gmac:.1f} GMAC of {unmerged:.1f} ({1 - gmac / unmerged:.1%} less)",
+            *([f"tokens removed: {removed}"] if removed else []),
+            *capped(made),
             f"mask IoU with PyTorch {report.mask_iou:.4f}{plans}",
+            *fragile(made),
             *weights,
             f"next: python scripts/predict.py {made.folder} photo.jpg --box 100 80 400 360 -o overlay.png",
         ]
     )
+
+
+def capped(made: Export) -> list[str]:
+    """A line for methods that could not remove as much as was asked for."""
+    asked = {"window": made.config.rate_window, "global": made.config.rate_global}
+    if not any(share < asked[kind] - 0.01 for kind, share in made.removed.items()):
+        return []
+    return [f"{made.config.method} removes at most half of the tokens: rates above 0.5 are 0.5"]
+
+
+def fragile(made: Export) -> list[str]:
+    """A line for methods of which two runtimes are two valid runs, and not one and the same."""
+    if not made.report.fragile:
+        return []
+    return [f"{made.config.method} merges by ranks that a last bit can swap: masks of two runtimes differ"]

@@ -1,13 +1,13 @@
 """Hold an export against PyTorch, on real images, before anyone relies on it.
 
-Three questions, each with its own answer: do both decide the same merges (plan agreement), do both compute
-the same where they decide the same (the error with the export's own plans replayed in PyTorch), and what does
-it all come to in masks (IoU over a grid of box and point prompts).
+Three questions, each with its own answer: do both decide the same merges from the same features (plan
+agreement), do both compute the same where they decide the same (the error with the export's own plans
+replayed in PyTorch), and what does it all come to in masks (IoU over a grid of box and point prompts).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from structsam_runtime.image import Frame, prepare, read_image
 from structsam_runtime.manifest import Model
 from structsam_runtime.prompts import encode
 
+from .encoder.attention import MergedBlock, layer_norm
 from .encoder.exported import PlannedEncoder, output_names, planned_blocks
 from .encoder.patch import apply, merged_blocks
 from .merging import Identity, Method, Replay, StructSAM
@@ -39,16 +40,18 @@ class Thresholds:
     Attributes:
         error: largest difference of an embedding, with the export's plans replayed in PyTorch.
         cosine: smallest cosine of two embeddings, plans replayed.
-        plans: share of tokens for which the same token stands, mean over blocks and images.
+        plans: share of tokens for which the same token stands, mean over blocks and images. PyTorch decides
+            in each block anew, behind blocks that followed the export's plans: a difference counts once, and
+            not again in every block that it changes.
         cosine_end_to_end: smallest cosine of two embeddings, each with its own plans.
         mask_iou: mean over prompts, end to end.
     """
 
     error: float
     cosine: float
-    plans: float
-    cosine_end_to_end: float
-    mask_iou: float
+    plans: float | None = None
+    cosine_end_to_end: float | None = None
+    mask_iou: float | None = None
 
 
 THRESHOLDS = {
@@ -63,6 +66,15 @@ THRESHOLDS = {
     "fp16": Thresholds(error=0.05, cosine=0.998, plans=0.95, cosine_end_to_end=0.99, mask_iou=0.98),
 }
 """By precision. A miss is exit code 3, and nothing is written."""
+FRAGILE = {
+    # PiToMe's ranks alternate between source and destination, so that rounding which swaps two neighbours
+    # changes what both of them do: 0.3 % of the tokens in fp32. Every later block sees other features, and
+    # end to end two runtimes differ as two valid runs of the method do. What can be held is the arithmetic,
+    # and in fp32 the decision from the same features.
+    "fp32": Thresholds(error=1e-3, cosine=0.99999, plans=0.99),
+    "fp16": Thresholds(error=0.05, cosine=0.998),
+}
+"""The same for methods whose plan hangs on the last bits; see `Method.fragile`."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,7 @@ class Report:
         mask_iou: see Thresholds.
         mask_iou_min: the worst prompt.
         prompts: how many prompts, over all images.
+        fragile: the method's plans hang on the last bits; see FRAGILE.
     """
 
     runner: str
@@ -107,10 +120,11 @@ class Report:
     mask_iou: float
     mask_iou_min: float
     prompts: int
+    fragile: bool = False
 
     def misses(self, precision: str) -> list[str]:
         """Which thresholds were not reached, one line each; empty if the export is good."""
-        want = THRESHOLDS[precision]
+        want = (FRAGILE if self.fragile else THRESHOLDS)[precision]
         checks = [
             ("largest embedding error", self.error, want.error, False),
             ("embedding cosine", self.cosine, want.cosine, True),
@@ -121,7 +135,7 @@ class Report:
         return [
             f"{what} is {value:.5g}, expected {'at least' if least else 'at most'} {limit:g} for {precision}"
             for what, value, limit, least in checks
-            if value is not None and not (value >= limit if least else value <= limit)
+            if value is not None and limit is not None and not (value >= limit if least else value <= limit)
         ]
 
     def table(self) -> str:
@@ -197,13 +211,15 @@ def verify(
     their_masks = run_all(export_decoder, _decoder_feeds(theirs, pictures))
 
     told = {i: block.method for i, block in planned_blocks(encoder) if f"blocks.{i}.slot" in theirs[0]}
-    by_block = {
-        index: float(np.mean([_agreement(a, b, index, method) for a, b in zip(own, theirs, strict=True)]))
-        for index, method in told.items()
-    }
     names = [f"blocks.{index}.{what}" for index in told for what in ("slot", "position")]
     same = all(np.array_equal(a[n], b[n]) for a, b in zip(own, theirs, strict=True) for n in names)
     same_plans = own if same else _replayed(encoder, theirs, images)
+    by_block = {
+        index: float(
+            np.mean([_agreement(a, b, index, method) for a, b in zip(same_plans, theirs, strict=True)])
+        )
+        for index, method in told.items()
+    }
     knows_plans = len(told) == len(planned_blocks(encoder))
     pairs = [(a["image_embedding"], b["image_embedding"]) for a, b in zip(same_plans, theirs, strict=True)]
     ious = np.concatenate(
@@ -222,6 +238,7 @@ def verify(
         mask_iou=float(ious.mean()),
         mask_iou_min=float(ious.min()),
         prompts=ious.shape[0],
+        fragile=any(method.fragile for method in told.values()),
     )
 
 
@@ -302,22 +319,42 @@ def _ious(a: Arrays, b: Arrays, frame: Frame) -> NDArray[np.float64]:
 
 
 def _replayed(encoder: Any, theirs: Sequence[Arrays], images: Sequence[Arrays]) -> list[Arrays]:
-    """PyTorch's embeddings under the plans that the export made for the same images."""
+    """PyTorch's embeddings under the plans that the export made for the same images, and what PyTorch would
+    have decided from the features that it met on the way; as `PlannedEncoder` names them."""
     methods = [block.method for block in merged_blocks(encoder)]
     made = []
     for plans, image in zip(theirs, images, strict=True):
-        replays = _replays(encoder, methods, plans)
         try:
-            apply(encoder, replays)
-            made += run_all(TorchRunner(encoder, image, ["image_embedding"]), [image])
+            apply(encoder, _replays(encoder, methods, plans))
+            decided = _ask(encoder, methods)
+            embedding = run_all(TorchRunner(encoder, image, ["image_embedding"]), [image])[0]
+            made.append({**embedding, **decided})
         finally:
             apply(encoder, methods)
     return made
+
+
+def _ask(encoder: Any, methods: Sequence[Method]) -> Arrays:
+    """Let every block that replays a plan also decide by itself, once it runs; fills what is returned."""
+    decided: Arrays = {}
+
+    def ask(index: int, method: Method) -> Callable[[MergedBlock, tuple[torch.Tensor]], None]:
+        def decide(block: MergedBlock, inputs: tuple[torch.Tensor]) -> None:
+            plan = method.plan(layer_norm(block.norm1, inputs[0]), block.windows)
+            decided[f"blocks.{index}.slot"] = plan.slot.numpy()
+            decided[f"blocks.{index}.position"] = plan.position.numpy()
+
+        return decide
+
+    for index, (block, method) in enumerate(zip(merged_blocks(encoder), methods, strict=True)):
+        if isinstance(block.method, Replay):
+            block.register_forward_pre_hook(ask(index, method))
+    return decided
 
 
 def _replays(encoder: Any, methods: Sequence[Method], plans: Arrays) -> list[Method]:
     replays: list[Method] = [Identity() for _ in methods]
     for index, _ in planned_blocks(encoder):
         slot, position = (torch.from_numpy(plans[f"blocks.{index}.{what}"]) for what in ("slot", "position"))
-        replays[index] = Replay(slot, position)
+        replays[index] = Replay(slot, position, methods[index].reduction)
     return replays

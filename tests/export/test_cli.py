@@ -90,7 +90,11 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "rate that is no number": (["--rate", "nan"], "is nan; expected 0 to 0.75"),
     "rate in words": (["--rate", "half"], "--rate"),
     "unknown architecture": (["--arch", "vit_x"], "--arch vit_x is unknown; expected one of vit_b"),
-    "unknown method": (["--method", "tome"], "--method"),
+    "unknown method": (["--method", "nose"], "--method"),
+    "option of another method": (
+        ["--method", "tome", "--flatness", "mean"],
+        "--flatness does not apply to --method tome; only to structsam",
+    ),
     "unknown gradient": (["--gradient", "prewitt"], "--gradient"),
     "unknown option": (["--half"], "--half"),
     "argument too many": (["photo.jpg"], "photo.jpg"),
@@ -357,6 +361,37 @@ def test_a_bad_report_is_exit_code_3(
     assert (code, out) == (3, "")
     assert message in err.splitlines()[-1]
     assert left(tmp_path) == {}
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_fragile_method_is_held_to_its_arithmetic(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runtimes may differ in masks where ranks hang on the last bits, but not in what they compute."""
+    differing = vars(GOOD_REPORT) | {"plans": 0.995, "mask_iou": 0.9, "cosine_end_to_end": 0.9}
+    report = Report(**differing | {"fragile": True})
+    monkeypatch.setattr(pipeline, "verify", lambda *_, **__: report)
+    code, out, _ = command(*GOOD, "--method", "pitome")
+    assert code == 0
+    assert "merges by ranks that a last bit can swap" in out
+    for change in ({"fragile": False}, {"error": 0.01}, {"plans": 0.98}):
+        worse = Report(**vars(report) | change)
+        monkeypatch.setattr(pipeline, "verify", lambda *_, made=worse, **__: made)
+        assert command(*GOOD, "--method", "pitome", "--force")[0] == 3
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("method", "capped"), [("tome", True), ("tomesd", False)])
+def test_the_summary_tells_what_was_removed(
+    command: Command, monkeypatch: pytest.MonkeyPatch, method: str, capped: bool
+) -> None:
+    shares = {"window": 0.5 if capped else 0.5459, "global": 0.5 if capped else 0.55}
+    counts = {kind: {"effective_rate": share} for kind, share in shares.items()}
+    monkeypatch.setattr(pipeline, "merging", lambda encoder: counts)
+    code, out, _ = command(*GOOD, "--method", method)
+    assert code == 0
+    assert f"tokens removed: {shares['window']:.1%} in window blocks, {shares['global']:.1%} in global" in out
+    assert ("tome removes at most half of the tokens" in out) == capped
 
 
 WAITING = """

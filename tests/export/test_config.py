@@ -15,16 +15,49 @@ from structsam_export.choices import (
     Flatness,
     Gradient,
     MethodName,
+    Reduction,
     Selection,
 )
-from structsam_export.config import ExportConfig
-from structsam_export.merging import Identity, StructSAM
+from structsam_export.config import DESTINATIONS, METHODS, OPTIONS, ExportConfig, option_type
+from structsam_export.merging import (
+    ALGM,
+    Bipartite,
+    Identity,
+    PiToMe,
+    StructSAM,
+    ToMe,
+    ToMeSD,
+    VidToMe,
+    Windows,
+)
 from structsam_runtime.errors import UserError
+
+GRID, SQUARE, MATCHING = ("gradient", "destination"), ("cell",), ("channels", "reduction")
+APPLYING = {
+    MethodName.STRUCTSAM: {*GRID, *SQUARE, *MATCHING, "flatness", "selection", "cells"},
+    MethodName.BIPARTITE: {*GRID, *SQUARE, *MATCHING},
+    MethodName.TOME: {*MATCHING},
+    MethodName.TOMESD: {*SQUARE, *MATCHING, "destination"},
+    MethodName.PITOME: {*MATCHING, "margin"},
+    MethodName.VIDTOME: {*SQUARE, *MATCHING, "destination"},
+    MethodName.ALGM: {*SQUARE, *MATCHING},
+}
+"""Which options each method has."""
+VALUES: dict[str, Any] = {
+    "cell": 2,
+    "channels": Channels.FULL,
+    "gradient": Gradient.CENTRAL,
+    "flatness": Flatness.MEAN,
+    "selection": Selection.RANDOM,
+    "cells": False,
+    "destination": Destination.RANDOM,
+    "reduction": Reduction.REPLACE,
+    "margin": 0.5,
+}
 
 CHANGES: dict[str, Any] = {
     "arch": "vit_l",
     "checkpoint": Path("folder") / "sam.pth",
-    "random_weights": True,
     "method": MethodName.STRUCTSAM,
     "rate_window": 0.3,
     "rate_global": 0.7,
@@ -36,6 +69,7 @@ CHANGES: dict[str, Any] = {
     "selection": Selection.RANDOM,
     "cells": False,
     "destination": Destination.RANDOM,
+    "reduction": Reduction.REPLACE,
     "seed": 3,
     "image_size": 672,
     "fp16": True,
@@ -53,6 +87,17 @@ CHANGES: dict[str, Any] = {
         ({"rate_window": 0.3}, "vit_b-structsam-r30w55g-fp32"),
         ({"rate_window": 0.125, "rate_global": 0.125}, "vit_b-structsam-r12.5-fp32"),
         ({"rate_window": 0.29, "rate_global": 0.57}, "vit_b-structsam-r29w57g-fp32"),
+        ({"image_size": 512}, "vit_b-structsam-r55-512px-fp32"),
+        ({"cell": 7, "image_size": 224}, "vit_b-structsam-r55-cell7-224px-fp32"),
+        ({"cells": False, "channels": Channels.HEADS}, "vit_b-structsam-r55-heads-channels-no-cells-fp32"),
+        ({"cells": True, "cell": 2, "gradient": Gradient.SOBEL}, "vit_b-structsam-r55-fp32"),
+        ({"method": MethodName.VIDTOME, "fp16": True}, "vit_b-vidtome-r55-fp16"),
+        (
+            {"method": MethodName.VIDTOME, "reduction": Reduction.MEAN, "destination": Destination.RANDOM},
+            "vit_b-vidtome-r55-random-destination-mean-reduction-fp32",
+        ),
+        ({"method": MethodName.PITOME, "margin": 0.5}, "vit_b-pitome-r55-margin0.5-fp32"),
+        ({"method": MethodName.TOME, "channels": Channels.HEADS}, "vit_b-tome-r55-fp32"),
     ],
 )
 def test_an_export_is_named_after_what_matters(changes: dict[str, Any], name: str) -> None:
@@ -60,8 +105,11 @@ def test_an_export_is_named_after_what_matters(changes: dict[str, Any], name: st
 
 
 def test_json_gives_back_the_same_config() -> None:
-    assert CHANGES.keys() == {field.name for field in dataclasses.fields(ExportConfig)}
-    for config in (ExportConfig("vit_b"), ExportConfig(**CHANGES)):
+    others = {"method": MethodName.PITOME, "margin": 0.5, "random_weights": True}
+    assert CHANGES.keys() | others.keys() == {field.name for field in dataclasses.fields(ExportConfig)}
+    configs = [ExportConfig("vit_b", method=method) for method in MethodName]
+    configs += [ExportConfig(**CHANGES), ExportConfig("vit_b", **others)]
+    for config in configs:
         text = json.dumps(config.as_json())
         again = ExportConfig.from_json(json.loads(text))
         assert again == config
@@ -69,6 +117,114 @@ def test_json_gives_back_the_same_config() -> None:
             name: type(value) for name, value in vars(config).items() if name != "checkpoint"
         }
         assert isinstance(again.checkpoint, Path | None)
+        assert again.methods() == config.methods()
+
+
+# Options and methods
+
+
+def test_what_options_there_are() -> None:
+    assert set(METHODS) == set(APPLYING) == set(MethodName)
+    assert set(OPTIONS) == set(VALUES)
+    for option, value in VALUES.items():
+        assert option_type(option) is type(value)
+
+
+@pytest.mark.parametrize("method", MethodName)
+def test_options_are_the_methods_own_where_they_are_not_given(method: MethodName) -> None:
+    config = ExportConfig("vit_b", method=method)
+    own = {field.name: field.default for field in dataclasses.fields(METHODS[method])}
+    for option in OPTIONS:
+        if option not in APPLYING[method]:
+            assert getattr(config, option) is None
+        elif option != "channels":
+            assert getattr(config, option) == own[option]
+    full = method is MethodName.STRUCTSAM
+    assert config.channels is (Channels.FULL if full else Channels.HEADS)
+    assert {merges.heads for merges in config.methods()} == {1 if full else 12}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("method", MethodName)
+def test_an_option_reaches_its_method_or_is_refused(method: MethodName, option: str) -> None:
+    given = {"arch": "vit_b", "method": method, option: VALUES[option]}
+    if option in APPLYING[method]:
+        config = ExportConfig(**given)
+        assert getattr(config, option) == VALUES[option]
+        if option not in ("channels", "margin"):
+            assert getattr(config.methods()[0], option) == VALUES[option]
+        return
+    with pytest.raises(UserError) as refused:
+        ExportConfig(**given)
+    typed = "--no-cells" if option == "cells" else f"--{option}"
+    others = ", ".join(name for name in MethodName if option in APPLYING[name])
+    assert str(refused.value) == f"{typed} does not apply to --method {method}; only to {others}"
+
+
+@pytest.mark.parametrize("destination", Destination)
+@pytest.mark.parametrize("method", DESTINATIONS)
+def test_every_destination_is_taken_or_refused(method: MethodName, destination: Destination) -> None:
+    if destination in DESTINATIONS[method]:
+        assert ExportConfig("vit_b", method=method, destination=destination).destination is destination
+    else:
+        with pytest.raises(UserError, match=f"--destination {destination} is not for --method {method}; exp"):
+            ExportConfig("vit_b", method=method, destination=destination)
+
+
+def test_methods_are_their_own_classes_with_what_the_block_gives_them() -> None:
+    """Block 3 of ViT-B, whose heads are 12: the seed and the margin are the block's."""
+    expected = {
+        MethodName.STRUCTSAM: StructSAM(0.4, seed=8),
+        MethodName.BIPARTITE: Bipartite(0.4, heads=12, seed=8),
+        MethodName.TOME: ToMe(0.4, heads=12),
+        MethodName.TOMESD: ToMeSD(0.4, heads=12, seed=8),
+        MethodName.PITOME: PiToMe(0.4, margin=0.75 * 9 / 12, heads=12),
+        MethodName.VIDTOME: VidToMe(0.4, heads=12, seed=8),
+        MethodName.ALGM: ALGM(0.4, local=1.0, heads=12),
+    }
+    for method, own in expected.items():
+        assert ExportConfig("vit_b", method=method, rate_window=0.4, seed=5).methods()[3] == own
+
+
+@pytest.mark.parametrize("margin", [None, 0.9, 0.0, -0.5])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_margin_falls_from_block_to_block_to_0_behind_the_last(arch: str, margin: float | None) -> None:
+    config = ExportConfig(arch, method=MethodName.PITOME, margin=margin)
+    first, depth = 0.75 if margin is None else margin, config.architecture.depth
+    assert [method.margin for method in config.methods()] == pytest.approx(
+        [first * (depth - index) / depth for index in range(depth)], rel=1e-12, abs=1e-12
+    )
+
+
+@pytest.mark.parametrize(("arch", "alone"), [("vit_b", 5), ("vit_l", 10), ("vit_h", 14)])
+def test_algm_has_no_second_stage_in_the_first_five_twelfths_of_the_depth(arch: str, alone: int) -> None:
+    methods = ExportConfig(arch, method=MethodName.ALGM).methods()
+    assert [method.local for method in methods] == [1.0] * alone + [0.5] * (len(methods) - alone)
+
+
+@pytest.mark.parametrize("method", [MethodName.TOMESD, MethodName.VIDTOME, MethodName.BIPARTITE])
+def test_every_block_draws_with_a_seed_of_its_own(method: MethodName) -> None:
+    config = ExportConfig("vit_b", method=method, destination=Destination.RANDOM, seed=100)
+    assert [merges.seed for merges in config.methods()] == list(range(100, 112))
+
+
+@pytest.mark.parametrize(
+    ("method", "effective"),
+    [
+        (MethodName.TOME, 0.5),
+        (MethodName.PITOME, 0.5),
+        (MethodName.TOMESD, 2867 / 4096),
+        (MethodName.VIDTOME, 2867 / 4096),
+        (MethodName.BIPARTITE, 2867 / 4096),
+        (MethodName.ALGM, 2867 / 4096),
+        (MethodName.STRUCTSAM, 2868 / 4096),
+    ],
+)
+def test_methods_that_halve_at_most_take_higher_rates_and_halve(method: MethodName, effective: float) -> None:
+    """Of the last block of ViT-B, a global one."""
+    merges = ExportConfig("vit_b", method=method, rate_window=0.7, rate_global=0.7).methods()[-1]
+    assert merges.rate == 0.7
+    assert 1 - merges.slots(Windows(64, 64, 64)) / 4096 == effective
 
 
 def test_blocks_merge_at_the_rate_of_their_kind() -> None:
@@ -98,6 +254,7 @@ def test_arguments_reach_the_method() -> None:
         selection=Selection.RANDOM,
         cells=False,
         destination=Destination.RANDOM,
+        reduction=Reduction.REPLACE,
         heads=16,
         seed=7,
     )
@@ -127,13 +284,23 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
         ({"rate_window": 0.76}, "the rate of window blocks is 0.76; expected 0 to 0.75"),
         ({"rate_global": -0.1}, "the rate of global blocks is -0.1; expected 0 to 0.75"),
         ({"rate_global": float("nan")}, "the rate of global blocks is nan"),
+        (
+            {"method": MethodName.TOME, "rate_global": 0.8},
+            "the rate of global blocks is 0.8; expected 0 to 0.75",
+        ),
+        ({"method": MethodName.TOMESD, "cell": 3}, "--cell 3 does not divide both"),
+        ({"method": MethodName.PITOME, "margin": 1.5}, "--margin 1.5 is no cosine; expected -1 to 1"),
+        ({"method": MethodName.PITOME, "margin": float("nan")}, "--margin nan is no cosine"),
+        ({"destination": Destination.FIRST}, "structsam; expected min or max or random"),
+        ({"checkpoint": Path("sam.pth"), "random_weights": True}, "exclude each other; give one of them"),
         ({"skip_blocks": (3, 12)}, "--skip-blocks 3,12 names a block that vit_b does not have"),
         ({"skip_blocks": (-1,)}, "expected numbers from 0 to 11"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_was_expected(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as refused:
         ExportConfig(**{"arch": "vit_b"} | changes)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("cell", "image_size"), [(2, 336), (7, 1024), (14, 1024)])

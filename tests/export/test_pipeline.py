@@ -61,7 +61,7 @@ def test_an_export_says_what_it_is_and_keeps_its_word(make: "Make") -> None:
     said = content(folder)
     assert {path.name for path in folder.iterdir()} == {"encoder.onnx", "decoder.onnx", "manifest.json"}
     Manifest.read(folder).check_files(folder, ["encoder.onnx", "decoder.onnx"])
-    assert said["name"] == "tiny-structsam-r55-fp32"
+    assert said["name"] == "tiny-structsam-r55-512px-fp32"
     assert said["merging"]["window"] == {
         "tokens": 196, "tokens_kept": 88, "effective_rate": 0.551, "cells": 49, "cells_merged": 36,
     }  # fmt: skip

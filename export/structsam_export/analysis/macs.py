@@ -2,45 +2,140 @@
 
 That convention is fvcore's: matrix products and convolutions count one per multiply-accumulate, padded
 windows in full, layer normalisation five per element, and softmax, GELU, gathers and additions nothing.
-PyTorch's own counter does the work on the meta device, so nothing is computed.
+PyTorch's own counter does the work on the meta device, so nothing is computed. It counts calls, not meaning:
+what a block spends on each of its steps is found by counting the steps one by one. Two prices are ours to
+name: the Sobel operator, which we compute by additions that count nothing, and the part of the attention's
+products that carries the relative position.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..encoder.attention import MergedBlock
-from ..encoder.exported import planned_blocks
-from ..encoder.patch import merged_blocks, remove
-from ..merging import StructSAM
+from ..choices import Gradient
+from ..encoder.attention import MergedBlock, layer_norm
+from ..encoder.patch import grid_of, merged_blocks, remove
+from ..merging import Bipartite, StructSAM, Windows
 
 SOBEL_MACS = 18
 """Of one channel of one token: two 3x3 kernels. We compute it by shifted additions, which count nothing."""
 
 
 @dataclass(frozen=True)
+class BlockMacs:
+    """Multiply-accumulates of one block for one image.
+
+    Attributes:
+        block: its number.
+        kind: `window` or `global`.
+        norm: both normalisations.
+        qkv, scores, values, proj: of the attention, on merged tokens.
+        relative_position: every query with every row and every column of its window.
+        mlp: on all tokens.
+        energy: the gradient, as the two depthwise convolutions that it stands for; central differences
+            are free, as in the paper's Table 5.
+        similarity: products of tokens with tokens, to decide what merges.
+        averaging: the products that take the mean of a variable number of tokens; see `Mix`.
+        widening: what our attention adds, because its queries and keys carry the relative position as extra
+            channels instead of an added bias.
+        proj_before: what `proj` costs if tokens are unmerged before it, as in the authors' code.
+        relative_position_before: what `relative_position` costs on all tokens.
+    """
+
+    block: int
+    kind: str
+    norm: int
+    qkv: int
+    scores: int
+    values: int
+    relative_position: int
+    proj: int
+    mlp: int
+    energy: int
+    similarity: int
+    averaging: int
+    widening: int
+    proj_before: int
+    relative_position_before: int
+
+    @property
+    def planning(self) -> int:
+        """What merging itself costs, from features to slots."""
+        return self.energy + self.similarity + self.averaging
+
+    @property
+    def attention(self) -> int:
+        """Attention among merged tokens; the relative position as the paper prices it."""
+        return self.qkv + self.scores + self.values + self.relative_position + self.proj
+
+
+@dataclass(frozen=True)
 class EncoderMacs:
-    """Multiply-accumulates for one image.
+    """Multiply-accumulates of an encoder for one image.
 
     Attributes:
         unmerged: Meta's own encoder.
-        merged: with merging; unmerge after the projection; the relative position as the paper prices it.
-        energy: of the gradient energy, as the two depthwise convolutions that it stands for.
-        widening: what our attention adds to `merged`, because its queries and keys carry the relative
-            position as extra channels instead of an added bias.
+        stem: patch embedding and neck.
+        blocks: of every block.
     """
 
     unmerged: int
-    merged: int
-    energy: int
-    widening: int
+    stem: int
+    blocks: tuple[BlockMacs, ...]
+
+    @property
+    def merged(self) -> int:
+        """With merging, but for its planning; unmerge after the projection."""
+        return self.stem + sum(block.norm + block.attention + block.mlp for block in self.blocks)
+
+    @property
+    def planning(self) -> int:
+        """Energy, similarity and averaging of all blocks."""
+        return sum(block.planning for block in self.blocks)
+
+    @property
+    def total(self) -> int:
+        """What the tables call the encoder's cost: `merged` and `planning`."""
+        return self.merged + self.planning
+
+    @property
+    def widening(self) -> int:
+        """What our attention executes beyond `total`."""
+        return sum(block.widening for block in self.blocks)
+
+    @property
+    def unmerging_before_proj(self) -> int:
+        """`total`, if tokens are unmerged before the projection, as in the authors' code."""
+        return self.total + sum(block.proj_before - block.proj for block in self.blocks)
+
+    @property
+    def as_published(self) -> int:
+        """The reading that explains the paper's 347.8 and 1167.1 GMAC, with `bipartite` and block 0 unmerged.
+
+        Unmerged before the projection; the relative position on all tokens; no averaging, which their code
+        does by a scatter; the similarity priced and the gradient not.
+        """
+        more = sum(block.relative_position_before - block.relative_position for block in self.blocks)
+        less = sum(block.averaging + block.energy for block in self.blocks)
+        return self.unmerging_before_proj + more - less
+
+    def as_json(self) -> dict[str, int]:
+        """For the manifest."""
+        return {
+            "unmerged": self.unmerged,
+            "merged": self.merged,
+            "planning": self.planning,
+            "widening": self.widening,
+        }
 
 
 def encoder_macs(encoder: Any) -> EncoderMacs:
@@ -50,19 +145,55 @@ def encoder_macs(encoder: Any) -> EncoderMacs:
         encoder: a patched ImageEncoderViT, on any device; it is not changed.
     """
     encoder = _on_meta(encoder)
+    grid = grid_of(encoder)
     image = torch.empty(1, 3, encoder.img_size, encoder.img_size, device="meta")
-    widening = sum(_widening(block) for block in merged_blocks(encoder))
-    energy = sum(_energy(block) for _, block in planned_blocks(encoder))
-    executed = count_macs(encoder, image)
+    x = torch.empty(1, grid, grid, encoder.patch_embed.proj.out_channels, device="meta")
+    stem = count_macs(encoder.patch_embed, image) + count_macs(encoder.neck, x.permute(0, 3, 1, 2))
+    blocks = tuple(block_macs(index, block, x) for index, block in enumerate(merged_blocks(encoder)))
     remove(encoder)
-    return EncoderMacs(count_macs(encoder, image), executed - widening, energy, widening)
+    return EncoderMacs(count_macs(encoder, image), stem, blocks)
 
 
-def count_macs(module: nn.Module, *inputs: torch.Tensor) -> int:
-    """Multiply-accumulates of one forward pass."""
+def block_macs(index: int, block: MergedBlock, x: Tensor) -> BlockMacs:
+    """Count one block, step by step.
+
+    Args:
+        index: its number.
+        block: on the meta device.
+        x: [1, H, W, C] what enters it.
+    """
+    windows, attention = block.windows, block.attn
+    plan = block.method.plan(x, windows)
+    tokens = windows.cut(x)  # [windows, N, C]
+    slots = torch.empty(len(tokens), plan.position.shape[1], x.shape[3], device="meta")
+    qkv, proj = count_macs(attention.project, slots), count_macs(attention.proj, slots)
+    relative = _relative_position(block, slots)
+    widening = _widening(block, slots)
+    products = count_macs(attention, slots, plan.position) - qkv - proj - relative - widening
+    return BlockMacs(
+        block=index,
+        kind="window" if block.attends_in_windows else "global",
+        norm=2 * count_macs(lambda features: layer_norm(block.norm1, features), x),
+        qkv=qkv,
+        scores=products // 2,  # q . k and weights . v are the same product, transposed
+        values=products // 2,
+        relative_position=relative,
+        proj=proj,
+        mlp=count_macs(block.mlp, x),
+        energy=_energy(block, x),
+        similarity=count_macs(lambda features: block.method.plan(features, windows), x),
+        averaging=count_macs(plan.merge, tokens),
+        widening=widening,
+        proj_before=count_macs(attention.proj, tokens),
+        relative_position_before=_relative_position(block, tokens),
+    )
+
+
+def count_macs(function: Callable[..., Any], *inputs: Tensor) -> int:
+    """Multiply-accumulates of one call."""
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.native_layer_norm: _layer_norm})
     with torch.no_grad(), counter:
-        module(*inputs)
+        function(*inputs)
     return int(counter.get_total_flops()) // 2  # PyTorch counts a multiply-accumulate as two
 
 
@@ -71,20 +202,27 @@ def _layer_norm(shape: tuple[int, ...], *_: Any, **__: Any) -> int:
     return 2 * 5 * math.prod(shape)
 
 
-def _widening(block: MergedBlock) -> int:
-    """Two one-hot parts of `side` channels in every product of a query and a key."""
-    if not block.attn.relative:
-        return 0
-    slots = block.method.slots(block.windows)
-    return block.windows.per_image * block.attn.heads * slots**2 * 2 * block.windows.side
+def _relative_position(block: MergedBlock, tokens: Tensor) -> int:
+    """Every query of every head with every row, and with every column: [B', K, C] tokens."""
+    return 2 * tokens.numel() * block.windows.side if block.attn.relative else 0
 
 
-def _energy(block: MergedBlock) -> int:
-    """The gradient, over the map once, on all channels or on their mean over heads."""
-    if not isinstance(block.method, StructSAM):
+def _widening(block: MergedBlock, slots: Tensor) -> int:
+    """Two one-hot parts of `side` channels in every product of a query and a key: [B', K, C] slots."""
+    number = slots.shape[1]
+    return len(slots) * block.attn.heads * number**2 * 2 * block.windows.side if block.attn.relative else 0
+
+
+def _energy(block: MergedBlock, x: Tensor) -> int:
+    """The gradient, over the map once, on all channels or on their mean over heads: [1, H, W, C] map."""
+    method = block.method
+    if (
+        not isinstance(method, StructSAM | Bipartite)
+        or not method.rate
+        or method.gradient is Gradient.CENTRAL
+    ):
         return 0
-    channels: int = block.norm1.normalized_shape[0] // block.method.heads
-    return SOBEL_MACS * block.windows.height * block.windows.width * channels
+    return SOBEL_MACS * x.numel() // method.heads
 
 
 def _on_meta(encoder: nn.Module) -> Any:
@@ -94,3 +232,42 @@ def _on_meta(encoder: nn.Module) -> Any:
         tensors += [*block.original.parameters()]
     memo = {id(t): nn.Parameter(t.to("meta"), requires_grad=False) for t in tensors}
     return copy.deepcopy(encoder, memo)
+
+
+@dataclass(frozen=True)
+class EnergyPrice:
+    """A row of the paper's Table 5: what one layer spends on deciding what merges.
+
+    Attributes:
+        kind: `global` or `window`.
+        method: as the table calls it.
+        macs: for one image of 1024 pixels.
+    """
+
+    kind: str
+    method: str
+    macs: int
+
+
+def table_5() -> list[EnergyPrice]:
+    """The six values of Table 5, from what they turn out to count.
+
+    On the mean over heads (64 channels for ViT-B and ViT-L), padding counted: PiToMe compares all tokens
+    with all; StructSAM's rows hold a comparison of all tokens with one of every 2x2 cell, so that they are
+    of the authors' bipartite code and not of Algorithm 1, which compares nothing; Sobel adds two depthwise
+    convolutions, central differences are free.
+    """
+    prices = []
+    for kind, windows in (("global", Windows(64, 64, 64)), ("window", Windows(64, 64, 14))):
+        tokens = torch.empty(windows.per_image, windows.tokens, 64, device="meta")
+        destinations = tokens[:, : windows.tokens // 4]
+        planes = tokens.transpose(1, 2).reshape(-1, 64, windows.side, windows.side)
+        kernel = torch.empty(64, 1, 3, 3, device="meta")
+        sobel = 2 * count_macs(lambda x, w: F.conv2d(x, w, padding=1, groups=64), planes, kernel)
+        central = count_macs(torch.matmul, tokens, destinations.transpose(1, 2))
+        prices += [
+            EnergyPrice(kind, "PiToMe", count_macs(torch.matmul, tokens, tokens.transpose(1, 2))),
+            EnergyPrice(kind, "StructSAM (Central Diff)", central),
+            EnergyPrice(kind, "StructSAM (Sobel)", central + sobel),
+        ]
+    return prices

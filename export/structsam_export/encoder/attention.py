@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..merging import MergePlan, Method, Windows
-from ..merging.plan import count, take
+from ..merging.index import count, take
 
 
 def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class MergedAttention(nn.Module):
         Returns:
             [B', K, C].
         """
-        query, key, value = self._project(x)  # [B', K, heads, d] each, the key scaled
+        query, key, value = self.project(x)  # [B', K, heads, d] each, the key scaled
         key = key.permute(0, 2, 3, 1)  # [B', heads, d, K]
         if self.relative:
             row, column = position // self.side, position % self.side
@@ -94,7 +94,7 @@ class MergedAttention(nn.Module):
         projected: Tensor = self.proj(y.transpose(1, 2).flatten(2))
         return projected
 
-    def _project(self, x: Tensor) -> list[Tensor]:
+    def project(self, x: Tensor) -> list[Tensor]:
         """Queries, scaled keys and values: [B', K, C] to three of [B', K, heads, d].
 
         Three products instead of one that is cut afterwards: a third of a weight costs nothing to cut, the

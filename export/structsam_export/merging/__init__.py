@@ -1,20 +1,33 @@
 """Token arithmetic: which tokens of a window are merged, and how they come back. Knows no model.
 
-Read `plan.py` first (what a method returns), then `structsam.py` (Algorithm 1 of the paper).
+Read `plan.py` first (what a method returns), then `structsam.py` (Algorithm 1 of the paper), then
+`matching.py` (what the other methods share).
 """
 
+from .algm import ALGM
+from .bipartite import Bipartite
 from .energy import gradient_energy
 from .method import Identity, Method, Replay
+from .pitome import PiToMe
 from .plan import MergePlan
 from .structsam import StructSAM
+from .tome import ToMe
+from .tomesd import ToMeSD
+from .vidtome import VidToMe
 from .windows import Windows
 
 __all__ = [
+    "ALGM",
+    "Bipartite",
     "Identity",
     "MergePlan",
     "Method",
+    "PiToMe",
     "Replay",
     "StructSAM",
+    "ToMe",
+    "ToMeSD",
+    "VidToMe",
     "Windows",
     "gradient_energy",
 ]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .plan import count
+from .index import count, inverse
 
 TOPK_LIMIT = 3840
 """Largest k that TensorRT's TopK takes."""
@@ -58,9 +58,3 @@ def _count_larger(score: Tensor) -> Tensor:
     mine, other = score[:, :, None], score[:, None, :]
     ahead = (other > mine) | ((other == mine) & (index[None, :] < index[:, None]))
     return ahead.sum(-1, dtype=torch.int32)
-
-
-def inverse(order: Tensor) -> Tensor:
-    """The inverse of every row's permutation: [B', G] int32 to [B', G] int32."""
-    index = count(order.shape[1], order.device).expand_as(order)
-    return torch.zeros_like(order).scatter(1, order.long(), index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..choices import Gradient
-from .plan import count
+from .index import count
 
 
 def gradient_energy(x: Tensor, gradient: Gradient = Gradient.SOBEL) -> Tensor:

@@ -8,12 +8,24 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..choices import Reduction
 from .plan import MergePlan
+from .reduction import Mean, Pick
 from .windows import Windows
 
 
 class Method(Protocol):
     """Decides, for one block, which tokens are merged."""
+
+    @property
+    def reduction(self) -> Reduction:
+        """What a slot holds."""
+        ...
+
+    @property
+    def fragile(self) -> bool:
+        """Whether a last bit decides about more than the tokens whose scores it belongs to."""
+        ...
 
     def plan(self, x: Tensor, windows: Windows) -> MergePlan:
         """The plan for every window.
@@ -36,6 +48,9 @@ class Method(Protocol):
 class Identity:
     """Merges nothing."""
 
+    reduction = Reduction.REPLACE
+    fragile = False
+
     def plan(self, x: Tensor, windows: Windows) -> MergePlan:
         """The identity plan; see `Method.plan`."""
         return MergePlan.identity(x.shape[0] * windows.per_image, windows.tokens, x.device)
@@ -54,19 +69,20 @@ class Replay:
     Args:
         slot: [B', N] int32 of the other run.
         position: [B', K] int32 of the other run.
+        reduction: of the method that decided.
     """
 
     slot: Tensor
     position: Tensor
+    reduction: Reduction
+    fragile = False
 
     def plan(self, x: Tensor, windows: Windows) -> MergePlan:
         """The recorded plan; see `Method.plan`."""
-        members = self.slot.argsort(dim=1, stable=True).to(torch.int32)  # tokens, slot by slot
         size = torch.zeros_like(self.position).scatter_add(1, self.slot.long(), torch.ones_like(self.slot))
-        groups = int((size[0] > 1).sum())  # M, the same in every window; means come before kept tokens
-        pooled_tokens = int(size[0, :groups].sum())
-        pooled = members[:, :pooled_tokens].view(len(size), groups, -1 if groups else 1)
-        return MergePlan(self.slot, self.position, size, pooled, kept=members[:, pooled_tokens:])
+        replaces = self.reduction is Reduction.REPLACE
+        rule = Pick(self.position) if replaces else Mean(self.slot, size)
+        return MergePlan(self.slot, self.position, size, rule)
 
     def slots(self, windows: Windows) -> int:
         """As many as were recorded."""

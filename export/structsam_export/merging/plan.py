@@ -5,60 +5,51 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-
-def take(source: Tensor, index: Tensor) -> Tensor:
-    """Whole rows of `source`: [R, ...] and an int32 index of any shape give [*index.shape, ...].
-
-    Both forms become ONNX Gather, which takes int32; `source[index]` would become GatherND, which ONNX
-    Runtime runs with int64 only. An embedding gathers by an index of any rank without reshaping.
-    """
-    if source.dim() == 2 and source.is_floating_point():
-        return F.embedding(index, source)
-    return source.index_select(0, index.flatten()).view(*index.shape, *source.shape[1:])
-
-
-def lookup(table: Tensor, index: Tensor) -> Tensor:
-    """`table[b, index[b, ...]]` for every b: [B, N] and an int32 [B, ...] give [B, ...]."""
-    offset = count(table.shape[0], table.device).view(-1, *[1] * (index.dim() - 1))
-    return take(table.flatten(), index + offset * table.shape[1])
-
-
-def count(stop: int, device: torch.device) -> Tensor:
-    """0, 1, .. stop - 1 as int32, the type of every index here."""
-    return torch.arange(stop, dtype=torch.int32, device=device)
+from .index import count, lookup, take
+from .reduction import Chain, Pick, Rule
 
 
 @dataclass(frozen=True)
 class MergePlan:
     """Where every token of every window goes. All counts are fixed when the model is exported.
 
-    Slots 0 .. M-1 are means of `pooled` tokens, slots M .. K-1 are the `kept` tokens themselves. Merging is
-    therefore a gather and a mean, unmerging one gather: no scatter of features, no data-dependent shape.
-
     Attributes:
-        slot: [B', N] int32, merged slot of every original token.
+        slot: [B', N] int32, merged slot of every original token: unmerging is one gather with it.
         position: [B', K] int32, grid index (row * side + column, within the window) whose row and column
-            stand for each slot in the relative position.
+            stand for each slot in the relative position; one of the slot's own tokens.
         size: [B', K] int32, how many tokens each slot stands for.
-        pooled: [B', M, m] int32, the m tokens whose mean is slot j, for j < M.
-        kept: [B', K - M] int32, the token that is slot M + j.
+        rule: how the tokens of a slot become one.
     """
 
     slot: Tensor
     position: Tensor
     size: Tensor
-    pooled: Tensor
-    kept: Tensor
+    rule: Rule
 
     @classmethod
     def identity(cls, windows: int, tokens: int, device: torch.device) -> MergePlan:
         """The plan that changes nothing: every token is its own slot. Merging at rate 0 is this plan."""
         own = count(tokens, device).expand(windows, -1)
-        none = own.new_zeros(windows, 0, 1)
-        return cls(slot=own, position=own, size=torch.ones_like(own), pooled=none, kept=own)
+        return cls(slot=own, position=own, size=torch.ones_like(own), rule=Pick(own))
+
+    def replacing(self) -> MergePlan:
+        """The same plan with the token at `position` in place of the mean: merging is then one gather."""
+        return MergePlan(self.slot, self.position, self.size, Pick(self.position))
+
+    def then(self, other: MergePlan) -> MergePlan:
+        """This plan, and another one on its slots.
+
+        Args:
+            other: of K tokens, whose sizes already count what this plan merged.
+        """
+        return MergePlan(
+            slot=lookup(other.slot, self.slot),
+            position=lookup(self.position, other.position),
+            size=other.size,
+            rule=Chain(self.rule, other.rule),
+        )
 
     def merge(self, x: Tensor) -> Tensor:
         """[B', N, C] tokens to [B', K, C] slots (paper section 3.3, cell-wise token merging)."""
@@ -76,11 +67,7 @@ class MergePlan:
         Returns:
             [B', K, C].
         """
-        kept = take(source, lookup(rows, self.kept))
-        if not self.pooled.shape[1]:
-            return kept
-        pooled = take(source, lookup(rows, self.pooled)).mean(-2)
-        return torch.cat([pooled, kept], 1)
+        return self.rule(source, rows)
 
     def unmerge(self, y: Tensor) -> Tensor:
         """[B', K, C] slots to [B', N, C] tokens: each token gets a copy of its slot."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .plan import count, take
+from .index import count, take
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,12 @@ class Windows:
         inside = (rows >= shift).to(torch.int32)  # padding stays at row 0 for every image of the batch
         image = count(batch, device).view(-1, 1, 1) * (self.height * self.width)
         return (rows + inside * image).flatten(0, 1)
+
+    def padding(self, batch: int, device: torch.device) -> Tensor | None:
+        """1 where a token is padding, else 0: [batch * windows, N] fp32; None where nothing is padded."""
+        if not self.padded:
+            return None
+        return (self.rows(batch, device) == 0).float()
 
     def token_of_row(self, batch: int, device: torch.device) -> Tensor:
         """For every position of the map, its place among all windows' tokens: the way back.

@@ -8,10 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from structsam_export.choices import Destination
+from structsam_export.choices import Destination, Reduction
 from structsam_export.encoder.attention import MergedAttention, MergedBlock, relative_position_table
 from structsam_export.encoder.patch import grid_of, windows_of
-from structsam_export.merging import Identity, Method, StructSAM, Windows
+from structsam_export.merging import (
+    ALGM,
+    Bipartite,
+    Identity,
+    Method,
+    PiToMe,
+    StructSAM,
+    ToMe,
+    ToMeSD,
+    VidToMe,
+    Windows,
+)
 
 Attend = Callable[[Any, Tensor, Tensor, int], Tensor]
 
@@ -38,7 +49,7 @@ def close(one: Tensor, other: Tensor) -> bool:
 
 @pytest.mark.parametrize("dtype", ROUNDING)
 @pytest.mark.parametrize("index", [0, 1])
-@pytest.mark.parametrize("destination", Destination)
+@pytest.mark.parametrize("destination", [Destination.MIN, Destination.MAX, Destination.RANDOM])
 def test_attention_among_merged_slots_has_sams_relative_position(
     encoder: Any,
     features: Tensor,
@@ -98,20 +109,33 @@ def test_the_table_holds_sams_relative_positions(encoder: Any, length: int) -> N
     assert torch.equal(relative_position_table(rel_pos, side), sams.transpose(1, 2))
 
 
+METHODS = [
+    StructSAM(0.55),
+    StructSAM(0.55, reduction=Reduction.REPLACE),
+    Bipartite(0.55, heads=2),
+    ToMe(0.55, heads=2),
+    ToMeSD(0.55, heads=2),
+    PiToMe(0.55, heads=2),
+    VidToMe(0.55, heads=2),
+    ALGM(0.55, heads=2),
+]
+
+
 @pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 def test_a_block_is_merge_attention_unmerge_and_projection(
-    encoder: Any, features: Tensor, plain_attention: Attend, structsam: StructSAM, index: int
+    encoder: Any, features: Tensor, plain_attention: Attend, method: Method, index: int
 ) -> None:
     """The reference projects all tokens after unmerging, which gives the numbers of projecting slots."""
     windows, block = windows_of(encoder)[index], encoder.blocks[index]
     normed = block.norm1(features)
-    plan = structsam.plan(normed, windows)
+    plan = method.plan(normed, windows)
     attended = plain_attention(block.attn, plan.merge(windows.cut(normed)), plan.position, windows.side)
     projected = block.attn.proj(plan.unmerge(attended)).flatten(0, 1)
     rows = windows.token_of_row(len(features), features.device).long()
     x = features + projected[rows].view(features.shape)
     expected = x + block.mlp(block.norm2(x))
-    out, told = MergedBlock(block, windows, structsam).forward_with_plan(features)
+    out, told = MergedBlock(block, windows, method).forward_with_plan(features)
     assert close(out, expected)
     assert torch.equal(told.slot, plan.slot)
 

@@ -13,12 +13,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from structsam_export.checkpoints import randomize
-from structsam_export.choices import Destination, Flatness, Gradient, Selection
+from structsam_export.choices import Destination, Flatness, Gradient, Reduction, Selection
 from structsam_export.encoder import apply
 from structsam_export.encoder.exported import PlannedEncoder, output_names
+from structsam_export.graph.lint import lint
 from structsam_export.graph.precision import prepare
 from structsam_export.graph.trace import trace
-from structsam_export.merging import StructSAM, Windows
+from structsam_export.merging import (
+    ALGM,
+    Bipartite,
+    Method,
+    PiToMe,
+    Replay,
+    StructSAM,
+    ToMe,
+    ToMeSD,
+    VidToMe,
+    Windows,
+)
 
 SIDE = 320  # 20 x 20 tokens: four windows, three of them padded
 ERROR = 1e-3  # of embeddings whose deviation is one; what verification asks of an fp32 export
@@ -106,26 +118,34 @@ def test_one_file_takes_any_batch(
 class PlanOnly(nn.Module):
     """Nothing but a merging method on a feature map, cut as window blocks and as global ones cut it."""
 
-    def __init__(self, method: StructSAM, grid: int) -> None:
+    def __init__(self, method: Method, grid: int) -> None:
         super().__init__()
         self.method = method
         self.windows = [Windows(grid, grid, 14), Windows(grid, grid, grid)]
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        plans = [self.method.plan(features, windows) for windows in self.windows]
-        return tuple(tensor for plan in plans for tensor in (plan.slot, plan.position))
+        made = []
+        for windows in self.windows:
+            plan = self.method.plan(features, windows)
+            made += [plan.slot, plan.position, plan.merge(windows.cut(features))]
+        return tuple(made)
 
 
-PLANS = ["window.slot", "window.position", "global.slot", "global.position"]
+PLANS = [f"{kind}.{what}" for kind in ("window", "global") for what in ("slot", "position", "merged")]
 
 
 @pytest.fixture(scope="module")
 def features(photographs: Photographs) -> Tensor:
-    """[1, 64, 64, 768]: a photograph at 1024 pixels behind a ViT-B's patch embedding and first norm."""
-    stem = nn.Sequential(nn.Conv2d(3, 768, 16, 16), nn.LayerNorm(768, eps=1e-6))
+    """[1, 64, 64, 768]: a photograph at 1024 pixels as it enters a ViT-B's first attention.
+
+    Position embeddings set apart what the photograph holds twice, such as its black patches.
+    """
+    stem = nn.ModuleDict({"patch": nn.Conv2d(3, 768, 16, 16), "norm": nn.LayerNorm(768, eps=1e-6)})
+    stem.pos_embed = nn.Parameter(torch.empty(1, 64, 64, 768))
     randomize(stem)
     with torch.no_grad():
-        return stem[1](stem[0](photographs(1024)[:1]).permute(0, 2, 3, 1)).contiguous()
+        embedded = stem["patch"](photographs(1024)[:1]).permute(0, 2, 3, 1) + stem.pos_embed
+        return stem["norm"](embedded).contiguous()
 
 
 METHODS = {
@@ -147,16 +167,121 @@ def test_plans_are_identical_when_both_get_the_same_features(features: Tensor, w
     model = trace(module, {"features": features}, PLANS)
     # Times 12, so that the mean over 12 heads is whole too; small enough that energies stay below 2^24.
     whole = features.clamp(-2, 2).round() * (12 if what == "energy on the mean over heads" else 1)
-    made, expected = infer(model, {"features": whole}), module(whole)
+    check_equal(infer(model, {"features": whole}), module(whole))
+    if METHODS[what].cells:
+        made, expected = infer(model, {"features": features}), module(features)
+        assert agreements(made, expected) == [1.0, 1.0]
+
+
+def check_equal(made: Mapping[str, NDArray[Any]], expected: tuple[Tensor, ...]) -> None:
+    """The same slots in the same order; means of whole numbers up to 24, summed in another order: 1e-5."""
     for name, own in zip(PLANS, expected, strict=True):
-        assert np.array_equal(made[name], own), name
-    if not METHODS[what].cells:
-        return
-    made, expected = infer(model, {"features": features}), module(features)
-    for index in (0, 2):
-        theirs = np.take_along_axis(made[PLANS[index + 1]], made[PLANS[index]], 1)
-        own = expected[index + 1].gather(1, expected[index].long())
-        assert np.array_equal(theirs, own), PLANS[index]
+        assert made[name].shape == own.shape, name
+        tolerance = 1e-5 if own.is_floating_point() else 0
+        assert np.abs(made[name] - own.numpy()).max() <= tolerance, name
+
+
+def agreements(made: Mapping[str, NDArray[Any]], expected: tuple[Tensor, ...]) -> list[float]:
+    """Share of tokens with the same representative, for windows and for the whole map."""
+    shares = []
+    for kind, slot, position in zip(("window", "global"), expected[::3], expected[1::3], strict=True):
+        theirs = np.take_along_axis(made[f"{kind}.position"], made[f"{kind}.slot"], 1)
+        shares.append(float((theirs == position.gather(1, slot.long()).numpy()).mean()))
+    return shares
+
+
+MATCHING: dict[str, tuple[Method, float]] = {
+    "structsam, replace": (StructSAM(0.35, reduction=Reduction.REPLACE, heads=12), 1.0),
+    "bipartite": (Bipartite(0.55, heads=12), 0.995),
+    "bipartite, replace": (Bipartite(0.35, reduction=Reduction.REPLACE, heads=12), 0.995),
+    "tome": (ToMe(0.55, heads=12), 0.995),
+    "tome, replace": (ToMe(0.35, Reduction.REPLACE, heads=12), 0.995),
+    "tomesd": (ToMeSD(0.55, heads=12), 0.995),
+    "tomesd, replace": (ToMeSD(0.35, reduction=Reduction.REPLACE, heads=12), 0.995),
+    "pitome": (PiToMe(0.55, heads=12), 0.97),
+    "pitome, replace": (PiToMe(0.35, reduction=Reduction.REPLACE, heads=12), 0.97),
+    "vidtome, mean": (VidToMe(0.55, reduction=Reduction.MEAN, heads=12), 0.995),
+    "vidtome": (VidToMe(0.35, heads=12), 0.995),
+    "algm": (ALGM(0.55, heads=12), 0.995),
+    "algm, replace": (ALGM(0.35, reduction=Reduction.REPLACE, heads=12), 0.995),
+    "algm, cells only": (ALGM(0.55, local=1.0, heads=12), 1.0),
+}
+"""Methods, and the share of tokens whose representative two runtimes agree on.
+
+Cosines are products whose order of summation is the runtime's, so that they differ in their last bits: where
+a token is as much like one as like another to 1e-6, either may be the one. The photograph has 290 black
+patches, which only their position embeddings tell apart. In PiToMe, where ranks alternate between source and
+destination, one swap of neighbours renames two pairs. Energies, and the likeness within cells, are the same
+everywhere. Seen were 99.8 % or more, and 98.7 % with PiToMe.
+"""
+INEXACT = ("pitome", "pitome, replace", "algm", "algm, replace")
+
+
+@pytest.fixture(scope="module", params=MATCHING)
+def exported(request: pytest.FixtureRequest, features: Tensor) -> tuple[str, PlanOnly, onnx.ModelProto]:
+    """A method on a ViT-B's grid at 1024 pixels, and its graph."""
+    module = PlanOnly(MATCHING[request.param][0], 64)
+    return request.param, module, trace(module, {"features": features}, PLANS)
+
+
+def test_every_method_merges_a_photograph_alike(
+    features: Tensor, exported: tuple[str, PlanOnly, onnx.ModelProto]
+) -> None:
+    """Plans as far as they can agree. Under the export's plans what PyTorch merges, to 1e-5 for features of
+    up to 5: some tokens are summed in another order."""
+    what, module, model = exported
+    made = infer(model, {"features": features})
+    assert min(agreements(made, module(features))) >= MATCHING[what][1]
+    for kind, windows in zip(("window", "global"), module.windows, strict=True):
+        slot, position = (torch.from_numpy(made[f"{kind}.{name}"]) for name in ("slot", "position"))
+        plan = Replay(slot, position, module.method.reduction).plan(features, windows)
+        error = np.abs(made[f"{kind}.merged"] - plan.merge(windows.cut(features)).numpy()).max()
+        assert error <= (1e-5 if module.method.reduction is Reduction.MEAN else 0.0), kind
+
+
+def test_every_method_has_the_same_plans_where_cosines_are_exact(
+    features: Tensor, exported: tuple[str, PlanOnly, onnx.ModelProto]
+) -> None:
+    """Slot by slot. The signs of 64 channels in every head: their mean is the signs again, their length 8,
+    and every cosine a multiple of 1/32. Ties abound, and the index breaks them; some tokens are zero.
+
+    PiToMe's exponentials and the lengths of ALGM's means round, so that near ties are the runtime's: of them
+    only a blank image is exact.
+    """
+    what, module, model = exported
+    signs = features[..., :64].sign().repeat(1, 1, 1, 12)
+    signs[:, 40:, 50:] = 0
+    blank = torch.zeros_like(features)
+    for picture in [blank] if what in INEXACT else [blank, signs]:
+        check_equal(infer(model, {"features": picture}), module(picture))
+
+
+def test_tensorrt_takes_every_method(exported: tuple[str, PlanOnly, onnx.ModelProto]) -> None:
+    """From version 10.3 on."""
+    errors = [str(finding) for finding in lint(exported[2], "10.3") if finding.severity == "error"]
+    assert errors == []
+
+
+class AllSlots(nn.Module):
+    """Every method on one map with padded windows."""
+
+    def forward(self, features: Tensor) -> list[Tensor]:
+        windows, merged = Windows(20, 20, 14), []
+        for what, (method, _) in MATCHING.items():
+            if "replace" not in what:
+                merged.append(method.plan(features, windows).merge(windows.cut(features)))
+        return merged
+
+
+@pytest.mark.slow
+def test_no_method_fixes_the_batch(features: Tensor) -> None:
+    """A dimension that a method reads as a number would stay what it was when the model was traced."""
+    module, maps = AllSlots(), features[0].unfold(0, 20, 20).movedim(3, 1)[:, :, :20].contiguous()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(module, (maps[:2],), dynamic_shapes=({0: batch},)).module()
+    for images in (maps, maps[:1]):
+        for made, expected in zip(program(images), module(images), strict=True):
+            assert torch.equal(made, expected)
 
 
 def test_equal_scores_are_ordered_alike(structsam: StructSAM) -> None:
@@ -166,9 +291,7 @@ def test_equal_scores_are_ordered_alike(structsam: StructSAM) -> None:
     stepped = torch.zeros(1, 20, 20, 8)
     stepped[:, 5:, 7:] = 1  # two flat areas
     for picture in (torch.zeros(1, 20, 20, 8), torch.full((1, 20, 20, 8), -2.5), stepped):
-        made = infer(model, {"features": picture})
-        for name, own in zip(PLANS, module(picture), strict=True):
-            assert np.array_equal(made[name], own), name
+        check_equal(infer(model, {"features": picture}), module(picture))
 
 
 def test_tracing_leaves_the_module_as_it_was(

@@ -93,7 +93,7 @@ def test_a_replayed_plan_merges_as_the_plan_that_was_recorded(
     plain: SimpleNamespace, made: tuple[Tensor, Windows, MergePlan, StructSAM]
 ) -> None:
     x, windows, plan, method = made
-    replay = Replay(plan.slot, plan.position)
+    replay = Replay(plan.slot, plan.position, method.reduction)
     again = replay.plan(torch.zeros_like(x), windows)
     plain.check_valid(again)
     assert replay.slots(windows) == method.slots(windows)
