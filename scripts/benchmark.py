@@ -4,12 +4,10 @@ python scripts/benchmark.py OUT [OUT ...] --rival meta -o benchmarks/cpu.json
 """
 
 import json
-import os
 import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +19,7 @@ from rich.progress import track
 from structsam_runtime import Manifest, OnnxRuntimeRunner, UserError
 from structsam_runtime.console import check_output, run, whole_file
 from structsam_runtime.image import prepare, read_image
+from structsam_runtime.machine import cores, processor
 
 RIVAL, META = "meta", "Meta's, plain export"
 
@@ -114,7 +113,7 @@ def _told(out: Path) -> dict[str, Any]:
     content = json.loads((out / "manifest.json").read_text())
     macs, verification = content["macs"], content["verification"]
     return {
-        "gmac": round((macs["merged"] + macs["energy"]) / 1e9, 1),
+        "gmac": round((macs["merged"] + macs["planning"]) / 1e9, 1),
         "gmac_unmerged": round(macs["unmerged"] / 1e9, 1),
         "mask_iou": verification["mask_iou"],
         "plans": verification["plans"],
@@ -144,21 +143,13 @@ def _machine(provider: str) -> dict[str, Any]:
 
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processor": processor(),
+        "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "onnxruntime": onnxruntime.__version__,
         "provider": provider,
     }
-
-
-def _processor() -> str:
-    """The processor's own name; Python knows only its family on Linux."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines: Sequence[str] = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else ()
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()
 
 
 def _table(result: dict[str, Any]) -> str:

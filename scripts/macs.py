@@ -1,0 +1,123 @@
+"""Count what merging saves and what it costs, block by block, without weights and without computing.
+
+python scripts/macs.py --arch vit_b --method structsam --rate 0.55
+python scripts/macs.py --preset paper-flops          # the reading that explains the paper's 347.8 GFLOPs
+python scripts/macs.py --table-5                     # the paper's Table 5
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from structsam_runtime import UserError
+from structsam_runtime.console import missing, run
+
+try:
+    import torch
+
+    from structsam_export.analysis.macs import EncoderMacs, encoder_macs, table_5
+    from structsam_export.checkpoints import build_sam
+    from structsam_export.choices import Channels, MethodName, Reduction
+    from structsam_export.config import ExportConfig
+    from structsam_export.encoder import apply
+    from structsam_export.manifest import merging
+except ModuleNotFoundError as error:
+    missing(error)
+
+COLUMNS = (
+    "qkv",
+    "scores",
+    "values",
+    "relative_position",
+    "proj",
+    "mlp",
+    "norm",
+    "energy",
+    "similarity",
+    "averaging",
+)
+
+
+class Preset(StrEnum):
+    """Named readings of the paper's tables."""
+
+    PAPER_FLOPS = "paper-flops"
+
+
+def main(
+    arch: Annotated[str, typer.Option(help="vit_b, vit_l or vit_h.")] = "vit_b",
+    method: Annotated[MethodName | None, typer.Option(help="How tokens merge; default: structsam.")] = None,
+    rate: Annotated[float, typer.Option(help="Share of tokens removed, 0 to 0.75.")] = 0.55,
+    channels: Annotated[Channels | None, typer.Option(help="What tokens are judged by.")] = None,
+    reduction: Annotated[Reduction | None, typer.Option(help="What a slot holds.")] = None,
+    preset: Annotated[
+        Preset | None,
+        typer.Option(help="paper-flops: the authors' bipartite code, block 0 unmerged, priced as published."),
+    ] = None,
+    table: Annotated[
+        bool, typer.Option("--table-5", help="The paper's Table 5 instead: deciding what merges.")
+    ] = False,
+) -> None:
+    """Multiply-accumulates of SAM's image encoder at 1024 pixels, as the paper counts them, in 10^9."""
+    console = Console(width=150)
+    if table:
+        for price in table_5():
+            console.print(f"{price.kind:<8}{price.method:<26}{price.macs / 1e9:.4f}")
+        return
+    if preset and method not in (None, MethodName.BIPARTITE):
+        raise UserError(f"--preset {preset} is for {MethodName.BIPARTITE}; leave --method out")
+    config = ExportConfig(
+        arch,
+        method=MethodName.BIPARTITE if preset else method or MethodName.STRUCTSAM,
+        rate_window=rate,
+        rate_global=rate,
+        channels=channels,
+        reduction=reduction,
+        skip_blocks=(0,) if preset else (),
+    )
+    with torch.device("meta"):
+        encoder = build_sam(arch).image_encoder
+    apply(encoder, config.methods())
+    macs = encoder_macs(encoder)
+    console.print(breakdown(macs))
+    removed = {kind: counts["effective_rate"] for kind, counts in merging(encoder).items()}
+    told = ", ".join(f"{share:.1%} in {kind} blocks" for kind, share in removed.items())
+    console.print(f"tokens removed: {told or 'none'}", highlight=False)
+    for line in totals(macs):
+        console.print(line, highlight=False)
+    if preset:
+        console.print(f"priced as published: {macs.as_published / 1e9:.2f}", highlight=False)
+
+
+def breakdown(macs: EncoderMacs) -> Table:
+    """A row for every block, and their sums."""
+    table = Table("block", "kind", *(name.replace("_", " ") for name in COLUMNS), "total", box=None)
+    for block in macs.blocks:
+        values = [getattr(block, name) for name in COLUMNS]
+        table.add_row(str(block.block), block.kind, *map(_giga, [*values, sum(values)]))
+    sums = [sum(getattr(block, name) for block in macs.blocks) for name in COLUMNS]
+    table.add_row("sum", "", *map(_giga, [*sums, sum(sums)]), style="bold")
+    return table
+
+
+def totals(macs: EncoderMacs) -> list[str]:
+    """The encoder as a whole, under each convention."""
+    share = macs.total / macs.unmerged
+    before = macs.unmerging_before_proj
+    return [
+        f"patch embedding and neck: {macs.stem / 1e9:.2f}",
+        f"encoder: {macs.total / 1e9:.2f} of {macs.unmerged / 1e9:.3f} unmerged ({1 - share:.1%} less)",
+        f"unmerging before the projection, as the authors' code does: {before / 1e9:.2f}",
+        f"our attention executes {macs.widening / 1e9:.2f} more to carry the relative position",
+    ]
+
+
+def _giga(value: int) -> str:
+    return f"{value / 1e9:.3f}" if value else "-"
+
+
+if __name__ == "__main__":
+    run(main)

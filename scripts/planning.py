@@ -1,0 +1,179 @@
+"""What deciding costs: energy, matching and merging of every method for one layer of ViT-B, in MACs and time.
+
+python scripts/planning.py -o benchmarks/planning-cpu.json
+"""
+
+import json
+import statistics
+import tempfile
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.progress import track
+
+from structsam_runtime import OnnxRuntimeRunner, UserError
+from structsam_runtime.console import check_output, missing, run, whole_file
+from structsam_runtime.image import prepare
+from structsam_runtime.machine import machine
+
+try:
+    import torch
+    from skimage import data
+    from torch import Tensor, nn
+
+    from structsam_export.analysis.macs import BlockMacs, encoder_macs
+    from structsam_export.checkpoints import build_sam, load_sam
+    from structsam_export.choices import Channels, MethodName, Reduction
+    from structsam_export.config import ExportConfig
+    from structsam_export.encoder import apply
+    from structsam_export.encoder.attention import layer_norm
+    from structsam_export.graph.passes import run_passes
+    from structsam_export.graph.save import save
+    from structsam_export.graph.trace import trace
+    from structsam_export.manifest import model_of
+    from structsam_export.merging import Method, Windows
+except ModuleNotFoundError as error:
+    missing(error)
+
+ARCH = "vit_b"
+LAYERS = {"window": 6, "global": 5}
+"""Blocks of ViT-B whose planning is measured; behind the fifth, where ALGM has both of its stages."""
+VARIANTS: dict[str, dict[str, Any]] = {
+    "structsam, head mean": {"method": MethodName.STRUCTSAM, "channels": Channels.HEADS},
+    "structsam, all channels": {"method": MethodName.STRUCTSAM},
+    "bipartite": {"method": MethodName.BIPARTITE},
+    "bipartite, replace": {"method": MethodName.BIPARTITE, "reduction": Reduction.REPLACE},
+    "tome": {"method": MethodName.TOME},
+    "tomesd": {"method": MethodName.TOMESD},
+    "pitome": {"method": MethodName.PITOME},
+    "vidtome": {"method": MethodName.VIDTOME},
+    "algm": {"method": MethodName.ALGM},
+}
+
+
+class Planning(nn.Module):
+    """A plan and the merged slots: all that a layer does before its attention, and would not do unmerged."""
+
+    def __init__(self, method: Method, windows: Windows) -> None:
+        super().__init__()
+        self.method, self.windows = method, windows
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[1, H, W, C] to slot [B', N], position [B', K] and the merged slots [B', K, C]."""
+        plan = self.method.plan(features, self.windows)
+        source = self.windows.source(features.flatten(0, 2))
+        return plan.slot, plan.position, plan.merge_rows(source, self.windows.rows(1, features.device))
+
+
+def main(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The result, .json; its table goes beside it.")
+    ],
+    rate: Annotated[float, typer.Option(help="Share of tokens to remove.")] = 0.55,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 15,
+) -> None:
+    """Interleaved runs in ONNX Runtime on one CPU, on a photograph's features; medians and minima."""
+    if output.suffix != ".json":
+        raise UserError(f"--output {output} does not end in .json; the table goes beside it as .md")
+    check_output(output)
+    configs = {
+        name: ExportConfig(ARCH, random_weights=True, rate_window=rate, rate_global=rate, **options)
+        for name, options in VARIANTS.items()
+    }
+    features = photograph(next(iter(configs.values())))
+    grid = features.shape[1]
+    seconds: dict[tuple[str, str], list[float]] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        runners = {}
+        for name, config in track(configs.items(), description="tracing", transient=True):
+            for kind, block in LAYERS.items():
+                module = Planning(
+                    config.methods()[block], Windows(grid, grid, 14 if kind == "window" else grid)
+                )
+                path = folder / f"{name}-{kind}.onnx"
+                model = trace(module, {"features": torch.from_numpy(features)}, ["slot", "position", "slots"])
+                save(run_passes(model)[0], path)
+                runners[name, kind] = stack.enter_context(OnnxRuntimeRunner(path))
+        for turn in track(range(repeat + 1), description="timing", transient=True):
+            for key, runner in runners.items():
+                start = time.perf_counter()
+                runner.infer({"features": features})
+                if turn:  # the first is a warm-up
+                    seconds.setdefault(key, []).append(time.perf_counter() - start)
+    result = {
+        "machine": machine(),
+        "onnxruntime": version("onnxruntime"),
+        "date": datetime.now(UTC).date().isoformat(),
+        "arch": ARCH,
+        "rate": rate,
+        "repeat": repeat,
+        "layers": [row(name, kind, configs[name], times) for (name, kind), times in seconds.items()],
+    }
+    with whole_file(output) as part:
+        part.write_text(json.dumps(result, indent=2) + "\n")
+    text = table(result)
+    with whole_file(output.with_suffix(".md")) as part:
+        part.write_text(text)
+    typer.echo(text)
+
+
+@torch.no_grad()
+def photograph(config: ExportConfig) -> NDArray[np.float32]:
+    """[1, H, W, C] of a photograph behind the patch embedding and the first norm of random weights."""
+    sam = load_sam(ARCH, config.image_size, None, random_weights=True)
+    picture: Any = data.coffee  # untyped
+    image, _ = prepare(picture(), model_of(config, sam))
+    encoder = sam.image_encoder
+    x = encoder.patch_embed(torch.from_numpy(image)) + encoder.pos_embed
+    features: NDArray[np.float32] = layer_norm(encoder.blocks[0].norm1, x).numpy()
+    return features
+
+
+def row(name: str, kind: str, config: ExportConfig, times: list[float]) -> dict[str, Any]:
+    """One method at one kind of layer."""
+    with torch.device("meta"):
+        encoder = build_sam(ARCH).image_encoder
+    apply(encoder, config.methods())
+    counted: BlockMacs = encoder_macs(encoder).blocks[LAYERS[kind]]
+    return {
+        "method": name,
+        "kind": kind,
+        "energy_gmac": counted.energy / 1e9,
+        "similarity_gmac": counted.similarity / 1e9,
+        "averaging_gmac": counted.averaging / 1e9,
+        "median_ms": round(1e3 * statistics.median(times), 3),
+        "min_ms": round(1e3 * min(times), 3),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """As Markdown."""
+    head = (
+        f"One layer of {result['arch']} at 1024 pixels, rate {result['rate']:g}: deciding what merges, and "
+        f"merging it. {result['machine']}, ONNX Runtime {result['onnxruntime']} (cpu), {result['date']}, "
+        f"{result['repeat']} interleaved runs."
+    )
+    columns = ["layer", "method", "energy", "similarity", "averaging", "GMAC", "median ms", "min ms"]
+    lines = [columns, ["---"] * len(columns)]
+    for layer in sorted(result["layers"], key=lambda one: str(one["kind"])):
+        parts = [layer[f"{name}_gmac"] for name in ("energy", "similarity", "averaging")]
+        lines.append(
+            [
+                *(layer["kind"], layer["method"]),
+                *(f"{part:.4f}" if part else "" for part in [*parts, sum(parts)]),
+                *(f"{layer['median_ms']:.1f}", f"{layer['min_ms']:.1f}"),
+            ]
+        )
+    return "\n".join([head, "", *("| " + " | ".join(cells) + " |" for cells in lines)]) + "\n"
+
+
+if __name__ == "__main__":
+    run(main)
