@@ -14,6 +14,8 @@ from .errors import UserError
 
 USAGE = 2
 INTERRUPTED = 130
+EVALUATE = {"matplotlib", "pycocotools", "pydicom", "scipy"}
+"""What datasets, metrics and plots need beyond the runtime: the extra of that name."""
 
 # Typer took its copy of click in as `typer._click`; before that it raised click's own exceptions. Either way
 # the usage errors share one base, and it is the last class behind BadParameter that can format a message.
@@ -48,7 +50,8 @@ def missing(error: ModuleNotFoundError) -> NoReturn:
     Raises:
         SystemExit: with 2, after one line that says what to install.
     """
-    print(f'error: this needs {error.name}; pip install -e ".[export,cpu]"', file=sys.stderr)
+    extra = "evaluate" if error.name in EVALUATE else "export,cpu"
+    print(f'error: this needs {error.name}; pip install -e ".[{extra}]"', file=sys.stderr)
     sys.exit(USAGE)
 
 

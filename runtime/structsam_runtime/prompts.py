@@ -38,12 +38,13 @@ def encode(
         frame: of the picture that the prompts belong to.
         point_coords: [N, 2] or, for a batch, [P, N, 2]: (x, y) in pixels of the picture.
         point_labels: [N] or [P, N]: 1 for foreground, 0 for background.
-        box: [4] or [P, 4]: x0, y0, x1, y1 in pixels of the picture.
+        box: [4] or [P, 4]: x0, y0, x1, y1 in pixels of the picture. The corners may be one pixel, as those of
+            the tightest box around a one-pixel object are.
 
     Raises:
         UserError: no prompt, a shape or a count that does not fit, labels without points or points without
-            labels, labels other than 0 and 1, NaN or infinity, a box without area, a point or a whole box
-            outside the picture.
+            labels, labels other than 0 and 1, NaN or infinity, a box whose corners are swapped, a point or a
+            whole box outside the picture.
     """
     coords: list[NDArray[np.float64]] = []
     labels: list[NDArray[np.int32]] = []
@@ -114,9 +115,9 @@ def _corners(box: ArrayLike, frame: Frame) -> tuple[NDArray[np.float64], bool]:
         raise UserError(f"box has shape {list(boxes.shape)}, expected [4] or [P, 4] with x0, y0, x1, y1")
     for x0, y0, x1, y1 in boxes.reshape(-1, 4):
         given = f"the box ({x0:g}, {y0:g}, {x1:g}, {y1:g})"
-        if x1 <= x0 or y1 <= y0:
-            raise UserError(f"{given} has no area, expected x0 < x1 and y0 < y1")
-        if x1 <= 0 or y1 <= 0 or x0 >= frame.width or y0 >= frame.height:
+        if x1 < x0 or y1 < y0:
+            raise UserError(f"{given} is turned around, expected x0 <= x1 and y0 <= y1")
+        if x1 < 0 or y1 < 0 or x0 >= frame.width or y0 >= frame.height:
             raise UserError(f"{given} lies outside the picture of {frame.width} x {frame.height} pixels")
     return boxes.reshape(-1, 2, 2), boxes.ndim == 2
 

@@ -1,6 +1,8 @@
 """Exit codes and one-line errors of every command-line script, and outputs that appear whole."""
 
+import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +11,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from structsam_runtime.console import check_output, join_values, numbers, run, whole_file
+from structsam_runtime.console import EVALUATE, check_output, join_values, missing, numbers, run, whole_file
 from structsam_runtime.errors import UserError
 
 
@@ -97,6 +99,26 @@ def test_an_application_with_commands(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_defect_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run(command, ["4", "--how", "defect"])
+
+
+@pytest.mark.parametrize(
+    ("package", "extra"),
+    [("torch", "export,cpu"), ("polygraphy", "export,cpu")]
+    + [(name, "evaluate") for name in ("scipy", "matplotlib", "pycocotools", "pydicom")],
+)
+def test_a_missing_package_says_which_extra_brings_it(
+    package: str, extra: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        missing(ModuleNotFoundError(f"No module named '{package}'", name=package))
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f'error: this needs {package}; pip install -e ".[{extra}]"\n'
+
+
+def test_the_extras_are_those_of_the_project() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    packages = {re.split(r"[^\w-]", one)[0] for one in project["optional-dependencies"]["evaluate"]}
+    assert packages == EVALUATE
 
 
 def test_arguments_default_to_those_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,10 +119,10 @@ def test_the_given_arrays_stay_as_they_are() -> None:
         ({"box": np.zeros((0, 4))}, r"box has shape \[0, 4\]"),
         ({"box": [[BOX]]}, r"box has shape \[1, 1, 4\]"),
         ({"box": [0, 0, np.inf, 5]}, "box holds NaN or infinity"),
-        ({"box": [10, 10, 10, 20]}, r"box \(10, 10, 10, 20\) has no area"),
-        ({"box": [BOX, [10, 20, 30, 15]]}, r"box \(10, 20, 30, 15\) has no area"),
+        ({"box": [10, 10, 9, 20]}, r"box \(10, 10, 9, 20\) is turned around"),
+        ({"box": [BOX, [10, 20, 30, 15]]}, r"box \(10, 20, 30, 15\) is turned around"),
         ({"box": [640, 0, 700, 50]}, "lies outside the picture of 640 x 480 pixels"),
-        ({"box": [-20, 0, 0, 50]}, "lies outside the picture"),
+        ({"box": [-20, 0, -1, 50]}, "lies outside the picture"),
         (
             {"point_coords": [[POINT]] * 2, "point_labels": [[1]] * 2, "box": [BOX] * 3},
             "points of 2 prompts came with boxes of 3",
@@ -133,6 +133,13 @@ def test_refuses_in_one_line(prompts: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         encode(FRAME, **prompts)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (639, 479), (5, 7)])
+def test_a_box_may_be_one_pixel(place: tuple[int, int]) -> None:
+    got = encode(FRAME, box=[*place, *place])
+    np.testing.assert_array_equal(got.point_coords[0, 0], got.point_coords[0, 1])
+    assert got.point_labels.tolist() == [[2, 3]]
 
 
 def test_a_box_may_reach_beyond_the_picture() -> None:

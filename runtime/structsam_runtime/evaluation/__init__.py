@@ -1,0 +1,1 @@
+"""Datasets and metrics: how good are the masks."""

@@ -1,0 +1,92 @@
+"""Quality against rate (paper, figure 6)."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import cycle, pairwise
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .report import Summary
+
+PANELS = {"iou": "mIoU, %", "boundary_iou": "boundary mIoU, %", "agreement": "agreement with unmerged, %"}
+# Okabe and Ito's palette: distinguishable for colour-blind people too. Black is the unmerged model's.
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#7F7F7F")
+MARKERS = "osD^v<>XPd*p"
+LINES = ("-", ":")
+SPREAD = 0.4
+"""Share of the distance between two rates over which methods are set side by side."""
+CAPPED = 0.01
+"""A method that removes so much less than it was asked for is drawn hollow."""
+
+
+def plot(summaries: Sequence[Summary], path: Path) -> None:
+    """Draw one dataset: a panel for each metric, a line for each method, the unmerged model dashed.
+
+    Methods stand side by side at the rate that was asked for. Bars are the 95 % interval of the difference
+    from the unmerged model, so that a bar that does not touch the dashed line tells a difference.
+
+    Args:
+        summaries: of one dataset; at least one.
+        path: of the picture, with a suffix that Matplotlib knows.
+    """
+    figure = Figure(figsize=(5 * len(PANELS), 5), layout="constrained")
+    for axes, (metric, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+        _panel(axes, summaries, metric)
+        axes.set(xlabel="rate asked for (hollow: the method removes less)", title=title)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    first = summaries[0]
+    counts = f"{first.counts.pictures} pictures, {first.counts.prompts} box prompts"
+    figure.suptitle(f"{first.dataset}: {counts}; bars: 95 % interval of the difference from unmerged")
+    figure.savefig(path, dpi=120)
+
+
+def _panel(axes: Axes, summaries: Sequence[Summary], metric: str) -> None:
+    merged = [s for s in summaries if s.facts["rate"]]
+    rates = sorted({float(s.facts["rate"]) for s in merged})
+    labels = list(dict.fromkeys(s.label for s in merged))
+    width = SPREAD * min((after - before for before, after in pairwise(rates)), default=0.2)
+    axes.set_xticks(rates)
+    axes.grid(alpha=0.3)
+    for summary in summaries:
+        if not summary.facts["rate"]:
+            level = 100 * summary.quality[metric].mean
+            axes.axhline(level, color="black", linestyle="--", linewidth=1, label=summary.label)
+    for index, (label, style) in enumerate(zip(labels, _styles(), strict=False)):
+        mine = [s for s in merged if s.label == label]
+        place = width * ((index + 0.5) / len(labels) - 0.5)
+        _line(axes, mine, metric, place, style | {"label": label})
+
+
+def _styles() -> Iterator[dict[str, Any]]:
+    """A colour, a marker and a line for each method; the colours that come again have another line."""
+    lines = cycle([line for line in LINES for _ in COLOURS])
+    for colour, marker, line in zip(cycle(COLOURS), cycle(MARKERS), lines):
+        yield {"color": colour, "marker": marker, "linestyle": line, "markersize": 5.5}
+
+
+def _line(axes: Axes, mine: Sequence[Summary], metric: str, place: float, style: dict[str, Any]) -> None:
+    """One method: its rates in ascending order, `place` to the right of where they are."""
+    x = [s.facts["rate"] + place for s in mine]
+    y = [100 * s.quality[metric].mean for s in mine]
+    bars = [[_bar(s, metric)[end] for s in mine] for end in (0, 1)]
+    axes.errorbar(x, y, bars, capsize=2, linewidth=1.3, elinewidth=0.9, **style)
+    hollow = [index for index, s in enumerate(mine) if s.facts["rate"] - _removed(s) > CAPPED]
+    face = {"linestyle": "", "markerfacecolor": "white", "zorder": 3, "label": None}
+    axes.plot([x[index] for index in hollow], [y[index] for index in hollow], **style | face)
+
+
+def _removed(summary: Summary) -> float:
+    """The largest share of tokens that a kind of block really loses."""
+    return float(max(summary.facts["effective_window"], summary.facts["effective_global"]))
+
+
+def _bar(summary: Summary, metric: str) -> tuple[float, float]:
+    """How far a bar reaches down and up, in %; nan where no interval is known."""
+    change = summary.change.get(metric)
+    if change is None:
+        return math.nan, math.nan
+    return 100 * (change.mean - change.low), 100 * (change.high - change.mean)

@@ -1,0 +1,155 @@
+"""Quality against rate: every method is drawn, whatever the number of rates, pictures and methods."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from PIL import Image
+
+from structsam_runtime.evaluation.coco_ap import AveragePrecision
+from structsam_runtime.evaluation.metrics import Interval
+from structsam_runtime.evaluation.plots import COLOURS, PANELS, plot
+from structsam_runtime.evaluation.report import METRICS, Counts, Summary
+from structsam_runtime.evaluation.results import UNMERGED
+
+METHODS = ("StructSAM", "StructSAM (bipartite)", "ToMe", "ToMeSD", "PiToMe", "VidToMe", "ALGM")
+CAPPED = ("ToMe", "PiToMe")
+BASELINE = 0.8
+
+
+def summary(label: str, rate: float, mean: float, bar: float = 0.01) -> Summary:
+    """One that lost `BASELINE - mean`, give or take `bar`, or twice that upwards."""
+    removed = min(rate, 0.5) if label in CAPPED else rate
+    change = Interval(mean - BASELINE, mean - BASELINE - bar, mean - BASELINE + 2 * bar)
+    return Summary(
+        dataset="dis5k-DIS-VD",
+        model=f"{label}-{rate}" if rate else UNMERGED,
+        label=label,
+        facts={"rate": rate, "effective_window": removed - 0.001 * bool(rate), "effective_global": removed},
+        counts=Counts(470, 470, 0, 0, 0),
+        quality=dict.fromkeys(METRICS, Interval(mean, 0.1, 0.9)),
+        change=dict.fromkeys(METRICS, change) if rate else {},
+        ap=AveragePrecision(*6 * [0.5]),
+        images_per_second=1.0,
+        peak_bytes=None,
+    )
+
+
+def summaries(*rates: float, methods: tuple[str, ...] = METHODS, bar: float = 0.01) -> list[Summary]:
+    merged = [
+        summary(label, rate, 0.79 - 0.02 * index - 0.1 * rate, bar)
+        for index, label in enumerate(methods)
+        for rate in rates
+    ]
+    return [summary("Baseline", 0.0, BASELINE), *merged]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Draws a plot and gives its figure: `drawn(summaries)`."""
+    kept: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(self: Figure, *args: Any, **kwargs: Any) -> None:
+        kept.append(self)
+        save(self, *args, **kwargs)
+
+    def draw(of: list[Summary]) -> Figure:
+        monkeypatch.setattr(Figure, "savefig", keep)
+        plot(of, tmp_path / "plot.png")
+        return kept[-1]
+
+    return draw
+
+
+def lines(axes: Axes) -> dict[str, ErrorbarContainer]:
+    return {str(one.get_label()): one for one in axes.containers if isinstance(one, ErrorbarContainer)}
+
+
+def test_every_method_has_a_line_with_its_numbers_in_every_panel(drawn: Any) -> None:
+    figure = drawn(summaries(0.35, 0.55))
+    assert len(figure.axes) == len(PANELS)
+    for axes in figure.axes:
+        assert list(lines(axes)) == list(METHODS)
+        for index, container in enumerate(lines(axes).values()):
+            expected = [100 * (0.79 - 0.02 * index - 0.1 * rate) for rate in (0.35, 0.55)]
+            np.testing.assert_allclose(container.lines[0].get_ydata(orig=False), expected, rtol=0, atol=1e-9)
+            (bars,) = container.lines[2]
+            for (low, high), mean in zip(bars.get_segments(), expected, strict=True):
+                assert (mean - low[1], high[1] - mean) == (
+                    pytest.approx(1, abs=1e-9),
+                    pytest.approx(2, abs=1e-9),
+                )
+
+
+def test_methods_stand_beside_each_other_near_their_rate(drawn: Any) -> None:
+    rates = (0.35, 0.55, 0.65)
+    figure = drawn(summaries(*rates))
+    axes = figure.axes[0]
+    assert list(axes.get_xticks()) == list(rates)
+    places = np.array([one.lines[0].get_xdata(orig=False) for one in lines(axes).values()])
+    assert (abs(places - rates) < 0.025).all()  # a quarter of the way to the next rate
+    assert (np.diff(places, axis=0) > 0.002).all()
+    np.testing.assert_allclose(places.mean(0), rates, rtol=0, atol=1e-9)
+
+
+def test_what_removes_less_than_asked_is_hollow(drawn: Any) -> None:
+    figure = drawn(summaries(0.35, 0.55))
+    colours = dict(zip(METHODS, COLOURS, strict=True))
+    hollow = [
+        (to_hex(line.get_color()).upper(), len(line.get_xdata()))
+        for line in figure.axes[0].lines
+        if line.get_markerfacecolor() == "white" and len(line.get_xdata())
+    ]
+    assert hollow == [(colours[label], 1) for label in CAPPED]
+
+
+def test_the_legend_names_everything_once(drawn: Any) -> None:
+    (legend,) = drawn(summaries(0.35, 0.55)).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["Baseline", *METHODS]
+
+
+def test_the_title_says_what_was_measured(drawn: Any) -> None:
+    title = drawn(summaries(0.35)).get_suptitle()
+    assert title.startswith("dis5k-DIS-VD: 470 pictures, 470 box prompts; bars:")
+
+
+def test_every_method_can_be_told_from_every_other(drawn: Any) -> None:
+    """Also with the ablations; black is the unmerged model's alone."""
+    figure = drawn(summaries(0.35, 0.55, methods=(*METHODS, *(f"ablation {i}" for i in range(6)))))
+    looks = set()
+    for container in lines(figure.axes[0]).values():
+        line = container.lines[0]
+        looks.add((to_hex(line.get_color()), line.get_marker()))
+        assert (to_hex(line.get_color()), line.get_linestyle()) != ("#000000", "--")
+    assert len(looks) == 13
+
+
+@pytest.mark.parametrize("rates", [(0.35, 0.55), (0.55,), ()])
+@pytest.mark.parametrize("bar", [0.01, 0.0, float("nan")])
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_any_number_of_rates_and_a_single_picture_is_drawn(
+    tmp_path: Path, rates: tuple[float, ...], bar: float, suffix: str
+) -> None:
+    """A single picture gives no interval; warnings are errors here."""
+    path = tmp_path / f"plot{suffix}"
+    plot(summaries(*rates, bar=bar), path)
+    assert path.stat().st_size > 5000
+
+
+def test_colours_are_seen(tmp_path: Path) -> None:
+    plot(summaries(0.55), tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    found = {"#{:02X}{:02X}{:02X}".format(*colour) for colour in np.unique(pixels, axis=0).tolist()}
+    assert set(COLOURS) <= found
+
+
+def test_models_without_an_unmerged_one_are_drawn(drawn: Any) -> None:
+    figure = drawn([summary("StructSAM", 0.55, 0.7)])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["StructSAM"]
