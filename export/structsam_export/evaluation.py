@@ -1,0 +1,371 @@
+"""Models to evaluate: SAM in PyTorch with any merging method, and exports on any runner."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from polygraphy.backend.base import BaseRunner
+
+from structsam_runtime import Manifest, Predictor
+from structsam_runtime.errors import UserError
+from structsam_runtime.evaluation.results import UNMERGED
+from structsam_runtime.manifest import Model
+from structsam_runtime.runners.base import Array, Runner, TensorSpec
+
+from .analysis.macs import encoder_macs
+from .choices import MethodName
+from .compare import RUNNERS, runners
+from .config import OPTIONS, ExportConfig, option_type
+from .encoder import apply
+from .encoder.decoder import PromptedMaskDecoder
+from .encoder.patch import remove
+from .manifest import merging as merging_of
+from .manifest import model_of
+from .merging import Identity, Method
+from .pipeline import fetch, load, weights_source
+from .progress import Progress
+from .runners import TorchRunner
+from .verify import DECODER_INPUTS, DECODER_OUTPUTS
+
+PAPER_NAMES = {
+    MethodName.STRUCTSAM: "StructSAM",
+    MethodName.BIPARTITE: "StructSAM (bipartite)",
+    MethodName.TOME: "ToMe",
+    MethodName.TOMESD: "ToMeSD",
+    MethodName.PITOME: "PiToMe",
+    MethodName.VIDTOME: "VidToMe",
+    MethodName.ALGM: "ALGM",
+}
+BASELINE = "Baseline"
+PYTORCH = "pytorch"
+ABLATIONS = {
+    "structsam:gradient=central": "Central-Diff",
+    "structsam:flatness=mean": "Mean-Flatness",
+    "structsam:cells=no": "No-Cell",
+    "structsam:selection=random": "Rand-Cell",
+    "structsam:destination=max": "Max-Dst",
+    "structsam:destination=random": "Rand-Dst",
+}
+"""Table 4 of the paper, but for its first row, which is `structsam`."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to evaluate.
+
+    Attributes:
+        name: names its file of results.
+        facts: what the tables say of it: label, rates, multiply-accumulates in 10^9, runner.
+        open: gives an open predictor for a `with` block.
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+    open: Callable[[], AbstractContextManager[Predictor]]
+
+
+def variants(config: ExportConfig, specs: Sequence[str], rates: Sequence[float]) -> dict[ExportConfig, str]:
+    """Every way of merging at every rate, each once, and what the tables call it.
+
+    Args:
+        config: architecture, weights, image size and seed; its merging does not count.
+        specs: see `configured`.
+        rates: shares of tokens to remove.
+
+    Raises:
+        UserError: as in `configured`; or nothing would be removed.
+    """
+    found = {}
+    for spec in specs:
+        for rate in rates:
+            merged = configured(config, spec, rate)
+            if not max(merged.rate_window, merged.rate_global):
+                raise UserError("--rate 0 is the unmerged model, which is always evaluated; leave it out")
+            found[merged] = ABLATIONS.get(spec) or label_of(merged)
+    return found
+
+
+def in_pytorch(
+    config: ExportConfig, merging: Mapping[ExportConfig, str], progress: Progress
+) -> list[Candidate]:
+    """The unmerged model, then other ways of merging, on one set of weights.
+
+    Args:
+        config: architecture, weights, image size and seed; its merging does not count.
+        merging: from `variants` of the same config.
+        progress: is told of every step.
+    """
+    fetch(config)
+    with progress.step(f"load {config.arch}"):
+        sam = load(config)
+    decoder = PromptedMaskDecoder(sam).eval()
+    model = model_of(config, sam)
+
+    def candidate(name: str, label: str, rate: float, methods: Sequence[Method] | None) -> Candidate:
+        apply(sam.image_encoder, methods or [Identity()] * config.architecture.depth)
+        facts = {
+            "label": label,
+            "rate": rate,
+            **_removed(merging_of(sam.image_encoder)),
+            "gmac": round(encoder_macs(sam.image_encoder).total / 1e9, 2),
+            "runner": PYTORCH,
+        }
+        return Candidate(name, facts, lambda: _torch_predictor(sam.image_encoder, decoder, model, methods))
+
+    with progress.step("count multiply-accumulates"):
+        made = [candidate(UNMERGED, BASELINE, 0.0, None)]
+        for merged, label in merging.items():
+            made.append(candidate(_name(merged), label, _rate(merged), merged.methods()))
+    return made
+
+
+def configured(config: ExportConfig, spec: str, rate: float) -> ExportConfig:
+    """A config with another way of merging.
+
+    Args:
+        config: everything else.
+        spec: a method, and its options if they are not its own: `structsam`, `bipartite:reduction=replace`,
+            `structsam:selection=random:skip_blocks=0,1`; `cells=no` drops the cells.
+        rate: of all blocks, unless the options name `rate_window` or `rate_global`.
+
+    Raises:
+        UserError: no such method, option or value.
+    """
+    name, *pairs = spec.split(":")
+    if name not in list(MethodName):
+        raise UserError(f"--method {name} is unknown; expected one of {', '.join(MethodName)}")
+    # What another method left behind does not count.
+    values: dict[str, Any] = dict.fromkeys(OPTIONS) | {"method": MethodName(name), "skip_blocks": ()}
+    values |= {"rate_window": rate, "rate_global": rate}
+    for pair in pairs:
+        option, _, text = pair.partition("=")
+        values[option] = _value(option, text, spec)
+    return dataclasses.replace(config, **values)
+
+
+def _value(option: str, text: str, spec: str) -> Any:
+    """An option's value from its text."""
+    kinds: dict[str, Callable[[str], Any]] = {
+        **{name: option_type(name) for name in OPTIONS},
+        "cells": lambda answer: {"yes": True, "no": False}[answer],
+        "skip_blocks": lambda numbers: tuple(int(number) for number in numbers.split(",")),
+        "rate_window": float,
+        "rate_global": float,
+    }
+    if option not in kinds:
+        raise UserError(f"--method {spec} has no option {option}; expected one of {', '.join(kinds)}")
+    try:
+        return kinds[option](text)
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"--method {spec} gives {option} the value {text!r}, which it does not take"
+        ) from error
+
+
+def label_of(config: ExportConfig) -> str:
+    """What the tables call a way of merging: the paper's name, and the options that are not its own."""
+    parts = [PAPER_NAMES[config.method], *(part.replace("-", " ") for part in config.differences())]
+    if config.rate_window != config.rate_global:
+        parts.append(f"{config.rate_window:g} in window and {config.rate_global:g} in global blocks")
+    if config.skip_blocks:
+        parts.append(f"not in block {' '.join(map(str, config.skip_blocks))}")
+    return ", ".join(parts)
+
+
+def _rate(config: ExportConfig) -> float:
+    """The rate that the tables file a config under."""
+    return max(config.rate_window, config.rate_global)
+
+
+def _removed(merging: Mapping[str, Any]) -> dict[str, float]:
+    """The share of tokens that window and global blocks really lose, from the manifest's `merging`."""
+    return {
+        f"effective_{kind}": merging.get(kind, {}).get("effective_rate", 0.0) for kind in ("window", "global")
+    }
+
+
+def _name(config: ExportConfig) -> str:
+    """The name of an export, without what all models of one run share, and with every option."""
+    size = "" if config.image_size == 1024 else f"-{config.image_size}px"
+    name = config.name.removeprefix(f"{config.arch}-").removesuffix(f"{size}-{config.precision}")
+    return "-".join([name, *(f"skip{block}" for block in config.skip_blocks)])
+
+
+@contextmanager
+def _torch_predictor(
+    encoder: Any, decoder: PromptedMaskDecoder, model: Model, methods: Sequence[Method] | None
+) -> Iterator[Predictor]:
+    """SAM in PyTorch, its encoder patched while the block runs; Meta's own blocks where nothing merges."""
+    specs = contract(model)
+    image = {"image": np.zeros((1, 3, model.image_size, model.image_size), np.float32)}
+    prompts = {
+        name: np.zeros([length if isinstance(length, int) else 1 for length in spec.shape], spec.dtype)
+        for name, spec in specs["decoder"][0].items()
+    }
+    remove(encoder)
+    if methods is not None:
+        apply(encoder, methods)
+    try:
+        with Predictor(
+            PolygraphyRunner(TorchRunner(encoder, image, ["image_embedding"]), *specs["encoder"]),
+            PolygraphyRunner(TorchRunner(decoder, prompts, DECODER_OUTPUTS), *specs["decoder"]),
+            model,
+        ) as predictor:
+            yield predictor
+    finally:
+        remove(encoder)
+
+
+def from_export(folder: Path, runner: str) -> Candidate:
+    """An export, on a runner of `compare`.
+
+    Raises:
+        UserError: no export, or a runner that is unknown or not here.
+    """
+    if runner not in RUNNERS:
+        raise UserError(f"--runner {runner} is unknown; expected one of {', '.join(RUNNERS)}")
+    known, content = Manifest.read(folder), _content(folder)
+    config, macs = ExportConfig.from_json(content["arguments"]), content["macs"]
+    merges = bool(content["merging"])
+    facts = {
+        "label": label_of(config) if merges else BASELINE,
+        "rate": _rate(config) if merges else 0.0,
+        **_removed(content["merging"]),
+        "gmac": round((macs["merged"] + macs["planning"]) / 1e9, 2),
+        "runner": f"{runner} {config.precision}",
+    }
+    encoder, decoder = runners(folder, runner, known, [])
+
+    @contextmanager
+    def opened() -> Iterator[Predictor]:
+        specs = contract(known.model)
+        with Predictor(
+            PolygraphyRunner(encoder, *specs["encoder"]),
+            PolygraphyRunner(decoder, *specs["decoder"]),
+            known.model,
+        ) as predictor:
+            yield predictor
+
+    return Candidate(f"{folder.resolve().name}-{runner}", facts, opened)
+
+
+def of_exports(
+    folders: Sequence[Path], runner: str, checkpoint: Path | None, progress: Progress
+) -> tuple[dict[str, Any], list[Candidate]]:
+    """Exports of one model, the unmerged one first: the first export that merges nothing, or else PyTorch.
+
+    Args:
+        folders: of the exports.
+        runner: a name in RUNNERS.
+        checkpoint: the weights, if PyTorch needs them and they are not where the exports say.
+        progress: is told of every step.
+
+    Returns:
+        What they share, as `described`, and the models.
+
+    Raises:
+        UserError: exports of the same name, or of different weights or sizes; weights that are not those of
+            the exports, or are not needed; or as in `from_export`.
+    """
+    made = [from_export(folder, runner) for folder in folders]
+    if len({one.name for one in made}) < len(made):
+        raise UserError("two exports have the same name, which results go by; give each once, or rename one")
+    contents = [_content(folder) for folder in folders]
+    configs = [ExportConfig.from_json(content["arguments"]) for content in contents]
+    what = [described(config, content["weights"]) for config, content in zip(configs, contents, strict=True)]
+    if any(one != what[0] for one in what):
+        raise UserError("the exports differ in weights or image size; evaluate one model at a time")
+    reference = next((one for one in made if not one.facts["rate"]), None)
+    if reference is not None:
+        if checkpoint is not None:
+            raise UserError(
+                f"{reference.name} is the unmerged model, no weights are read; leave --checkpoint out"
+            )
+        merged = [one for one in made if one is not reference]
+        return what[0], [dataclasses.replace(reference, name=UNMERGED), *merged]
+    config = dataclasses.replace(configs[0], checkpoint=checkpoint or configs[0].checkpoint)
+    unmerged = in_pytorch(config, {}, progress)
+    if weights_source(config)["sha256"] != contents[0]["weights"]["sha256"]:
+        raise UserError(
+            f"{folders[0]} was made from {contents[0]['weights']['source']} with another hash; "
+            "give that file with --checkpoint"
+        )
+    return what[0], [*unmerged, *made]
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    """All of an export's manifest, which has been read once."""
+    content: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return content
+
+
+def described(config: ExportConfig, weights: Mapping[str, str | None]) -> dict[str, Any]:
+    """What models that are compared must share.
+
+    Args:
+        config: architecture and image size.
+        weights: as `weights_source` and the manifest have them.
+    """
+    told = f"{weights['source']} {(weights['sha256'] or '')[:12]}".strip()
+    return {"arch": config.arch, "image_size": config.image_size, "weights": told}
+
+
+class PolygraphyRunner(Runner):
+    """The runtime's view of a runner of Polygraphy's: PyTorch, ONNX Runtime or an engine.
+
+    Args:
+        runner: not yet active.
+        inputs, outputs: what it takes and gives.
+    """
+
+    def __init__(
+        self, runner: BaseRunner, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
+    ) -> None:
+        super().__init__(runner.name)
+        self._runner, self._contract = runner, (inputs, outputs)
+
+    def _open(self) -> tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]]:
+        self._runner.activate()
+        return self._contract
+
+    def _close(self) -> None:
+        self._runner.deactivate()
+
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        # A copy: some of Polygraphy's runners give the same buffers again.
+        return {name: np.array(value) for name, value in self._runner.infer(dict(feeds)).items()}
+
+
+Specs = dict[str, TensorSpec]
+
+
+def contract(model: Model) -> dict[str, tuple[Specs, Specs]]:
+    """Inputs and outputs of the encoder and the decoder, as every export has them."""
+    pixels, embedding, side = model.image_size, model.embedding, model.low_res
+    single, whole = np.dtype(np.float32), np.dtype(np.int32)
+    encoder = (
+        {"image": TensorSpec(single, (1, 3, pixels, pixels))},
+        {"image_embedding": TensorSpec(single, (1, *embedding))},
+    )
+    shapes: dict[str, tuple[int | str, ...]] = {
+        "image_embedding": (1, *embedding),
+        "point_coords": ("prompts", "points", 2),
+        "point_labels": ("prompts", "points"),
+        "mask_input": ("prompts", 1, side, side),
+        "has_mask_input": ("prompts",),
+    }
+    inputs = {
+        name: TensorSpec(whole if name == "point_labels" else single, shapes[name]) for name in DECODER_INPUTS
+    }
+    outputs = {
+        "masks": TensorSpec(single, ("prompts", 4, side, side)),
+        "iou_predictions": TensorSpec(single, ("prompts", 4)),
+    }
+    return {"encoder": encoder, "decoder": (inputs, outputs)}
