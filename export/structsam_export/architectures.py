@@ -14,15 +14,19 @@ EMBEDDING = 256
 
 @dataclass(frozen=True)
 class Architecture:
-    """What one size of SAM differs in, and Meta's weights for it.
+    """What one size of SAM differs in, and its weights.
 
     Attributes:
         embed_dim: C, channels of a token.
         depth: blocks.
         heads: attention heads.
         global_blocks: blocks with global attention; all others attend within windows.
-        file: name of Meta's checkpoint.
+        file: name of the checkpoint.
         sha256: its hash.
+        width: channels of the image embedding, the prompts and the decoder.
+        decoder_mlp: hidden channels of the decoder's MLPs.
+        decoder_heads: attention heads of the decoder.
+        image_size: pixels along the side of the square input that the weights were made for.
     """
 
     embed_dim: int
@@ -31,6 +35,10 @@ class Architecture:
     global_blocks: tuple[int, ...]
     file: str
     sha256: str
+    width: int = EMBEDDING
+    decoder_mlp: int = 2048
+    decoder_heads: int = 8
+    image_size: int = 1024
 
 
 ARCHITECTURES = {
@@ -60,3 +68,8 @@ ARCHITECTURES = {
     ),
 }
 """What `--arch` takes."""
+
+NANO = Architecture(
+    192, 8, 3, (1, 3, 5, 7), "", "", width=128, decoder_mlp=512, decoder_heads=4, image_size=512
+)
+"""Our own small SAM, as scripts/train_nano.py trains it. Not among ARCHITECTURES before it has weights."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from structsam_runtime.errors import UserError
 
-from .architectures import ARCHITECTURES, EMBEDDING, PATCH, WINDOW
+from .architectures import ARCHITECTURES, PATCH, WINDOW, Architecture
 
 META = "https://dl.fbaipublicfiles.com/segment_anything/"
 
@@ -51,17 +51,17 @@ def sam_modules() -> Any:
             sys.modules.pop(loaded, None)
 
 
-def build_sam(arch: str, image_size: int = 1024) -> Any:
+def build_sam(arch: str | Architecture, image_size: int = 1024) -> Any:
     """Meta's Sam with fresh weights, as its registry builds it, for any image size that patches divide.
 
     Args:
-        arch: a name in ARCHITECTURES.
+        arch: a name in ARCHITECTURES, or the sizes themselves.
         image_size: pixels of the square input.
 
     Returns:
         Sam, in eval mode.
     """
-    modules, size = sam_modules(), ARCHITECTURES[arch]
+    modules, size = sam_modules(), arch if isinstance(arch, Architecture) else ARCHITECTURES[arch]
     grid = image_size // PATCH
     sam = modules.Sam(
         image_encoder=modules.ImageEncoderViT(
@@ -71,7 +71,7 @@ def build_sam(arch: str, image_size: int = 1024) -> Any:
             depth=size.depth,
             num_heads=size.heads,
             mlp_ratio=4,
-            out_chans=EMBEDDING,
+            out_chans=size.width,
             qkv_bias=True,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
             use_rel_pos=True,
@@ -79,7 +79,7 @@ def build_sam(arch: str, image_size: int = 1024) -> Any:
             global_attn_indexes=size.global_blocks,
         ),
         prompt_encoder=modules.PromptEncoder(
-            embed_dim=EMBEDDING,
+            embed_dim=size.width,
             image_embedding_size=(grid, grid),
             input_image_size=(image_size, image_size),
             mask_in_chans=16,
@@ -87,9 +87,12 @@ def build_sam(arch: str, image_size: int = 1024) -> Any:
         mask_decoder=modules.MaskDecoder(
             num_multimask_outputs=3,
             transformer=modules.TwoWayTransformer(
-                depth=2, embedding_dim=EMBEDDING, mlp_dim=2048, num_heads=8
+                depth=2,
+                embedding_dim=size.width,
+                mlp_dim=size.decoder_mlp,
+                num_heads=size.decoder_heads,
             ),
-            transformer_dim=EMBEDDING,
+            transformer_dim=size.width,
             iou_head_depth=3,
             iou_head_hidden_dim=256,
         ),
