@@ -170,8 +170,9 @@ class ExportConfig:
         """What the output folder is called unless the user says otherwise."""
         window, whole = f"{self.rate_window * 100:g}", f"{self.rate_global * 100:g}"
         rate = f"r{window}" if window == whole else f"r{window}w{whole}g"
+        skipped = [f"skip{block}" for block in self.skip_blocks]
         size = [] if self.image_size == 1024 else [f"{self.image_size}px"]
-        return "-".join([self.arch, self.method, rate, *self.differences(), *size, self.precision])
+        return "-".join([self.arch, self.method, rate, *self.differences(), *skipped, *size, self.precision])
 
     def differences(self) -> list[str]:
         """Options that are not the method's own, as parts of a name."""

@@ -192,10 +192,9 @@ def _removed(merging: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _name(config: ExportConfig) -> str:
-    """The name of an export, without what all models of one run share, and with every option."""
+    """The name of an export, without what all models of one run share."""
     size = "" if config.image_size == 1024 else f"-{config.image_size}px"
-    name = config.name.removeprefix(f"{config.arch}-").removesuffix(f"{size}-{config.precision}")
-    return "-".join([name, *(f"skip{block}" for block in config.skip_blocks)])
+    return config.name.removeprefix(f"{config.arch}-").removesuffix(f"{size}-{config.precision}")
 
 
 @contextmanager

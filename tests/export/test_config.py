@@ -88,6 +88,7 @@ CHANGES: dict[str, Any] = {
         ({"rate_window": 0.125, "rate_global": 0.125}, "vit_b-structsam-r12.5-fp32"),
         ({"rate_window": 0.29, "rate_global": 0.57}, "vit_b-structsam-r29w57g-fp32"),
         ({"image_size": 512}, "vit_b-structsam-r55-512px-fp32"),
+        ({"skip_blocks": (0, 5)}, "vit_b-structsam-r55-skip0-skip5-fp32"),
         ({"cell": 7, "image_size": 224}, "vit_b-structsam-r55-cell7-224px-fp32"),
         ({"cells": False, "channels": Channels.HEADS}, "vit_b-structsam-r55-heads-channels-no-cells-fp32"),
         ({"cells": True, "cell": 2, "gradient": Gradient.SOBEL}, "vit_b-structsam-r55-fp32"),

@@ -1,0 +1,87 @@
+"""One table of many exports: what each removes, costs, and how close it came to PyTorch.
+
+python scripts/summarize.py OUT [OUT ...] -o benchmarks/methods.json
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from structsam_runtime import Manifest, UserError
+from structsam_runtime.console import check_output, run, whole_file
+
+COLUMNS = {
+    "name": "export",
+    "removed": "removed (window / global)",
+    "gmac": "GMAC",
+    "plans": "same merges",
+    "error": "error, same merges",
+    "mask_iou": "mask IoU",
+    "engine": "engine",
+}
+
+
+def main(
+    outs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Output folders of export.py.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The result, .json; its table goes beside it.")
+    ],
+) -> None:
+    """Read the manifests of exports and write what verification measured as JSON and Markdown."""
+    if output.suffix != ".json":
+        raise UserError(f"--output {output} does not end in .json; the table goes beside it as .md")
+    check_output(output)
+    rows = [row(out) for out in outs]
+    with whole_file(output) as part:
+        part.write_text(json.dumps(rows, indent=2) + "\n")
+    text = table(rows)
+    with whole_file(output.with_suffix(".md")) as part:
+        part.write_text(text)
+    typer.echo(text)
+
+
+def row(out: Path) -> dict[str, Any]:
+    """What one export says of itself."""
+    Manifest.read(out)  # refuses what is not an export
+    content = json.loads((out / "manifest.json").read_text())
+    verification, macs, engine = content["verification"], content["macs"], content["engine"]
+    return {
+        "name": content["name"],
+        "removed": {kind: counts["effective_rate"] for kind, counts in content["merging"].items()},
+        "gmac": round((macs["merged"] + macs["planning"]) / 1e9, 2),
+        "gmac_planning": round(macs["planning"] / 1e9, 3),
+        "plans": verification["plans"],
+        "error": verification["error"],
+        "mask_iou": verification["mask_iou"],
+        "images": verification["images"],
+        "prompts": verification["prompts"],
+        "runner": verification["runner"],
+        "engine": None if engine is None else f"{engine['library']} {engine['version']}",
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """As Markdown."""
+    lines = [list(COLUMNS.values()), ["---"] * len(COLUMNS), *(cells(one) for one in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def cells(one: dict[str, Any]) -> list[str]:
+    """A row's numbers as they are read; empty where there is none."""
+    shown = {
+        "removed": " / ".join(
+            f"{one['removed'][kind]:.1%}" for kind in ("window", "global") if one["removed"]
+        ),
+        "gmac": f"{one['gmac']:.1f}",
+        "plans": "" if one["plans"] is None else f"{one['plans']:.2%}",
+        "error": "" if one["error"] is None else f"{one['error']:.1e}",
+        "mask_iou": f"{one['mask_iou']:.4f}",
+        "engine": one["engine"] or "",
+    }
+    return [shown.get(name, one[name]) for name in COLUMNS]
+
+
+if __name__ == "__main__":
+    run(main)
