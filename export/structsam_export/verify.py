@@ -59,7 +59,7 @@ THRESHOLDS = {
     # cell that flips between two equal scores costs 4 of 4096 tokens in one of twelve blocks.
     "fp32": Thresholds(error=1e-3, cosine=0.99999, plans=0.999, cosine_end_to_end=0.999, mask_iou=0.99),
     # Measured on ViT-B with random weights at rate 0.55: error 0.005 on embeddings of deviation one, cosine
-    # 0.9999997, plans 0.994 (no block below 0.988: features round to 11 bits, so near-equal cells change
+    # 0.9999997, plans 0.9997 (no block below 0.999: features round to 11 bits, so near-equal cells change
     # places, which costs little because they are near-equal), IoU 0.998. The limits leave room for trained
     # weights, whose activations spread wider. ONNX Runtime's CPU computes much of an fp16 graph in fp32, so
     # an overflow inside attention shows only where the export is compared on the GPU that will run it.
