@@ -105,6 +105,8 @@ class ExportConfig:
                 f"--image-size {self.image_size} is not a multiple of {PATCH} from 64 to 4096; "
                 "SAM was trained at 1024"
             )
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed} is negative; expected 0 or more")
         self._resolve_options()
         self._check_cell()
         self._check_rates()
@@ -148,12 +150,10 @@ class ExportConfig:
     def _check_rates(self) -> None:
         cell = self.cell or 2  # methods without cells take the rates that the others take, and are capped
         limit = 1 - 1 / cell**2
+        why = f"since cells of {cell} x {cell} tokens cannot lose more" if self.cell else "as for any method"
         for kind, rate in (("window", self.rate_window), ("global", self.rate_global)):
             if not 0 <= rate <= limit:  # also refuses NaN
-                raise UserError(
-                    f"the rate of {kind} blocks is {rate:g}; expected 0 to {limit:g}, since cells of "
-                    f"{cell} x {cell} tokens cannot lose more"
-                )
+                raise UserError(f"the rate of {kind} blocks is {rate:g}; expected 0 to {limit:g}, {why}")
 
     @property
     def architecture(self) -> Architecture:
@@ -180,10 +180,9 @@ class ExportConfig:
         for option in OPTIONS:
             value = getattr(self, option)
             if value != own.get(option):
-                known = {False: "no-", True: ""}
                 parts.append(
-                    f"{known[value]}{option}"
-                    if isinstance(value, bool)
+                    f"no-{option}"  # the one option that is on by itself
+                    if value is False
                     else f"{value}-{option}"
                     if isinstance(value, StrEnum)
                     else f"{option}{value:g}"

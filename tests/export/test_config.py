@@ -294,6 +294,11 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
         ({"method": MethodName.PITOME, "margin": float("nan")}, "--margin nan is no cosine"),
         ({"destination": Destination.FIRST}, "structsam; expected min or max or random"),
         ({"checkpoint": Path("sam.pth"), "random_weights": True}, "exclude each other; give one of them"),
+        ({"seed": -1}, "--seed -1 is negative; expected 0 or more"),
+        (
+            {"method": MethodName.TOME, "rate_window": 0.8},
+            "the rate of window blocks is 0.8; expected 0 to 0.75, as for any method",
+        ),
         ({"skip_blocks": (3, 12)}, "--skip-blocks 3,12 names a block that vit_b does not have"),
         ({"skip_blocks": (-1,)}, "expected numbers from 0 to 11"),
     ],

@@ -93,4 +93,20 @@ def trace(
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
-    return program.model_proto
+    model = program.model_proto
+    _check_dynamic(model, dynamic or {})
+    return model
+
+
+def _check_dynamic(model: onnx.ModelProto, dynamic: Mapping[str, Mapping[int, str]]) -> None:
+    """Refuse a graph in which a dimension that was to be dynamic came back fixed.
+
+    The tracer fixes what the module takes for a number, as `len(tensor)` does, and says nothing.
+    """
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        fixed = [name for axis, name in dynamic.get(value.name, {}).items() if not dims[axis].dim_param]
+        if fixed:
+            raise RuntimeError(
+                f"tracing fixed {', '.join(fixed)} of {value.name}; the module reads its length"
+            )

@@ -96,7 +96,7 @@ def test_where_the_package_divides_by_zero_ours_does_not(plain: SimpleNamespace)
     assert ((plan.size > 1).sum(1) > 30).all(), "most of the 49 destinations are given something"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     data=st.data(),
     percent=st.integers(0, 75),

@@ -10,7 +10,7 @@ from structsam_export.choices import Destination, Reduction
 from structsam_export.merging import VidToMe, Windows
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     data=st.data(),
     percent=st.integers(0, 75),
