@@ -410,25 +410,30 @@ main()
 """
 
 
+def restore_interrupts() -> None:
+    """What a shell runs in the background starts deaf to Ctrl-C, and so do its children; not this one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_in_the_middle_leaves_everything_as_it_was(tmp_path: Path, sent: signal.Signals) -> None:
     an_export(tmp_path / "made")
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", WAITING, *GOOD, "--force"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    try:
-        for _ in range(300):
-            if list(tmp_path.glob(".made.*.partial/encoder.onnx")) or process.poll() is not None:
-                break
-            time.sleep(0.1)
-        process.send_signal(sent)
-        _, err = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        process.wait()
+        preexec_fn=restore_interrupts,
+    ) as process:
+        try:
+            for _ in range(600):
+                if list(tmp_path.glob(".made.*.partial/encoder.onnx")) or process.poll() is not None:
+                    break
+                time.sleep(0.1)
+            process.send_signal(sent)
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130, err
     assert err.splitlines()[-1] == "interrupted"
     assert left(tmp_path) == OLD
