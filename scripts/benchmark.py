@@ -17,9 +17,10 @@ import typer
 from rich.progress import track
 
 from structsam_runtime import Manifest, OnnxRuntimeRunner, UserError
-from structsam_runtime.console import check_output, run, whole_file
+from structsam_runtime.console import run
 from structsam_runtime.image import prepare, read_image
 from structsam_runtime.machine import cores, processor
+from structsam_runtime.tables import check_result, markdown, write_result
 
 RIVAL, META = "meta", "Meta's, plain export"
 
@@ -42,9 +43,7 @@ def main(
     """Interleaved repetitions of every encoder on one photograph; medians, minima, ratios to the first."""
     if rival not in (None, RIVAL):
         raise UserError(f"--rival {rival} is unknown; expected {RIVAL}")
-    if output.suffix != ".json":
-        raise UserError(f"--output {output} does not end in .json; the table goes beside it as .md")
-    check_output(output)
+    check_result(output)
     names = [out.resolve().name for out in outs]
     if len(set(names)) != len(names):
         raise UserError(f"two of the exports have the same folder name: {', '.join(names)}; rename one")
@@ -74,10 +73,7 @@ def main(
     baseline = {META: {"gmac": told[names[0]]["gmac_unmerged"]}} if rival else {}
     result = {"machine": _machine(provider), "repeat": repeat, "encoders": _rows(seconds, baseline | told)}
     table = _table(result)
-    with whole_file(output) as part:
-        part.write_text(json.dumps(result, indent=2) + "\n")
-    with whole_file(output.with_suffix(".md")) as part:
-        part.write_text(table)
+    write_result(output, result, table)
     typer.echo(table)
 
 
@@ -181,8 +177,7 @@ def _table(result: dict[str, Any]) -> str:
         ]
         for row in result["encoders"]
     ]
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join([head, "", *("| " + " | ".join(cells) + " |" for cells in lines)]) + "\n"
+    return f"{head}\n\n{markdown([columns, *rows])}\n"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 python scripts/planning.py -o benchmarks/planning-cpu.json
 """
 
-import json
 import statistics
 import tempfile
 import time
@@ -18,10 +17,11 @@ import typer
 from numpy.typing import NDArray
 from rich.progress import track
 
-from structsam_runtime import OnnxRuntimeRunner, UserError
-from structsam_runtime.console import check_output, missing, run, whole_file
+from structsam_runtime import OnnxRuntimeRunner
+from structsam_runtime.console import missing, run
 from structsam_runtime.image import prepare
 from structsam_runtime.machine import machine
+from structsam_runtime.tables import check_result, markdown, write_result
 
 try:
     import torch
@@ -80,9 +80,7 @@ def main(
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 15,
 ) -> None:
     """Interleaved runs in ONNX Runtime on one CPU, on a photograph's features; medians and minima."""
-    if output.suffix != ".json":
-        raise UserError(f"--output {output} does not end in .json; the table goes beside it as .md")
-    check_output(output)
+    check_result(output)
     configs = {
         name: ExportConfig(ARCH, random_weights=True, rate_window=rate, rate_global=rate, **options)
         for name, options in VARIANTS.items()
@@ -117,11 +115,8 @@ def main(
         "repeat": repeat,
         "layers": [row(name, kind, configs[name], times) for (name, kind), times in seconds.items()],
     }
-    with whole_file(output) as part:
-        part.write_text(json.dumps(result, indent=2) + "\n")
     text = table(result)
-    with whole_file(output.with_suffix(".md")) as part:
-        part.write_text(text)
+    write_result(output, result, text)
     typer.echo(text)
 
 
@@ -162,7 +157,7 @@ def table(result: dict[str, Any]) -> str:
         f"{result['repeat']} interleaved runs."
     )
     columns = ["layer", "method", "energy", "similarity", "averaging", "GMAC", "median ms", "min ms"]
-    lines = [columns, ["---"] * len(columns)]
+    lines = [columns]
     for layer in sorted(result["layers"], key=lambda one: str(one["kind"])):
         parts = [layer[f"{name}_gmac"] for name in ("energy", "similarity", "averaging")]
         lines.append(
@@ -172,7 +167,7 @@ def table(result: dict[str, Any]) -> str:
                 *(f"{layer['median_ms']:.1f}", f"{layer['min_ms']:.1f}"),
             ]
         )
-    return "\n".join([head, "", *("| " + " | ".join(cells) + " |" for cells in lines)]) + "\n"
+    return f"{head}\n\n{markdown(lines)}\n"
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from structsam_runtime import Manifest, UserError
-from structsam_runtime.console import check_output, run, whole_file
+from structsam_runtime import Manifest
+from structsam_runtime.console import run
+from structsam_runtime.tables import check_result, markdown, write_result
 
 COLUMNS = {
     "name": "export",
@@ -30,15 +31,10 @@ def main(
     ],
 ) -> None:
     """Read the manifests of exports and write what verification measured as JSON and Markdown."""
-    if output.suffix != ".json":
-        raise UserError(f"--output {output} does not end in .json; the table goes beside it as .md")
-    check_output(output)
+    check_result(output)
     rows = [row(out) for out in outs]
-    with whole_file(output) as part:
-        part.write_text(json.dumps(rows, indent=2) + "\n")
     text = table(rows)
-    with whole_file(output.with_suffix(".md")) as part:
-        part.write_text(text)
+    write_result(output, rows, text)
     typer.echo(text)
 
 
@@ -64,8 +60,7 @@ def row(out: Path) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """As Markdown."""
-    lines = [list(COLUMNS.values()), ["---"] * len(COLUMNS), *(cells(one) for one in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return markdown([list(COLUMNS.values()), *(cells(one) for one in rows)]) + "\n"
 
 
 def cells(one: dict[str, Any]) -> list[str]:

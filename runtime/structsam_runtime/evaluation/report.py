@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..tables import markdown as as_markdown
 from .coco_ap import AveragePrecision, Prediction, Truth, average_precision
 from .metrics import Interval, interval
 from .results import RUN, UNMERGED, FoundObjects, Results, TrueObjects
@@ -186,7 +187,7 @@ def markdown(what: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
         ("Average precision (paper, Table 2)", table_2(summaries)),
         ("Quality by rate (paper, Table 4)", table_4(summaries)),
     ):
-        parts += [f"## {title}", _render(table)]
+        parts += [f"## {title}", as_markdown(table)]
     return "\n\n".join([*parts, "## How to read them", LEGEND]) + "\n"
 
 
@@ -314,12 +315,6 @@ def _half(value: Interval) -> str:
 
 def _share(value: float) -> str:
     return "" if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def _render(table: Table) -> str:
-    """As Markdown."""
-    lines = [table[0], ["---"] * len(table[0]), *table[1:]]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def as_csv(summaries: Sequence[Summary]) -> str:
