@@ -1,6 +1,6 @@
 """Train the small SAM that ships with this project, or go on with it.
 
-python scripts/train_nano.py --data ../shared/data/coco-train -o runs/nano --steps 9000 --bfloat16
+python scripts/train_nano.py --data ../shared/data/coco-train -o runs/nano --steps 14000 --bfloat16
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ except ModuleNotFoundError as error:
 def main(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of checkpoints and curves.")],
     data: Annotated[Path, typer.Option(help="Folder in COCO's panoptic layout.")] = Path("data"),
-    steps: Annotated[int, typer.Option(min=1, help="Where training ends.")] = 9000,
+    steps: Annotated[int, typer.Option(min=1, help="Where training ends.")] = 14000,
     resume_run: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda ..")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Of PyTorch; default: its own.")] = None,
