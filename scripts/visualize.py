@@ -19,7 +19,7 @@ from structsam_runtime import UserError
 from structsam_runtime.console import check_output, missing, run, whole_file
 from structsam_runtime.image import Frame, prepare, read_image
 from structsam_runtime.masks import binary
-from structsam_runtime.prompts import Prompts, encode
+from structsam_runtime.prompts import Encoded, encode
 
 try:
     import torch
@@ -161,7 +161,7 @@ def _title(config: ExportConfig) -> str:
 
 
 def panels(
-    picture: Pixels, configs: Sequence[ExportConfig], blocks: Sequence[int], prompts: Prompts | None
+    picture: Pixels, configs: Sequence[ExportConfig], blocks: Sequence[int], prompts: Encoded | None
 ) -> list[list[Panel]]:
     """Run every method, and draw what it does: a group of panels for every block, and one for the masks.
 
@@ -200,7 +200,7 @@ def _tracked(configs: Sequence[ExportConfig]) -> Iterable[ExportConfig]:
     return track(configs, "methods", transient=True, console=console, disable=quiet)
 
 
-def mask_of(sam: Any, embedding: torch.Tensor, prompts: Prompts, photo: Pixels) -> Mask:
+def mask_of(sam: Any, embedding: torch.Tensor, prompts: Encoded, photo: Pixels) -> Mask:
     """The mask [h, w] of one prompt, as large as the photograph is in the encoder."""
     side = 4 * embedding.shape[-1]
     masks, _ = PromptedMaskDecoder(sam)(

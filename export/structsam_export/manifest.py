@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 
-from structsam_runtime.manifest import Model, sha256
+from structsam_runtime.manifest import FORMAT, Model, sha256
 
 from . import __version__
 from .analysis.macs import EncoderMacs
@@ -55,7 +55,7 @@ def manifest(
         engine: library, version and profiles, if engines were built.
     """
     return {
-        "format": 1,
+        "format": FORMAT,
         "name": config.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "structsam": __version__,

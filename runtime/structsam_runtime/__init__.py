@@ -1,8 +1,10 @@
 """Segment Anything with StructSAM token merging, without PyTorch: NumPy and an engine."""
 
+from .embedding import Embedding
 from .errors import UserError
 from .manifest import Manifest
 from .predictor import Predictor
+from .prompts import Prompt
 from .runners.onnxruntime import OnnxRuntimeRunner
 
-__all__ = ["Manifest", "OnnxRuntimeRunner", "Predictor", "UserError"]
+__all__ = ["Embedding", "Manifest", "OnnxRuntimeRunner", "Predictor", "Prompt", "UserError"]

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from .errors import UserError
 
-FORMAT = 1
+FORMAT = 2
+"""Since 2, decoders know absent places; those of 1 would take them for something else."""
 FILE_NAME = "manifest.json"
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class Manifest:
     """The part of ``manifest.json`` that the runtime needs; keys it does not know are left alone."""
 
     name: str
+    weights: str  # the architecture, and the checkpoint's sha256 or what random weights were drawn with
     model: Model
     files: Mapping[str, FileRecord]
 
@@ -59,9 +61,13 @@ class Manifest:
         if version != FORMAT:
             raise UserError(f"{path} has format {version}, this version reads format {FORMAT}; export again")
         files = _get(data, "files", dict, path)
+        weights = _get(data, "weights", dict, path)
+        made_by = weights.get("sha256") or _get(weights, "source", str, path, "weights.")
+        model = _model(_get(data, "model", dict, path), path)
         return cls(
             name=_get(data, "name", str, path),
-            model=_model(_get(data, "model", dict, path), path),
+            weights=f"{model.arch}, {made_by}",
+            model=model,
             files={name: _file(files, name, path) for name in files},
         )
 

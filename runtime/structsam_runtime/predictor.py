@@ -1,6 +1,7 @@
 """SAM's predictor, on two engines."""
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -10,9 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import masks, prompts
+from .embedding import Embedding
 from .errors import UserError
 from .image import Frame, prepare
 from .manifest import Manifest, Model
+from .prompts import Encoded, Prompt
 from .runners.base import Runner
 from .runners.onnxruntime import OnnxRuntimeRunner
 
@@ -27,15 +30,18 @@ class Predictor:
             masks, iou, low_res = predictor.predict(box=[100, 80, 400, 360])
 
     Args:
-        encoder: input ``image`` float32 [1, 3, S, S], output ``image_embedding`` float32 [1, C, h, w].
-        decoder: inputs ``image_embedding``, ``point_coords`` float32 [P, N, 2], ``point_labels`` int32
-            [P, N], ``mask_input`` float32 [P, 1, 4h, 4w] and ``has_mask_input`` float32 [P]; outputs
-            ``masks`` float32 [P, 4, 4h, 4w] logits and ``iou_predictions`` float32 [P, 4].
+        encoder: input ``image`` float32 [B, 3, S, S], output ``image_embedding`` float32 [B, C, h, w].
+        decoder: inputs ``image_embedding`` float32 [1, C, h, w], ``point_coords`` float32 [P, N, 2],
+            ``point_labels`` int32 [P, N], ``mask_input`` float32 [P, 1, 4h, 4w] and ``has_mask_input``
+            float32 [P]; outputs ``masks`` float32 [P, 4, 4h, 4w] logits and ``iou_predictions`` float32
+            [P, 4].
         model: sizes and constants from the manifest.
+        weights: which weights both were made from, as the manifest names them; embeddings of others are
+            refused.
     """
 
-    def __init__(self, encoder: Runner, decoder: Runner, model: Model) -> None:
-        self.encoder, self.decoder, self.model = encoder, decoder, model
+    def __init__(self, encoder: Runner, decoder: Runner, model: Model, weights: str = "") -> None:
+        self.encoder, self.decoder, self.model, self.weights = encoder, decoder, model, weights
         self._stack = ExitStack()
         self.reset_image()
 
@@ -61,7 +67,7 @@ class Predictor:
         encoder, decoder = (
             OnnxRuntimeRunner(folder / name, provider, threads) for name in (ENCODER, DECODER)
         )
-        return cls(encoder, decoder, manifest.model)
+        return cls(encoder, decoder, manifest.model, manifest.weights)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -80,8 +86,7 @@ class Predictor:
 
     def reset_image(self) -> None:
         """Forget the picture."""
-        self._frame: Frame | None = None
-        self._embedding: NDArray[np.float32] | None = None
+        self._embedding: Embedding | None = None
 
     def set_image(self, image: NDArray[np.uint8]) -> None:
         """Run the encoder.
@@ -93,9 +98,66 @@ class Predictor:
             UserError: another dtype or shape; no picture is set afterwards.
         """
         self.reset_image()
-        tensor, frame = prepare(image, self.model)
-        self._embedding = self.encoder.infer({"image": tensor})["image_embedding"]
-        self._frame = frame
+        (self._embedding,) = self.encode([image])
+
+    def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[Embedding]:
+        """Run the encoder on several pictures, of any sizes, and keep none of them.
+
+        An encoder that was exported with a dynamic batch takes them in one run, another one takes one at a
+        time. Hand an embedding to `set_embedding` to ask for masks.
+
+        Args:
+            images: uint8 RGB [H, W, 3] each, range 0..255.
+
+        Raises:
+            UserError: another dtype or shape.
+        """
+        made = [prepare(image, self.model) for image in images]
+        tensors = [tensor for tensor, _ in made]
+        if tensors and isinstance(self.encoder.inputs["image"].shape[0], str):
+            tensors = [np.concatenate(tensors)]
+        outputs = [self.encoder.infer({"image": tensor})["image_embedding"] for tensor in tensors]
+        each = (one[None] for features in outputs for one in features)
+        return [Embedding(one, frame, self.weights) for one, (_, frame) in zip(each, made, strict=True)]
+
+    @property
+    def embedding(self) -> Embedding:
+        """Of the picture that is set, to be kept for `set_embedding`, here or in another process.
+
+        Raises:
+            UserError: no picture is set.
+        """
+        if self._embedding is None:
+            raise UserError("no picture is set; call set_image first")
+        return self._embedding
+
+    def set_embedding(self, embedding: Embedding) -> None:
+        """Ask about a picture that was encoded before.
+
+        Raises:
+            UserError: it was made by other weights, or for another size.
+        """
+        expected, came = (1, *self.model.embedding), embedding.features.shape
+        if embedding.weights != self.weights:
+            raise UserError(
+                f"the embedding was made by the weights '{embedding.weights}', this decoder has "
+                f"'{self.weights}'; encode the picture again"
+            )
+        if came != expected or embedding.frame.image_size != self.model.image_size:
+            raise UserError(
+                f"the embedding has shape {list(came)} for pictures of {embedding.frame.image_size} pixels, "
+                f"expected {list(expected)} for {self.model.image_size}; encode the picture again"
+            )
+        self._embedding = embedding
+
+    @property
+    def frame(self) -> Frame:
+        """Of the picture that is set.
+
+        Raises:
+            UserError: no picture is set.
+        """
+        return self.embedding.frame
 
     def get_image_embedding(self) -> NDArray[np.float32]:
         """The picture's embedding, float32 [1, C, h, w]; [1, 256, 64, 64] for SAM.
@@ -103,7 +165,7 @@ class Predictor:
         Raises:
             UserError: no picture is set.
         """
-        return self._current()[0]
+        return self.embedding.features
 
     def predict(
         self,
@@ -113,11 +175,12 @@ class Predictor:
         mask_input: ArrayLike | None = None,
         multimask_output: bool = True,
         return_logits: bool = False,
+        best: bool = False,
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
-        """Masks for one prompt, or for a batch of P prompts in one run of the decoder.
+        """Masks for one prompt, or for a batch of P prompts of one kind, in one run of the decoder.
 
-        A prompt is any number of points, a box, or both. ``mask_input`` refines such a prompt; unlike in
-        Meta's predictor it is not a prompt of its own.
+        A prompt is any number of points, a box, an earlier mask, or several of these. `predict_many` takes
+        prompts of different kinds and lengths.
 
         Args:
             point_coords: [N, 2], or [P, N, 2] for a batch: (x, y) in pixels of the picture.
@@ -126,6 +189,7 @@ class Predictor:
             mask_input: [1, 256, 256] or [P, 1, 256, 256] logits, as an earlier call returned them.
             multimask_output: three masks for an ambiguous prompt (part, object, whole) instead of one.
             return_logits: masks as float32 logits instead of bool.
+            best: of the three masks only the one with the highest predicted IoU.
 
         Returns:
             Masks bool or float32 [M, H, W] in the picture's size, M = 3 or 1; predicted IoU float32 [M],
@@ -134,47 +198,112 @@ class Predictor:
         Raises:
             UserError: no picture is set, or the prompts are wrong (:func:`structsam_runtime.prompts.encode`).
         """
-        embedding, frame = self._current()
-        encoded = prompts.encode(frame, point_coords, point_labels, box)
-        outputs = self.decoder.infer(self._feeds(embedding, encoded, mask_input))
-        chosen = slice(1, None) if multimask_output else slice(0, 1)
-        low_res, iou = (
-            outputs["masks"][:, chosen],
-            outputs["iou_predictions"][:, chosen],
-        )  # [P, M, 256, 256], [P, M]
-        if not encoded.batched:
-            low_res, iou = low_res[0], iou[0]
-        if return_logits:
-            return masks.upscale(low_res, frame), iou, low_res
-        return masks.binary(low_res, frame, self.model.mask_threshold), iou, low_res
+        frame = self.frame
+        if mask_input is not None and point_coords is None and point_labels is None and box is None:
+            encoded = prompts.encode_each(frame, [prompts.Prompt(mask_input=mask_input)])
+            encoded = dataclasses.replace(encoded, batched=False)
+        else:
+            encoded = prompts.encode(frame, point_coords, point_labels, box)
+        previous = None if mask_input is None else self._previous(mask_input, encoded)
+        masks, iou, low_res = self._answer(encoded, previous, multimask_output, return_logits, best)
+        return (masks, iou, low_res) if encoded.batched else (masks[0], iou[0], low_res[0])
 
-    def _current(self) -> tuple[NDArray[np.float32], Frame]:
-        if self._embedding is None or self._frame is None:
-            raise UserError("no picture is set; call set_image first")
-        return self._embedding, self._frame
+    def predict_many(
+        self,
+        asked: Sequence[Prompt],
+        multimask_output: bool = True,
+        return_logits: bool = False,
+        best: bool = False,
+    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
+        """Masks for P prompts of any kinds, mixed, in one run of the decoder.
 
-    def _feeds(
-        self, embedding: NDArray[np.float32], encoded: prompts.Prompts, mask_input: ArrayLike | None
-    ) -> dict[str, NDArray[Any]]:
-        count, side = len(encoded.point_coords), self.model.low_res
-        previous = np.zeros((count, 1, side, side), np.float32)
-        if mask_input is not None:
-            previous[:] = self._previous(mask_input, (count, 1, side, side), encoded.batched)
-        return {
-            "image_embedding": embedding,
-            "point_coords": encoded.point_coords,
-            "point_labels": encoded.point_labels,
-            "mask_input": previous,
-            "has_mask_input": np.full(count, mask_input is not None, np.float32),
-        }
+        The masks of a prompt do not depend on what else is asked in the same call.
 
-    def _previous(self, mask_input: ArrayLike, shape: tuple[int, ...], batched: bool) -> NDArray[np.float32]:
+        Args:
+            asked: points, boxes, earlier masks, in any combination and number.
+            multimask_output, return_logits, best: see `predict`.
+
+        Returns:
+            As `predict`, with a leading axis P.
+
+        Raises:
+            UserError: no picture is set, or a prompt is wrong; its number is told.
+        """
+        encoded = prompts.encode_each(self.frame, asked)
+        previous = [self._one_previous(prompt, number) for number, prompt in enumerate(asked, start=1)]
+        return self._answer(encoded, previous, multimask_output, return_logits, best)
+
+    def decode(
+        self, encoded: Encoded, mask_input: Sequence[NDArray[np.float32] | None] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """One run of the decoder on the picture that is set: all four masks, in the decoder's own size.
+
+        Args:
+            encoded: P prompts.
+            mask_input: of each prompt, logits [1, 4h, 4w] or None.
+
+        Returns:
+            Logits float32 [P, 4, 4h, 4w], the single mask first and then the three of an ambiguous prompt;
+            predicted IoU float32 [P, 4].
+
+        Raises:
+            UserError: no picture is set, or more prompts or points than an engine was built for.
+        """
+        side, given = self.model.low_res, mask_input or [None] * len(encoded)
+        previous = np.zeros((len(encoded), 1, side, side), np.float32)
+        for index, mask in enumerate(given):
+            if mask is not None:
+                previous[index] = mask
+        outputs = self.decoder.infer(
+            {
+                "image_embedding": self.embedding.features,
+                "point_coords": encoded.point_coords,
+                "point_labels": encoded.point_labels,
+                "mask_input": previous,
+                "has_mask_input": np.array([mask is not None for mask in given], np.float32),
+            }
+        )
+        return outputs["masks"], outputs["iou_predictions"]
+
+    def _answer(
+        self,
+        encoded: Encoded,
+        previous: Sequence[NDArray[np.float32] | None] | None,
+        multimask: bool,
+        as_logits: bool,
+        best: bool,
+    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
+        """Masks [P, M, H, W], predicted IoU [P, M] and logits [P, M, 256, 256]."""
+        low_res, iou = self.decode(encoded, previous)
+        chosen = slice(1, None) if multimask else slice(0, 1)
+        low_res, iou = low_res[:, chosen], iou[:, chosen]
+        if best:
+            first = iou.argmax(axis=1)[:, None]
+            iou = np.take_along_axis(iou, first, axis=1)
+            low_res = np.take_along_axis(low_res, first[:, :, None, None], axis=1)
+        if as_logits:
+            return masks.upscale(low_res, self.frame), iou, low_res
+        return masks.binary(low_res, self.frame, self.model.mask_threshold), iou, low_res
+
+    def _previous(self, mask_input: ArrayLike, encoded: Encoded) -> list[NDArray[np.float32]]:
         """A checked ``mask_input``: its shape must be exact, or NumPy would give one mask to all prompts."""
-        mask = prompts.finite("mask_input", mask_input).astype(np.float32)
-        expected = shape if batched else shape[1:]
+        mask, side = prompts.finite("mask_input", mask_input).astype(np.float32), self.model.low_res
+        expected = (len(encoded), 1, side, side) if encoded.batched else (1, side, side)
         if mask.shape != expected:
             raise UserError(f"mask_input has shape {list(mask.shape)}, expected {list(expected)}")
-        return mask
+        return list(mask.reshape(-1, 1, side, side))
+
+    def _one_previous(self, prompt: Prompt, number: int) -> NDArray[np.float32] | None:
+        """The checked ``mask_input`` of one of many prompts, [1, 256, 256]."""
+        if prompt.mask_input is None:
+            return None
+        mask = prompts.finite(f"prompt {number}: mask_input", prompt.mask_input).astype(np.float32)
+        side = self.model.low_res
+        if mask.shape not in ((side, side), (1, side, side)):
+            raise UserError(
+                f"prompt {number}: mask_input has shape {list(mask.shape)}, expected {[1, side, side]}"
+            )
+        return mask.reshape(1, side, side)
 
 
 def _require(runner: Runner, present: Mapping[str, object], names: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """Points and boxes of a person -> the two inputs of the decoder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,18 +9,43 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import UserError
 from .image import Frame
 
-PADDING, BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3
+ABSENT, PADDING, BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = -2, -1, 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """P prompts of N tokens each, in the model's frame."""
+class Prompt:
+    """What a person points at: any number of points, a box, an earlier mask, or several of these.
 
-    point_coords: NDArray[np.float32]  # [P, N, 2] (x, y), pixels of the model's input
-    point_labels: NDArray[
-        np.int32
-    ]  # [P, N]: -1 padding, 0 background, 1 foreground, 2 and 3 the corners of a box
-    batched: bool  # whether the person gave a batch, and so expects a leading P axis back
+    Attributes:
+        point_coords: [N, 2] (x, y) in pixels of the picture.
+        point_labels: [N]: 1 for foreground, 0 for background.
+        box: [4] x0, y0, x1, y1 in pixels of the picture.
+        mask_input: [h, w] or [1, h, w] logits of an earlier mask, as `Predictor.predict` returns them.
+    """
+
+    point_coords: ArrayLike | None = None
+    point_labels: ArrayLike | None = None
+    box: ArrayLike | None = None
+    mask_input: ArrayLike | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """P prompts of N places each, in the model's frame.
+
+    Attributes:
+        point_coords: float32 [P, N, 2] (x, y), pixels of the model's input.
+        point_labels: int32 [P, N]: -2 absent, -1 padding, 0 background, 1 foreground, 2 and 3 the corners of
+            a box.
+        batched: whether the person gave a batch, and so expects a leading P axis back.
+    """
+
+    point_coords: NDArray[np.float32]
+    point_labels: NDArray[np.int32]
+    batched: bool
+
+    def __len__(self) -> int:
+        return len(self.point_coords)
 
 
 def encode(
@@ -27,7 +53,7 @@ def encode(
     point_coords: ArrayLike | None = None,
     point_labels: ArrayLike | None = None,
     box: ArrayLike | None = None,
-) -> Prompts:
+) -> Encoded:
     """Bring prompts into the model's frame and into one list of labelled places.
 
     Points come first, then the two corners of the box. Points without a box are followed by one padding place
@@ -68,7 +94,46 @@ def encode(
             f"points of {len(coords[0])} prompts came with boxes of {len(coords[-1])}; give as many of each"
         )
     placed = frame.to_model(np.concatenate(coords, axis=1)).astype(np.float32)  # [P, N, 2]
-    return Prompts(placed, np.concatenate(labels, axis=1), batched)
+    return Encoded(placed, np.concatenate(labels, axis=1), batched)
+
+
+def encode_each(frame: Frame, prompts: Sequence[Prompt]) -> Encoded:
+    """Prompts of any kinds and lengths as one batch; their masks are not looked at.
+
+    A shorter prompt is filled up with absent places, which the decoder does not see: its masks are those of
+    the prompt alone. A prompt without points and box, which can only be a mask, has nothing but them.
+
+    Args:
+        frame: of the picture that the prompts belong to.
+        prompts: at least one.
+
+    Raises:
+        UserError: there is none, or one of them is wrong: see `encode`; its number, from 1, is told.
+    """
+    if not prompts:
+        raise UserError("no prompt: give at least one")
+    each = [_encode_one(frame, prompt, number) for number, prompt in enumerate(prompts, start=1)]
+    longest = max(coords.shape[0] for coords, _ in each)
+    coords = np.zeros((len(each), max(1, longest), 2), np.float32)
+    labels = np.full(coords.shape[:2], ABSENT, np.int32)
+    for index, (own_coords, own_labels) in enumerate(each):
+        coords[index, : len(own_coords)] = own_coords
+        labels[index, : len(own_labels)] = own_labels
+    return Encoded(coords, labels, batched=True)
+
+
+def _encode_one(frame: Frame, prompt: Prompt, number: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Places [N, 2] and labels [N] of one prompt; none if it is a mask alone."""
+    given = (prompt.point_coords, prompt.point_labels, prompt.box)
+    if prompt.mask_input is not None and all(value is None for value in given):
+        return np.zeros((0, 2), np.float32), np.zeros(0, np.int32)
+    try:
+        encoded = encode(frame, *given)
+    except UserError as error:
+        raise UserError(f"prompt {number}: {error}") from error
+    if encoded.batched:
+        raise UserError(f"prompt {number} is a batch of {len(encoded)}; give each prompt by itself")
+    return encoded.point_coords[0], encoded.point_labels[0]
 
 
 def _points(

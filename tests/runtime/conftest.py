@@ -141,7 +141,8 @@ def _write_manifest(folder: Path, sam: Model) -> None:
         for path in folder.glob("*.onnx")
     }
     manifest = {
-        "format": 1,
+        "format": 2,
+        "weights": {"source": "stand-in", "sha256": None},
         "name": "stand-in",
         "model": asdict(sam),
         "files": files,
@@ -205,6 +206,7 @@ def meta() -> SimpleNamespace:
     try:
         transforms = importlib.import_module("segment_anything.utils.transforms")
         modeling = importlib.import_module("segment_anything.modeling")
+        predictor = importlib.import_module("segment_anything.predictor")
     finally:
         for name in set(sys.modules) - before:
             if name.split(".")[0] in ("segment_anything", "torchvision"):
@@ -213,4 +215,5 @@ def meta() -> SimpleNamespace:
         ResizeLongestSide=transforms.ResizeLongestSide,
         Sam=modeling.Sam,
         PromptEncoder=modeling.PromptEncoder,
+        SamPredictor=predictor.SamPredictor,
     )

@@ -44,7 +44,7 @@ def test_an_integer_passes_for_a_float(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data.update(format=2), "has format 2, this version reads format 1; export again"),
+        (lambda data: data.update(format=1), "has format 1, this version reads format 2; export again"),
         (lambda data: data.pop("format"), "lacks 'format'; export again"),
         (lambda data: data.pop("name"), "lacks 'name'"),
         (lambda data: data["model"].pop("low_res"), "lacks 'model.low_res'"),

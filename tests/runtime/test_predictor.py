@@ -1,5 +1,6 @@
 """The predictor on the fake export: shapes, batches, state, and where a mask comes out."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from structsam_runtime import OnnxRuntimeRunner, Predictor, UserError
+from structsam_runtime import Embedding, OnnxRuntimeRunner, Predictor, Prompt, UserError
 from structsam_runtime.manifest import Model
 
 BOX = np.array([100, 80, 400, 260])
@@ -80,6 +81,78 @@ def test_batches_of_points_with_boxes_and_masks(predictor: Predictor) -> None:
     assert masks.shape == (2, 3, 300, 451)
 
 
+def test_many_prompts_of_any_kind_are_one_run_and_equal_single_ones(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = [[150, 120], [220, 130], [160, 90]]
+    _, _, earlier = predictor.predict(box=BOX, multimask_output=False)
+    asked = [
+        Prompt(box=BOX),
+        Prompt(point_coords=points[:1], point_labels=[1]),
+        Prompt(point_coords=points, point_labels=[1, 0, 1], box=BOX),
+        Prompt(box=BOX, mask_input=earlier),
+        Prompt(box=BOX, mask_input=earlier[0]),
+    ]
+    singles = [predictor.predict(**{**vars(one), "mask_input": None}) for one in asked[:3]]
+    singles += [predictor.predict(box=BOX, mask_input=earlier)] * 2
+    runs = []
+    infer = predictor.decoder.infer
+    monkeypatch.setattr(predictor.decoder, "infer", lambda feeds: runs.append(feeds) or infer(feeds))
+    masks, iou, low_res = predictor.predict_many(asked)
+    assert len(runs) == 1
+    assert (masks.shape, iou.shape, low_res.shape) == ((5, 3, 300, 451), (5, 3), (5, 3, 256, 256))
+    for index, (_, quality, logits) in enumerate(singles):
+        np.testing.assert_allclose(low_res[index], logits, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(iou[index], quality, rtol=0, atol=1e-6)
+
+
+def test_the_best_mask_has_the_highest_predicted_iou(predictor: Predictor) -> None:
+    boxes = np.array([BOX, [10, 20, 60, 90]])
+    masks, iou, low_res = predictor.predict(box=boxes)
+    best, quality, logits = predictor.predict(box=boxes, best=True)
+    assert (best.shape, quality.shape, logits.shape) == ((2, 1, 300, 451), (2, 1), (2, 1, 256, 256))
+    for index, first in enumerate(iou.argmax(axis=1)):
+        np.testing.assert_array_equal(best[index, 0], masks[index, first])
+        np.testing.assert_array_equal(logits[index, 0], low_res[index, first])
+        assert quality[index, 0] == iou[index].max()
+
+
+def test_a_picture_is_encoded_here_and_decoded_elsewhere(
+    export_folder: Path, photos: dict[str, NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    with Predictor.load(export_folder, threads=1) as predictor:
+        pictures = [photos[name] for name in ("astronaut", "coffee", "chelsea")]
+        embeddings = predictor.encode(pictures)
+        with pytest.raises(UserError, match="no picture is set"):
+            _ = predictor.embedding
+        predictor.set_image(photos["coffee"])
+        expected = predictor.predict(box=BOX)
+        predictor.embedding.save(tmp_path / "coffee.npz")
+        np.testing.assert_array_equal(embeddings[1].features, predictor.embedding.features)
+    with Predictor.load(export_folder, threads=1) as elsewhere:
+        elsewhere.set_embedding(Embedding.load(tmp_path / "coffee.npz"))
+        for came, there in zip(elsewhere.predict(box=BOX), expected, strict=True):
+            np.testing.assert_array_equal(came, there)
+
+
+def test_refuses_embeddings_of_another_model(predictor: Predictor, tmp_path: Path) -> None:
+    own = predictor.embedding
+    with pytest.raises(UserError, match="made by the weights 'medsam', this decoder has 'vit_b, stand-in'"):
+        predictor.set_embedding(dataclasses.replace(own, weights="medsam"))
+    with pytest.raises(UserError, match=r"shape \[1, 256, 32, 32\] for pictures of 1024 pixels"):
+        predictor.set_embedding(dataclasses.replace(own, features=own.features[..., :32, :32]))
+    with pytest.raises(UserError, match=r"no file .*missing\.npz"):
+        Embedding.load(tmp_path / "missing.npz")
+    own.save(tmp_path / "whole.npz")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"cut\.npz is not an embedding that Embedding\.save wrote"):
+        Embedding.load(tmp_path / "cut.npz")
+    np.savez(tmp_path / "other.npz", something=np.zeros(3))
+    with pytest.raises(UserError, match=r"other\.npz is not an embedding"):
+        Embedding.load(tmp_path / "other.npz")
+    np.testing.assert_array_equal(predictor.embedding.features, own.features)  # what was set stays set
+
+
 def test_mask_input_reaches_the_decoder(predictor: Predictor) -> None:
     _, _, first = predictor.predict(box=BOX, multimask_output=False)
     _, _, second = predictor.predict(box=BOX, mask_input=first, multimask_output=False)
@@ -118,7 +191,7 @@ def test_another_picture_is_another_embedding(
     ("arguments", "message"),
     [
         ({}, "no prompt"),
-        ({"mask_input": np.zeros((1, 256, 256))}, "no prompt"),
+        ({"mask_input": np.zeros((2, 256, 256))}, r"shape \[2, 256, 256\], expected \[1, 256, 256\]"),
         ({"box": BOX, "mask_input": np.zeros((256, 256))}, r"shape \[256, 256\], expected \[1, 256, 256\]"),
         ({"box": [BOX] * 2, "mask_input": np.zeros((1, 256, 256))}, r"expected \[2, 1, 256, 256\]"),
         ({"box": BOX, "mask_input": np.full((1, 256, 256), np.nan)}, "mask_input holds NaN or infinity"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from structsam_runtime.errors import UserError
 from structsam_runtime.image import Frame
-from structsam_runtime.prompts import encode
+from structsam_runtime.prompts import Prompt, encode, encode_each
 
 FRAME = Frame.of(480, 640, 1024)
 POINT, BOX = [100, 80], [100, 80, 400, 360]
@@ -145,3 +145,39 @@ def test_a_box_may_be_one_pixel(place: tuple[int, int]) -> None:
 def test_a_box_may_reach_beyond_the_picture() -> None:
     got = encode(FRAME, box=[-10, -10, 700, 500])
     np.testing.assert_array_equal(got.point_coords[0], np.array([[-16, -16], [1120, 800]], np.float32))
+
+
+def test_each_of_many_prompts_is_what_it_is_alone() -> None:
+    asked = [
+        Prompt(point_coords=[POINT], point_labels=[1]),
+        Prompt(box=BOX),
+        Prompt(point_coords=[POINT, [5, 6], [7, 8]], point_labels=[1, 0, 1], box=BOX),
+        Prompt(mask_input=np.zeros((1, 256, 256))),
+    ]
+    many = encode_each(FRAME, asked)
+    assert many.batched
+    assert many.point_coords.shape == (4, 5, 2)
+    assert many.point_coords.dtype == np.float32
+    np.testing.assert_array_equal((many.point_labels != -2).sum(axis=1), [2, 2, 5, 0])
+    for index, prompt in enumerate(asked[:3]):
+        alone = encode(FRAME, prompt.point_coords, prompt.point_labels, prompt.box)
+        there = alone.point_labels.shape[1]
+        np.testing.assert_array_equal(many.point_coords[index, :there], alone.point_coords[0])
+        np.testing.assert_array_equal(many.point_labels[index, :there], alone.point_labels[0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ([], "no prompt: give at least one"),
+        ([Prompt(box=BOX), Prompt()], "prompt 2: no prompt: give points with labels, or a box"),
+        ([Prompt(box=BOX), Prompt(box=[9, 9, 1, 1])], r"prompt 2: the box \(9, 9, 1, 1\) is turned around"),
+        ([Prompt(point_coords=[[700, 1]], point_labels=[1])], r"prompt 1: the point \(700, 1\) lies outside"),
+        ([Prompt(point_coords=[POINT], point_labels=[2])], "prompt 1: point_labels holds 2"),
+        ([Prompt(box=[1, 2, float("nan"), 4])], "prompt 1: box holds NaN or infinity"),
+        ([Prompt(box=[BOX, BOX])], "prompt 1 is a batch of 2; give each prompt by itself"),
+    ],
+)
+def test_a_wrong_one_of_many_is_told_by_its_number(asked: list[Prompt], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        encode_each(FRAME, asked)

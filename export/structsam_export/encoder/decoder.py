@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from structsam_runtime.prompts import ABSENT
+
+from .two_way import two_way
 
 
 class PromptedMaskDecoder(nn.Module):
@@ -13,7 +18,8 @@ class PromptedMaskDecoder(nn.Module):
 
     The same numbers as SAM's own modules. Two of their steps are said otherwise, because they do not trace or
     do not build in TensorRT: embeddings of labels are looked up in a table instead of added under boolean
-    masks, and the image embedding is broadcast over the prompts instead of repeated.
+    masks, and the image embedding is broadcast over the prompts instead of repeated. Beyond SAM, prompts of
+    different lengths fit in one call: places that are absent weigh nothing.
 
     Args:
         sam: Meta's Sam; its prompt encoder and mask decoder are shared, not copied.
@@ -24,6 +30,7 @@ class PromptedMaskDecoder(nn.Module):
         self.prompts = sam.prompt_encoder
         self.decoder = sam.mask_decoder
         # [1, 256, H, W], the same for every image and prompt, so it is made once.
+        self.place: Tensor
         self.register_buffer("place", sam.prompt_encoder.get_dense_pe(), persistent=False)
 
     def forward(
@@ -40,7 +47,8 @@ class PromptedMaskDecoder(nn.Module):
             image_embedding: [1, 256, H, W] of one image.
             point_coords: [P, N, 2] x, y in pixels of the model's frame.
             point_labels: [P, N] int32: 1 foreground, 0 background, 2 and 3 a box's top left and bottom right
-                corner, -1 padding. SAM expects one padding point after points that come without a box.
+                corner, -1 padding, -2 absent. SAM expects one padding point after points that come without a
+                box, and learned from it; what fills up a shorter prompt is absent.
             mask_input: [P, 1, 4H, 4W] logits of an earlier mask.
             has_mask_input: [P] 1 where mask_input counts, 0 where not.
 
@@ -51,7 +59,8 @@ class PromptedMaskDecoder(nn.Module):
         sparse = self._embed_points(point_coords, point_labels)
         dense = self._embed_mask(mask_input, has_mask_input)
         dtype = self.decoder.mask_tokens.weight.dtype
-        masks, quality = self._decode(image_embedding.to(dtype) + dense, sparse.to(dtype))
+        bias = torch.where(point_labels == ABSENT, -torch.inf, 0.0).to(dtype)
+        masks, quality = self._decode(image_embedding.to(dtype) + dense, sparse.to(dtype), bias)
         return masks.float(), quality.float()
 
     def _embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
@@ -63,7 +72,8 @@ class PromptedMaskDecoder(nn.Module):
         encoding = torch.cat([angle.sin(), angle.cos()], -1)
         learned = [self.prompts.not_a_point_embed, *self.prompts.point_embeddings]  # labels -1, 0, 1, 2, 3
         table = torch.cat([embedding.weight for embedding in learned]).float()
-        added = table.index_select(0, (labels + 1).flatten()).view(encoding.shape)
+        row = (labels + 1).clamp(min=0)  # what stands for an absent place does not matter, but must be finite
+        added = table.index_select(0, row.flatten()).view(encoding.shape)
         return encoding * (labels >= 0)[..., None] + added
 
     def _embed_mask(self, mask: Tensor, given: Tensor) -> Tensor:
@@ -72,12 +82,13 @@ class PromptedMaskDecoder(nn.Module):
         embedded = self.prompts.mask_downscaling(mask.to(nothing.dtype))
         return torch.where(given[:, None, None, None] > 0, embedded, nothing)
 
-    def _decode(self, image: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
-        """[P, 256, H, W] and [P, N, 256] to masks [P, 4, 4H, 4W] and their quality [P, 4]."""
+    def _decode(self, image: Tensor, sparse: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """[P, 256, H, W], [P, N, 256] and [P, N] to masks [P, 4, 4H, 4W] and their quality [P, 4]."""
         decoder = self.decoder
         learned = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         tokens = torch.cat([learned.expand(sparse.shape[0], -1, -1), sparse], 1)
-        tokens, image_tokens = decoder.transformer(image, self.place, tokens)
+        bias = F.pad(bias, (len(learned), 0))  # what is learned is always there
+        tokens, image_tokens = two_way(decoder.transformer, image, self.place, tokens, bias)
         upscaled = decoder.output_upscaling(image_tokens.transpose(1, 2).view(image.shape))
         heads = [head(tokens[:, 1 + index]) for index, head in enumerate(decoder.output_hypernetworks_mlps)]
         masks = torch.stack(heads, 1) @ upscaled.flatten(2)

@@ -115,3 +115,33 @@ def test_a_mask_counts_only_for_the_prompts_that_have_one(sam: Any) -> None:
     assert torch.equal(mixed[[0, 2]], with_masks[[0, 2]])
     assert torch.equal(mixed[1], without[1])
     assert not torch.equal(with_masks[1], without[1])
+
+
+def test_absent_places_weigh_nothing(sam: Any) -> None:
+    """Prompts of one, two and five places in one call give what each gives alone."""
+    embedding = torch.randn(1, 256, GRID, GRID, generator=torch.Generator().manual_seed(0))
+    module = PromptedMaskDecoder(sam)
+    coords = drawn(3, 5, 2) * SIDE
+    labels = torch.tensor([[1, -2, -2, -2, -2], [2, 3, -2, -2, -2], [1, 0, 1, 1, -1]], dtype=torch.int32)
+    nothing = torch.zeros(3, 1, 4 * GRID, 4 * GRID)
+    masks, quality = module(embedding, coords, labels, nothing, torch.zeros(3))
+    for index, there in enumerate((1, 2, 5)):
+        one = slice(index, index + 1)
+        alone, its_quality = module(
+            embedding, coords[one, :there], labels[one, :there], nothing[one], torch.zeros(1)
+        )
+        tolerance = 1e-5 * float(alone.abs().max())  # products of another batch sum in another order
+        assert torch.allclose(masks[one], alone, rtol=0, atol=tolerance)
+        assert torch.allclose(quality[one], its_quality, rtol=0, atol=1e-5 * float(quality.abs().max()))
+    padded = labels.masked_fill(labels == -2, -1)  # what a filler that is seen would do
+    seen, _ = module(embedding, coords, padded, nothing, torch.zeros(3))
+    assert float((seen[0] - masks[0]).abs().max()) > 100 * 1e-5 * float(masks[0].abs().max())
+
+
+def test_a_mask_alone_is_a_prompt_of_absent_places(sam: Any) -> None:
+    embedding = torch.randn(1, 256, GRID, GRID, generator=torch.Generator().manual_seed(0))
+    mask = 20 * drawn(1, 1, 4 * GRID, 4 * GRID) - 10
+    absent = torch.full((1, 2), -2, dtype=torch.int32)
+    masks, _ = PromptedMaskDecoder(sam)(embedding, torch.zeros(1, 2, 2), absent, mask, torch.ones(1))
+    sams, _ = sams_masks(sam, embedding, Prompt(masks=mask))
+    assert torch.allclose(masks, sams, rtol=0, atol=1e-5 * float(sams.abs().max()))
