@@ -13,7 +13,7 @@ from .errors import UserError
 from .manifest import Model
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path | str) -> NDArray[np.uint8]:
     """Read a picture as it is meant to be looked at.
 
     The EXIF orientation is applied; of an animation the first picture is taken. Grey, palette and CMYK become
@@ -27,6 +27,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         UserError: the file is missing, is not a picture, is cut short, or has pixels without a defined range
             (32-bit integers beyond 65535, floating point).
     """
+    path = Path(path)
     try:
         with Image.open(path) as image:
             return _rgb(ImageOps.exif_transpose(image), path)

@@ -93,3 +93,19 @@ def test_mixed_prompts_of_one_call_are_metas_one_by_one(both: Any) -> None:
     many = ours.predict_many([Prompt(**asked) for asked in PROMPTS.values()])
     for index, single in enumerate(singles):
         check([values[index] for values in many], single)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (10, 20000), (20000, 10), (1, 300), (257, 255)])
+def test_extreme_pictures_are_metas(both: Any, height: int, width: int) -> None:
+    """Down to a pixel, and so thin that the short side is a token or less of the model's square."""
+    ours, theirs = both
+    picture = np.resize(PICTURES["coffee"], (height, width, 3))
+    for predictor in both:
+        predictor.set_image(picture)
+    np.testing.assert_array_equal(ours.frame.resized_width, theirs.input_size[1])
+    asked = {"box": np.array([0, 0, width, height]), "multimask_output": False}
+    masks, iou, _ = theirs.predict(**asked)
+    own, own_iou, _ = ours.predict(**asked)
+    assert own.shape == masks.shape == (1, height, width)
+    np.testing.assert_allclose(own_iou, iou, rtol=0, atol=1e-4)
+    assert (own == masks).mean() >= IOU  # a mask may be empty here, so pixels are compared

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from structsam_runtime import memory
+from structsam_runtime import Predictor, memory
 from structsam_runtime.memory import peak_memory
 
 MIB = 2**20
@@ -55,3 +56,19 @@ def test_elsewhere_nothing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_an_error_passes_through() -> None:
     with pytest.raises(ZeroDivisionError), peak_memory():
         raise ZeroDivisionError
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("linux")
+def test_hundreds_of_pictures_in_a_row_do_not_grow(
+    export_folder: Path, photos: dict[str, NDArray[np.uint8]]
+) -> None:
+    """What a picture leaves behind would be a hundredth of what is allowed: an embedding alone is 4 MiB."""
+    with Predictor.load(export_folder, threads=1) as predictor:
+        sizes = []
+        for index in range(200):
+            picture = list(photos.values())[index % len(photos)]
+            predictor.set_image(picture)
+            predictor.predict(box=[10, 10, 200, 250])
+            sizes.append(resident())
+    assert max(sizes[150:]) - max(sizes[:50]) < 16 * MIB
