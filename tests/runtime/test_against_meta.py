@@ -95,7 +95,7 @@ def test_mixed_prompts_of_one_call_are_metas_one_by_one(both: Any) -> None:
         check([values[index] for values in many], single)
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (10, 20000), (20000, 10), (1, 300), (257, 255)])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (10, 5000), (5000, 10), (1, 300), (257, 255)])
 def test_extreme_pictures_are_metas(both: Any, height: int, width: int) -> None:
     """Down to a pixel, and so thin that the short side is a token or less of the model's square."""
     ours, theirs = both

@@ -39,6 +39,15 @@ def test_prepare_is_metas_preprocessing_bit_for_bit(
     np.testing.assert_array_equal(tensor, expected.numpy())
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (10, 20000), (20000, 10)])
+def test_prepare_takes_extreme_pictures(height: int, width: int, sam: Model) -> None:
+    tensor, frame = prepare(np.full((height, width, 3), 255, np.uint8), sam)
+    inside = tensor[0, :, : frame.resized_height, : frame.resized_width]
+    assert min(inside.shape[1:]) >= 1
+    np.testing.assert_array_equal(inside, np.broadcast_to(inside[:, :1, :1], inside.shape))
+    assert np.count_nonzero(tensor) == inside.size  # all else is padding
+
+
 @given(sizes, sizes)
 def test_frame_is_metas_size(height: int, width: int) -> None:
     frame = Frame.of(height, width, 1024)
