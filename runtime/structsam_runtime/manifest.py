@@ -93,10 +93,11 @@ class Manifest:
             folder: the export.
             engine: ``tensorrt`` or ``tensorrt-rtx``, to build engines with; default as it was made.
         """
+        built = self.engine.library if self.engine else None
+        engine = engine or built
         if self.command is None:
             return f"export again with --engine {engine}" if engine else "export again"
-        built = self.engine.library if self.engine else None
-        another = f" --engine {engine}" if engine not in (None, built) else ""  # the last one counts
+        another = "" if engine == built else f" --engine {engine}"  # the last one counts
         return f"export again: {self.command}{another} --force -o {shlex.quote(str(folder))}"
 
     def check_files(self, folder: Path, names: Iterable[str], hashes: bool = True) -> None:
@@ -116,8 +117,7 @@ class Manifest:
         for name in wanted:
             if name not in self.files:
                 raise UserError(f"{folder / FILE_NAME} does not list {name}; {self.remedy(folder)}")
-            if mismatch := _mismatch(folder / name, self.files[name], hashes):
-                raise UserError(f"{mismatch}; {self.remedy(folder)}")
+            _check_file(folder / name, self.files[name], hashes, self.remedy(folder))
 
 
 def _load(folder: Path, path: Path) -> dict[str, Any]:
@@ -193,16 +193,19 @@ def _engine(data: Mapping[str, Any], path: Path) -> EngineRecord | None:
     )
 
 
-def _mismatch(path: Path, record: FileRecord, hashes: bool) -> str | None:
-    """How a file differs from what the manifest says of it."""
+def _check_file(path: Path, record: FileRecord, hashes: bool, remedy: str) -> None:
     if not path.is_file():
-        return f"no {path.name} in {path.parent}, though its manifest lists it"
+        raise UserError(f"no {path.name} in {path.parent}, though its manifest lists it; {remedy}")
     size = path.stat().st_size
     if size != record.bytes:
-        return f"{path} has {size} bytes, its manifest says {record.bytes}; copy it again"
+        raise UserError(
+            f"{path} has {size} bytes, its manifest says {record.bytes}; copy it again or {remedy}"
+        )
     if hashes and (digest := sha256(path)) != record.sha256:
-        return f"{path} has sha256 {digest[:12]}..., its manifest says {record.sha256[:12]}...; copy it again"
-    return None
+        raise UserError(
+            f"{path} has sha256 {digest[:12]}..., its manifest says {record.sha256[:12]}...; "
+            f"copy it again or {remedy}"
+        )
 
 
 def sha256(path: Path) -> str:
