@@ -20,8 +20,10 @@ from rich.progress import track
 from structsam_runtime import Manifest, OnnxRuntimeRunner, Predictor, UserError
 from structsam_runtime.console import run
 from structsam_runtime.image import prepare, read_image
-from structsam_runtime.machine import cores, processor
+from structsam_runtime.machine import cores, gpus, processor
 from structsam_runtime.prompts import encode
+from structsam_runtime.runners import RUNNERS, create
+from structsam_runtime.runners.tensorrt import LIBRARIES, bindings
 from structsam_runtime.tables import check_result, markdown, write_result
 
 RIVAL, META = "meta", "Meta's, plain export"
@@ -37,7 +39,7 @@ def main(
         typer.Option(help="meta: Meta's own encoder, plainly exported, as the baseline."),
     ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 7,
-    provider: Annotated[str, typer.Option(help="Of ONNX Runtime: cpu, cuda or tensorrt.")] = "cpu",
+    runner: Annotated[str, typer.Option(help=f"One of {', '.join(RUNNERS)}.")] = "cpu",
     image: Annotated[
         Path | None, typer.Option(metavar="PHOTO", help="Default: a photograph that scikit-image ships.")
     ] = None,
@@ -45,37 +47,36 @@ def main(
     """Interleaved repetitions of every encoder on one photograph; medians, minima, ratios to the first."""
     if rival not in (None, RIVAL):
         raise UserError(f"--rival {rival} is unknown; expected {RIVAL}")
+    if rival and runner in LIBRARIES:
+        raise UserError(f"--rival {rival} is an ONNX file, which {runner} does not run; leave it out")
     check_result(output)
     names = [out.resolve().name for out in outs]
     if len(set(names)) != len(names):
         raise UserError(f"two of the exports have the same folder name: {', '.join(names)}; rename one")
     manifests = [Manifest.read(out) for out in outs]
-    for known, out in zip(manifests, outs, strict=True):
-        known.check_files(out, ["encoder.onnx"], hashes=False)
     if len({(known.model.arch, known.model.image_size) for known in manifests}) != 1:
         raise UserError("the exports differ in architecture or image size; benchmark one kind per run")
     picture = read_image(image) if image else _photograph()
     tensor, _ = prepare(picture, manifests[0].model)
+    encoders = {name: create(out, "encoder", runner) for name, out in zip(names, outs, strict=True)}
     with ExitStack() as stack:
-        paths = {name: out / "encoder.onnx" for name, out in zip(names, outs, strict=True)}
         if rival:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            paths = {META: _meta(manifests[0], folder / "meta.onnx"), **paths}
-        runners = {
-            name: stack.enter_context(OnnxRuntimeRunner(path, provider)) for name, path in paths.items()
-        }
+            plain = OnnxRuntimeRunner(_meta(manifests[0], folder / "meta.onnx"), runner)
+            encoders = {META: plain, **encoders}
+        runners = {name: stack.enter_context(encoder) for name, encoder in encoders.items()}
         seconds: dict[str, list[float]] = {name: [] for name in runners}
         for turn in track(range(repeat + 1), description="timing", transient=True):
-            for name, runner in runners.items():
+            for name, encoder in runners.items():
                 start = time.perf_counter()
-                runner.infer({"image": tensor})
+                encoder.infer({"image": tensor})
                 if turn:  # the first is a warm-up
                     seconds[name].append(time.perf_counter() - start)
-    many = _many_prompts(outs[0], picture, provider)
+    many = _many_prompts(outs[0], picture, runner)
     told = {name: _told(out) for name, out in zip(names, outs, strict=True)}
     baseline = {META: {"gmac": told[names[0]]["gmac_unmerged"]}} if rival else {}
     result = {
-        "machine": _machine(provider),
+        "machine": _machine(runner),
         "repeat": repeat,
         "encoders": _rows(seconds, baseline | told),
         "decoder": many,
@@ -112,7 +113,7 @@ def _meta(known: Manifest, path: Path) -> Path:
     return path
 
 
-def _many_prompts(out: Path, picture: Any, provider: str) -> dict[str, Any]:
+def _many_prompts(out: Path, picture: Any, runner: str) -> dict[str, Any]:
     """Masks of 64 boxes from one call of the decoder, and from a call for each: interleaved, best of three.
 
     The upscaling to the size of the picture, which is the same for both, is not in it.
@@ -121,7 +122,7 @@ def _many_prompts(out: Path, picture: Any, provider: str) -> dict[str, Any]:
     x, y = (grid.ravel() for grid in np.meshgrid(np.arange(8) * width / 8, np.arange(8) * height / 8))
     boxes = np.stack([x, y, x + width / 8, y + height / 8], axis=1)
     one_call, calls = [], []
-    with Predictor.load(out, provider) as predictor:
+    with Predictor.load(out, runner) as predictor:
         predictor.set_image(picture)
         asked, each = encode(predictor.frame, box=boxes), [encode(predictor.frame, box=box) for box in boxes]
         for _ in track(range(3), description="timing the decoder", transient=True):
@@ -171,25 +172,34 @@ def _rows(seconds: dict[str, list[float]], told: dict[str, dict[str, Any]]) -> l
     ]
 
 
-def _machine(provider: str) -> dict[str, Any]:
-    import onnxruntime
-
+def _machine(runner: str) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "processor": processor(),
         "cores": cores(),
+        "gpus": gpus(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "onnxruntime": onnxruntime.__version__,
-        "provider": provider,
+        "library": _library(runner),
+        "runner": runner,
     }
+
+
+def _library(runner: str) -> str:
+    """What runs the encoders, and its version."""
+    if runner in LIBRARIES:
+        return f"{runner} {bindings(runner).__version__}"
+    import onnxruntime
+
+    return f"ONNX Runtime {onnxruntime.__version__}"
 
 
 def _table(result: dict[str, Any]) -> str:
     machine = result["machine"]
+    where = ", ".join([machine["processor"], f"{machine['cores']} cores", *machine["gpus"]])
     head = (
-        f"{machine['processor']}, {machine['cores']} cores, ONNX Runtime {machine['onnxruntime']} "
-        f"({machine['provider']}), {machine['date']}, {result['repeat']} interleaved runs"
+        f"{where}, {machine['library']} ({machine['runner']}), {machine['date']}, "
+        f"{result['repeat']} interleaved runs"
     )
     columns = [
         "encoder",

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from structsam_runtime.console import missing, run
+from structsam_runtime.runners import RUNNERS
 
 try:
-    from structsam_export.compare import RUNNERS, compare
+    from structsam_export.compare import compare
     from structsam_export.progress import Progress
     from structsam_export.runners import NotFiniteError
 except ModuleNotFoundError as error:

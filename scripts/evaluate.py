@@ -16,6 +16,7 @@ from rich.progress import Progress as Bar
 from structsam_runtime import UserError
 from structsam_runtime.console import missing, run, whole_file
 from structsam_runtime.machine import machine
+from structsam_runtime.runners import RUNNERS
 
 try:
     from structsam_export.choices import MethodName
@@ -67,7 +68,7 @@ def main(
         int | None, typer.Option(help="Pixels along the side of the input; default: 1024.")
     ] = None,
     runner: Annotated[
-        str | None, typer.Option(help="Of exports: cpu (default), cuda, trt-ep, tensorrt, tensorrt-rtx.")
+        str | None, typer.Option(help=f"Of exports; default: cpu. One of {', '.join(RUNNERS)}.")
     ] = None,
 ) -> None:
     """Evaluate models with the box of every annotated object as a prompt; a stopped run goes on."""

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from structsam_runtime import Predictor, UserError
 from structsam_runtime.console import check_output, join_values, numbers, run, whole_file
 from structsam_runtime.image import read_image
+from structsam_runtime.runners import RUNNERS
 
 # Okabe and Ito's palette, without black and grey: distinguishable for colour-blind people too.
 COLOURS = (
@@ -62,7 +63,7 @@ def main(
     mask: Annotated[
         Path | None, typer.Option(help="Also write the mask (all masks together) as 0 and 255.")
     ] = None,
-    provider: Annotated[str, typer.Option(help="cpu, cuda or tensorrt.")] = "cpu",
+    runner: Annotated[str, typer.Option(help=f"One of {', '.join(RUNNERS)}.")] = "cpu",
 ) -> None:
     """Segment one photograph and draw the masks. Coordinates are pixels of the photograph."""
     asked = _asked(box or [], point or [], negative or [])
@@ -71,7 +72,7 @@ def main(
     if mask and mask.resolve() == output.resolve():
         raise UserError(f"--output and --mask are both {output}; choose two names")
     rgb = read_image(photo)
-    with Predictor.load(out, provider) as predictor:
+    with Predictor.load(out, runner) as predictor:
         start = time.perf_counter()
         predictor.set_image(rgb)
         seen = time.perf_counter()

@@ -10,6 +10,8 @@ from polygraphy.backend.base import BaseRunner
 
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import Manifest
+from structsam_runtime.runners import check_engine, file_of
+from structsam_runtime.runners.onnxruntime import PROVIDERS
 
 from .choices import Engine
 from .config import ExportConfig
@@ -21,15 +23,6 @@ from .progress import Progress
 from .runners import onnx_runner
 from .verify import Report, read_pictures, samples, verify
 
-RUNNERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "trt-ep": "TensorrtExecutionProvider",
-    Engine.TENSORRT.value: Engine.TENSORRT,
-    Engine.TENSORRT_RTX.value: Engine.TENSORRT_RTX,
-}
-"""What `--runner` takes: three providers of ONNX Runtime for the .onnx files, two libraries for engines."""
-
 
 def compare(
     folder: Path, images: Path | None, runner: str, checkpoint: Path | None, progress: Progress
@@ -39,7 +32,7 @@ def compare(
     Args:
         folder: the export.
         images: a folder of images; None for the photographs that ship with a dependency.
-        runner: a name in RUNNERS.
+        runner: one of structsam_runtime.runners.RUNNERS.
         checkpoint: the weights, if they are not where the manifest says; their hash must be the same.
         progress: is told of every step.
 
@@ -49,8 +42,7 @@ def compare(
     Raises:
         UserError: no export, other weights than it was made from, or a runner that is not here.
     """
-    if runner not in RUNNERS:
-        raise UserError(f"--runner {runner} is unknown; expected one of {', '.join(RUNNERS)}")
+    file_of("encoder", runner)  # before anything slow
     known = Manifest.read(folder)
     pictures = read_pictures(images)
     content = json.loads((folder / "manifest.json").read_text())
@@ -86,12 +78,12 @@ def runners(folder: Path, runner: str, manifest: Manifest, plans: list[str]) -> 
     Raises:
         UserError: a file that is not what the manifest says, or a runner that is not here.
     """
-    target = RUNNERS[runner]
-    suffix = "engine" if isinstance(target, Engine) else "onnx"
-    names = [f"encoder.{suffix}", f"decoder.{suffix}"]
-    manifest.check_files(folder, names)
-    encoder, decoder = (folder / name for name in names)
-    if isinstance(target, Engine):
-        builder = EngineBuilder(target)
+    encoder, decoder = (folder / file_of(part, runner) for part in ("encoder", "decoder"))
+    if runner not in PROVIDERS:
+        check_engine(folder, manifest, runner)
+    manifest.check_files(folder, [encoder.name, decoder.name])
+    if runner not in PROVIDERS:
+        builder = EngineBuilder(Engine(runner))
         return builder.runner(encoder), builder.runner(decoder)
-    return onnx_runner(encoder, plans, target), onnx_runner(decoder, provider=target)
+    provider = PROVIDERS[runner]
+    return onnx_runner(encoder, plans, provider), onnx_runner(decoder, provider=provider)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 import typing
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -189,6 +190,21 @@ class ExportConfig:
                 )
         return parts
 
+    def command(self) -> str:
+        """What a person types for this config: options that are not what they are by themselves."""
+        plain = ExportConfig(self.arch, method=self.method)
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        changed = {name: value for name, value in values.items() if value != getattr(plain, name)}
+        if self.rate_window == self.rate_global and "rate_window" in changed:
+            changed = {"rate": changed["rate_window"]} | changed
+            del changed["rate_window"], changed["rate_global"]
+        words = ["python", "export.py", "--arch", self.arch]
+        if self.method is not MethodName.STRUCTSAM:
+            words += ["--method", self.method]
+        for name, value in changed.items():
+            words += [flag(name)] if isinstance(value, bool) else [flag(name), _typed(value)]
+        return shlex.join(words)
+
     def as_json(self) -> dict[str, Any]:
         """The arguments as JSON has them; `from_json` reads them back."""
         values = asdict(self) | {"skip_blocks": list(self.skip_blocks)}
@@ -254,4 +270,9 @@ def option_type(option: str) -> Any:
 
 def flag(option: str) -> str:
     """How an option is typed."""
-    return "--no-cells" if option == "cells" else f"--{option}"
+    return "--no-cells" if option == "cells" else f"--{option.replace('_', '-')}"
+
+
+def _typed(value: Any) -> str:
+    """How an option's value is typed."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ import polygraphy.config
 from polygraphy.backend.base import BaseRunner
 
 from structsam_runtime.errors import UserError
+from structsam_runtime.runners import cuda
+from structsam_runtime.runners.tensorrt import bindings, logger
 
 from .choices import Engine
 
@@ -19,8 +20,18 @@ Shape = tuple[int, ...]
 Profile = Mapping[str, tuple[Shape, Shape, Shape]]
 """For every input with dynamic dimensions: its smallest, usual and largest shape."""
 
-_MODULES = {Engine.TENSORRT: "tensorrt", Engine.TENSORRT_RTX: "tensorrt_rtx"}
-_EXTRAS = {Engine.TENSORRT: "gpu", Engine.TENSORRT_RTX: "rtx"}
+
+@dataclass(frozen=True)
+class Target:
+    """What GPUs an engine is for.
+
+    Attributes:
+        gpu: the only one, by name; None for all of the right capability.
+        capabilities: compute capabilities, as 8.6.
+    """
+
+    gpu: str | None
+    capabilities: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -28,7 +39,7 @@ class EngineBuilder:
     """Builds engines with one of the two libraries. Both read precision from the ONNX file alone.
 
     TensorRT measures kernels and needs the GPU that the engine is for. TensorRT-RTX compiles ahead of time
-    without one, by default for RTX GPUs from Ampere on, and finishes on the device.
+    without one, for every RTX GPU from Ampere on that it knows, and finishes on the device.
 
     Args:
         engine: which library.
@@ -46,32 +57,37 @@ class EngineBuilder:
 
     def require_gpu(self) -> None:
         """Raises UserError where there is none to build on, or to run on."""
-        if not _has_gpu():
-            raise UserError(
-                f"{self.engine} needs an NVIDIA GPU here, and there is none; use the machine that the engine "
-                f"is for, with {_MODULES[self.engine]} {self.version}"
-                + (
-                    f", or build with --engine {Engine.TENSORRT_RTX}"
-                    if self.engine is Engine.TENSORRT
-                    else ""
-                )
-            )
+        try:
+            cuda.gpu()
+        except UserError as error:
+            told = f"{self.engine} needs the GPU that the engine is for, and {self.version} there"
+            if self.engine is Engine.TENSORRT:
+                told += f", or build with --engine {Engine.TENSORRT_RTX}"
+            raise UserError(f"{told}: {error}") from error
 
     @property
     def library(self) -> Any:
         """The Python bindings."""
-        try:
-            return importlib.import_module(_MODULES[self.engine])
-        except (ImportError, OSError) as error:
-            raise UserError(
-                f"--engine {self.engine} needs the library {_MODULES[self.engine]}, which does not import "
-                f'here; pip install -e ".[{_EXTRAS[self.engine]}]"'
-            ) from error
+        return bindings(self.engine)
 
     @property
     def version(self) -> str:
         """Of the library; an engine runs with the version that built it."""
         return str(self.library.__version__)
+
+    @property
+    def target(self) -> Target:
+        """What GPUs the engines are for: the one that is here, or all that TensorRT-RTX builds for."""
+        if self.engine is Engine.TENSORRT:
+            here = cuda.gpu()
+            return Target(here.name, (here.capability,))
+        numbers = (divmod(int(capability), 10) for capability in self._ampere_on())
+        return Target(None, tuple(f"{major}.{minor}" for major, minor in numbers))
+
+    def _ampere_on(self) -> list[Any]:
+        """Capabilities that TensorRT-RTX can build for together; Turing only by itself, at a price."""
+        known = self.library.ComputeCapability.__members__.values()
+        return sorted((capability for capability in known if int(capability) >= 80), key=int)
 
     def build(self, onnx_path: Path, engine_path: Path, profile: Profile) -> None:
         """Parse an ONNX file and write its engine.
@@ -85,7 +101,7 @@ class EngineBuilder:
             EngineError: the parser or the builder refused; says what it said.
         """
         trt = self.library
-        log = _logger(trt)
+        log = logger(trt)
         builder = trt.Builder(log)
         strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = builder.create_network(strongly_typed)
@@ -99,9 +115,14 @@ class EngineBuilder:
             for name, (smallest, usual, largest) in profile.items():
                 shapes.set_shape(name, smallest, usual, largest)
             config.add_optimization_profile(shapes)
+        if self.engine is Engine.TENSORRT_RTX:  # so that `target` is a fact, whatever its default may become
+            capabilities = self._ampere_on()
+            config.num_compute_capabilities = len(capabilities)
+            for index, capability in enumerate(capabilities):
+                config.set_compute_capability(capability, index)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise EngineError(f"{self.engine} cannot build {onnx_path.name}: {'; '.join(log.errors)}")
+            raise EngineError(f"{self.engine} cannot build {onnx_path.name}: {log.told()}")
         engine_path.write_bytes(plan)
 
     def runner(self, engine_path: Path) -> BaseRunner:
@@ -121,24 +142,3 @@ class EngineBuilder:
 
 class EngineError(Exception):
     """A parser or builder refused a graph that passed the lint."""
-
-
-def _logger(trt: Any) -> Any:
-    """A logger that keeps errors and prints nothing; its base class differs between the libraries."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.errors.append(message)
-
-    return Logger()
-
-
-def _has_gpu() -> bool:
-    """Whether CUDA has a device, asked of PyTorch and of the driver's own files."""
-    torch = importlib.import_module("torch")
-    return bool(torch.cuda.is_available()) or Path("/dev/nvidia0").exists()

@@ -21,7 +21,7 @@ from structsam_runtime.runners.base import Array, Runner, TensorSpec
 
 from .analysis.macs import encoder_macs
 from .choices import MethodName
-from .compare import RUNNERS, runners
+from .compare import runners
 from .config import OPTIONS, ExportConfig, option_type
 from .encoder import apply
 from .encoder.decoder import PromptedMaskDecoder
@@ -228,8 +228,6 @@ def from_export(folder: Path, runner: str) -> Candidate:
     Raises:
         UserError: no export, or a runner that is unknown or not here.
     """
-    if runner not in RUNNERS:
-        raise UserError(f"--runner {runner} is unknown; expected one of {', '.join(RUNNERS)}")
     known, content = Manifest.read(folder), _content(folder)
     config, macs = ExportConfig.from_json(content["arguments"]), content["macs"]
     merges = bool(content["merging"])
@@ -262,7 +260,7 @@ def of_exports(
 
     Args:
         folders: of the exports.
-        runner: a name in RUNNERS.
+        runner: one of structsam_runtime.runners.RUNNERS.
         checkpoint: the weights, if PyTorch needs them and they are not where the exports say.
         progress: is told of every step.
 

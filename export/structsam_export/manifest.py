@@ -52,7 +52,7 @@ def manifest(
         weights: where they came from, and their hash.
         macs: of the encoder.
         verification: a `verify.Report` as a dictionary.
-        engine: library, version and profiles, if engines were built.
+        engine: library, version, GPUs and profiles, if engines were built.
     """
     return {
         "format": FORMAT,
@@ -61,6 +61,7 @@ def manifest(
         "structsam": __version__,
         "model": asdict(model_of(config, sam)),
         "arguments": config.as_json(),
+        "command": config.command(),
         "weights": weights,
         "merging": merging(sam.image_encoder),
         "plans": plans(sam.image_encoder),

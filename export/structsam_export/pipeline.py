@@ -215,7 +215,8 @@ def build_engines(
             path = folder / f"{what}.engine"
             builder.build(folder / f"{what}.onnx", path, profile)
             notes.append(f"{path.stat().st_size / 1e6:.0f} MB")
-    return {"library": str(builder.engine), "version": builder.version, "profiles": profiles}
+    built = {"library": str(builder.engine), "version": builder.version}
+    return {**built, **asdict(builder.target), "profiles": profiles}
 
 
 def encoder_profile(config: ExportConfig) -> Profile:

@@ -6,5 +6,6 @@ from .manifest import Manifest
 from .predictor import Predictor
 from .prompts import Prompt
 from .runners.onnxruntime import OnnxRuntimeRunner
+from .runners.tensorrt import TensorRtRunner
 
-__all__ = ["Embedding", "Manifest", "OnnxRuntimeRunner", "Predictor", "Prompt", "UserError"]
+__all__ = ["Embedding", "Manifest", "OnnxRuntimeRunner", "Predictor", "Prompt", "TensorRtRunner", "UserError"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,16 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class EngineRecord:
+    """What the engines of an export were built with, and for what."""
+
+    library: str  # tensorrt, tensorrt-rtx
+    version: str  # of the library
+    gpu: str | None  # the only GPU that they are for, by name; None for any of the right capability
+    capabilities: tuple[str, ...]  # compute capabilities that they are for, as 8.6; empty where unknown
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The part of ``manifest.json`` that the runtime needs; keys it does not know are left alone."""
 
@@ -46,6 +57,8 @@ class Manifest:
     weights: str  # the architecture, and the checkpoint's sha256 or what random weights were drawn with
     model: Model
     files: Mapping[str, FileRecord]
+    engine: EngineRecord | None  # None for an export without engines
+    command: str | None  # what made the export; None for one that is older than this key
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -69,7 +82,23 @@ class Manifest:
             weights=f"{model.arch}, {made_by}",
             model=model,
             files={name: _file(files, name, path) for name in files},
+            engine=_engine(data, path),
+            command=_get(data, "command", str, path) if "command" in data else None,
         )
+
+    def remedy(self, folder: Path, engine: str | None = None) -> str:
+        """What to do about an export that does not fit: `export again`, and the command where it is known.
+
+        Args:
+            folder: the export.
+            engine: ``tensorrt`` or ``tensorrt-rtx``, to build engines with; default as it was made.
+        """
+        built = self.engine.library if self.engine else None
+        engine = engine or built
+        if self.command is None:
+            return f"export again with --engine {engine}" if engine else "export again"
+        another = "" if engine == built else f" --engine {engine}"  # the last one counts
+        return f"export again: {self.command}{another} --force -o {shlex.quote(str(folder))}"
 
     def check_files(self, folder: Path, names: Iterable[str], hashes: bool = True) -> None:
         """Check that files of the export are the ones that were written.
@@ -87,8 +116,8 @@ class Manifest:
         wanted += [data for name in wanted if (data := f"{name}.data") in self.files]  # weights kept apart
         for name in wanted:
             if name not in self.files:
-                raise UserError(f"{folder / FILE_NAME} does not list {name}; export again")
-            _check_file(folder / name, self.files[name], hashes)
+                raise UserError(f"{folder / FILE_NAME} does not list {name}; {self.remedy(folder)}")
+            _check_file(folder / name, self.files[name], hashes, self.remedy(folder))
 
 
 def _load(folder: Path, path: Path) -> dict[str, Any]:
@@ -150,18 +179,32 @@ def _file(files: Mapping[str, Any], name: str, path: Path) -> FileRecord:
     )
 
 
-def _check_file(path: Path, record: FileRecord, hashes: bool) -> None:
+def _engine(data: Mapping[str, Any], path: Path) -> EngineRecord | None:
+    if data.get("engine") is None:
+        return None
+    engine = _get(data, "engine", dict, path)
+    where = "engine."
+    numbered = {str(index): value for index, value in enumerate(engine.get("capabilities", []))}
+    return EngineRecord(
+        library=_get(engine, "library", str, path, where),
+        version=_get(engine, "version", str, path, where),
+        gpu=None if engine.get("gpu") is None else _get(engine, "gpu", str, path, where),
+        capabilities=tuple(_get(numbered, index, str, path, f"{where}capabilities.") for index in numbered),
+    )
+
+
+def _check_file(path: Path, record: FileRecord, hashes: bool, remedy: str) -> None:
     if not path.is_file():
-        raise UserError(f"no {path.name} in {path.parent}, though its manifest lists it; export again")
+        raise UserError(f"no {path.name} in {path.parent}, though its manifest lists it; {remedy}")
     size = path.stat().st_size
     if size != record.bytes:
         raise UserError(
-            f"{path} has {size} bytes, its manifest says {record.bytes}; copy it again or export again"
+            f"{path} has {size} bytes, its manifest says {record.bytes}; copy it again or {remedy}"
         )
     if hashes and (digest := sha256(path)) != record.sha256:
         raise UserError(
             f"{path} has sha256 {digest[:12]}..., its manifest says {record.sha256[:12]}...; "
-            "copy it again or export again"
+            f"copy it again or {remedy}"
         )
 
 

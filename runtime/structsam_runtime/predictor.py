@@ -16,10 +16,8 @@ from .errors import UserError
 from .image import Frame, prepare
 from .manifest import Manifest, Model
 from .prompts import Encoded, Prompt
+from .runners import create
 from .runners.base import Runner
-from .runners.onnxruntime import OnnxRuntimeRunner
-
-ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 
 
 class Predictor:
@@ -47,26 +45,27 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, folder: Path | str, provider: str = "cpu", threads: int | None = None, check_hashes: bool = False
+        cls, folder: Path | str, runner: str = "cpu", threads: int | None = None, check_hashes: bool = False
     ) -> "Predictor":
-        """A predictor of an export folder, run by ONNX Runtime.
+        """A predictor of an export folder.
 
         Args:
-            folder: holds ``encoder.onnx``, ``decoder.onnx`` and ``manifest.json``.
-            provider: ``cpu``, ``cuda`` or ``tensorrt``.
-            threads: of the CPU; default as many as there are cores.
-            check_hashes: compare the sha256 of both files with the manifest. Their sizes are always compared;
-                hashing several hundred megabytes is left to those who ask.
+            folder: holds ``manifest.json`` and the encoder and decoder, ``.onnx`` or ``.engine``.
+            runner: ``cpu``, ``cuda``, ``trt-ep`` or ``rtx-ep`` of ONNX Runtime, or ``tensorrt`` or
+                ``tensorrt-rtx`` for the engines.
+            threads: of the CPU, for ONNX Runtime; default as many as there are cores.
+            check_hashes: compare the sha256 of .onnx files with the manifest. Their sizes always are; hashing
+                several hundred megabytes is left to those who ask. Engines are always hashed.
 
         Raises:
-            UserError: the folder is not an export, or its files are not the ones that were exported.
+            UserError: no such runner; the folder is not an export, or its files are not the ones that were
+                exported; an engine is of another library, version or GPU.
         """
         folder = Path(folder)
-        manifest = Manifest.read(folder)
-        manifest.check_files(folder, (ENCODER, DECODER), hashes=check_hashes)
         encoder, decoder = (
-            OnnxRuntimeRunner(folder / name, provider, threads) for name in (ENCODER, DECODER)
+            create(folder, part, runner, threads, check_hashes) for part in ("encoder", "decoder")
         )
+        manifest = Manifest.read(folder)
         return cls(encoder, decoder, manifest.model, manifest.weights)
 
     def __enter__(self) -> Self:

@@ -10,17 +10,20 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import skimage.data
 import torch
 from PIL import Image
 
-from structsam_export import cli, engine, pipeline
+from structsam_export import cli, pipeline
 from structsam_export.checkpoints import build_sam, load_sam
 from structsam_export.runners import NotFiniteError
 from structsam_export.verify import Report
 from structsam_runtime.console import run
+from structsam_runtime.errors import UserError
+from structsam_runtime.runners import cuda
 
 ROOT = Path(__file__).parents[2]
 GOOD = ("--arch", "tiny", "--image-size", "224", "--random-weights", "--output", "made")
@@ -177,7 +180,7 @@ def test_tensorrt_without_a_gpu_is_told(command: Command, monkeypatch: pytest.Mo
     library = types.ModuleType("tensorrt")
     library.__version__ = "10.3.0"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tensorrt", library)
-    monkeypatch.setattr(engine, "_has_gpu", lambda: False)
+    monkeypatch.setattr(cuda, "gpu", Mock(side_effect=UserError("no GPU")))
     code, out, err = command(*GOOD, "--engine", "tensorrt")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "GPU" in err

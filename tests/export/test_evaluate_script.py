@@ -354,7 +354,7 @@ def test_an_export_beside_its_model_in_pytorch(export: Path, again: Path, script
         ("--rate 0.5 --ablations", "leave --rate and --ablations out"),
         ("--arch vit_b", "leave --arch out"),
         ("--random-weights --image-size 224", "leave --random-weights and --image-size out"),
-        ("--runner gpu", "--runner gpu is unknown"),
+        ("--runner gpu", "runner 'gpu' is unknown"),
         ("--runner tensorrt", "error: "),
     ],
 )

@@ -477,7 +477,7 @@ def test_mistakes_with_exports_are_one_line(make: Make, tmp_path: Path) -> None:
         ([good, good], "cpu", "two exports have the same name"),
         ([good, twin], "cpu", "two exports have the same name"),
         ([tmp_path / "none"], "cpu", "no manifest.json in"),
-        ([good], "gpu", "--runner gpu is unknown; expected one of cpu, cuda"),
+        ([good], "gpu", "runner 'gpu' is unknown, expected one of cpu, cuda"),
         ([good], "cuda", "ONNX Runtime has no CUDAExecutionProvider here"),
         ([hashed], "cpu", "another hash; give that file with --checkpoint"),
     ]

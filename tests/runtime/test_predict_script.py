@@ -94,7 +94,7 @@ def test_prompts(prompts: str, masks: int, predict: Predict, photo: Path) -> Non
         (f"OUT photo.png {BOX} -o ./photo.png", "is the photograph itself"),
         (f"OUT none.png {BOX} -o x.png", "no file none.png"),
         (f"none photo.png {BOX} -o x.png", "no folder none; expected the output folder of export.py"),
-        (f"OUT photo.png {BOX} -o x.png --provider npu", "provider 'npu' is unknown"),
+        (f"OUT photo.png {BOX} -o x.png --runner npu", "runner 'npu' is unknown, expected one of cpu"),
         ("OUT photo.png --box 400 80 100 360 -o x.png", "is turned around"),
         ("OUT photo.png --point 700 5 -o x.png", "lies outside the picture of 600 x 400 pixels"),
         ("OUT photo.png --point nan 5 -o x.png", "holds NaN or infinity"),

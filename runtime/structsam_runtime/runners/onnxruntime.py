@@ -9,13 +9,21 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from .base import Array, Runner, TensorSpec
+from .base import Array, DeviceArray, Memory, Runner, TensorSpec
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
+    "trt-ep": "TensorrtExecutionProvider",
+    "rtx-ep": "NvTensorRTRTXExecutionProvider",
 }
+_PACKAGES = {
+    "cpu": '-e ".[cpu]"',
+    "cuda": '-e ".[gpu]"',
+    "trt-ep": '-e ".[gpu]"',
+    "rtx-ep": "onnxruntime-trt-rtx",
+}
+"""What pip installs for each; the packages replace one another."""
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -28,21 +36,39 @@ _DTYPES = {
 }
 
 
+class OrtArray(DeviceArray):
+    """An OrtValue of ONNX Runtime's, which keeps its own memory."""
+
+    def __init__(self, value: Any) -> None:
+        self.dtype, self.shape = np.dtype(_DTYPES[value.data_type()]), tuple(value.shape())
+        self.value = value
+
+    def numpy(self) -> Array:
+        """The values; on the CPU the very memory."""
+        values: Array = self.value.numpy()
+        return values
+
+
 class OnnxRuntimeRunner(Runner):
     """An ONNX file run by ONNX Runtime with the provider that was asked for.
 
     A provider that cannot start is an error, never a silent fall to another one. ONNX Runtime may still place
     single operators that a GPU provider lacks on the CPU.
 
+    What :meth:`memory` says of the weights is the size of the files: a provider may hold them in another
+    precision, or twice. ONNX Runtime does not tell its activations.
+
     Args:
         path: the ONNX file.
-        provider: ``cpu``, ``cuda`` or ``tensorrt``.
+        provider: ``cpu``, ``cuda``, ``trt-ep`` or ``rtx-ep``.
         threads: of the CPU for one operator; default as many as there are cores.
 
     Raises:
         UserError: the provider is unknown. On entering the ``with`` block: the file is missing or is not a
             model, ONNX Runtime is not installed, it lacks the provider or cannot start it.
     """
+
+    _native = OrtArray
 
     def __init__(self, path: Path, provider: str = "cpu", threads: int | None = None) -> None:
         if provider not in PROVIDERS:
@@ -73,8 +99,27 @@ class OnnxRuntimeRunner(Runner):
     def _close(self) -> None:
         self._session = None
 
-    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        return dict(zip(self.outputs, self._session.run(list(self.outputs), dict(feeds)), strict=True))
+    def _run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        values = {name: feed.value if isinstance(feed, OrtArray) else feed for name, feed in feeds.items()}
+        return dict(zip(self.outputs, self._session.run(list(self.outputs), values), strict=True))
+
+    def _run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, DeviceArray]:
+        binding = self._session.io_binding()
+        for name, feed in feeds.items():
+            if isinstance(feed, OrtArray):
+                binding.bind_ortvalue_input(name, feed.value)
+            else:
+                binding.bind_cpu_input(name, feed)
+        for name in self.outputs:
+            binding.bind_output(name, "cpu" if self.provider == "cpu" else "cuda")
+        self._session.run_with_iobinding(binding)
+        return {
+            name: OrtArray(value) for name, value in zip(self.outputs, binding.get_outputs(), strict=True)
+        }
+
+    def _memory(self) -> Memory:
+        files = (self.path, self.path.with_name(f"{self.path.name}.data"))  # weights may be kept apart
+        return Memory(weights=sum(file.stat().st_size for file in files if file.is_file()), activations=None)
 
     def _create(self, ort: ModuleType) -> Any:
         options = ort.SessionOptions()
@@ -104,8 +149,10 @@ def _require_provider(ort: ModuleType, provider: str) -> None:
     if PROVIDERS[provider] in installed:
         return
     offered = ", ".join(name for name, full in PROVIDERS.items() if full in installed)
-    remedy = 'pip uninstall onnxruntime, then pip install -e ".[gpu]"'
-    raise UserError(f"provider '{provider}' is not in this ONNX Runtime, which offers {offered}; {remedy}")
+    raise UserError(
+        f"provider '{provider}' is not in this ONNX Runtime, which offers {offered}; "
+        f"pip uninstall onnxruntime, then pip install {_PACKAGES[provider]}"
+    )
 
 
 def _start_errors(ort: ModuleType) -> tuple[type[Exception], ...]:

@@ -1,0 +1,280 @@
+"""Engines of TensorRT and TensorRT-RTX, without anything between."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from weakref import WeakSet
+
+import numpy as np
+
+from ..errors import UserError
+from . import cuda
+from .base import Array, DeviceArray, Memory, Runner, TensorSpec, as_text
+
+LIBRARIES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+"""Their Python modules."""
+_EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
+
+Shape = tuple[int, ...]
+
+
+def bindings(library: str) -> ModuleType:
+    """The Python module of ``tensorrt`` or ``tensorrt-rtx``.
+
+    Raises:
+        UserError: it is not installed, or does not import.
+    """
+    try:
+        return importlib.import_module(LIBRARIES[library])
+    except (ImportError, OSError) as error:
+        raise UserError(
+            f"{library} needs the library {LIBRARIES[library]}, which does not import here; "
+            f'pip install -e ".[{_EXTRAS[library]}]"'
+        ) from error
+
+
+def logger(trt: Any) -> Any:
+    """A logger that keeps errors and prints nothing; its base class differs between the libraries."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(message)
+
+        def told(self) -> str:
+            """What was said since it was last asked."""
+            told = "; ".join(self.errors)
+            self.errors.clear()
+            return told
+
+    return Logger()
+
+
+class EngineError(Exception):
+    """An engine that was loaded and does not run."""
+
+
+class TensorRtRunner(Runner):
+    """An engine file, run by the library that built it, with its first optimisation profile.
+
+    Buffers for inputs and outputs are allocated once, as large as the profile allows. What
+    :meth:`infer_on_device` leaves on the GPU has memory of its own, given back with the last reference to it
+    or when the runner is closed.
+
+    Args:
+        path: the engine file. Nothing is known of it here but what the library finds out; an export's
+            manifest knows more (:func:`structsam_runtime.runners.create`).
+        library: ``tensorrt`` or ``tensorrt-rtx``.
+        cuda_graph: run an engine as one CUDA graph, which saves launching hundreds of kernels. TensorRT's is
+            captured in the second run with the same shapes, and again after a change: the library's state
+            belongs to one shape. TensorRT-RTX captures by itself. Inputs that are on the GPU already are then
+            copied on the GPU, for a graph reads the addresses that it was captured with.
+
+    Raises:
+        UserError: the library is unknown. On entering the ``with`` block: the file is missing or not an
+            engine that the library can load, the library or cuda-python is not installed, there is no GPU or
+            too little of its memory. From :meth:`infer` also: a shape outside the profile.
+    """
+
+    _native = cuda.CudaArray
+
+    def __init__(self, path: Path, library: str, cuda_graph: bool = False) -> None:
+        if library not in LIBRARIES:
+            raise UserError(f"library '{library}' is unknown, expected one of {', '.join(LIBRARIES)}")
+        super().__init__(str(path))
+        self.path, self.library, self.cuda_graph = path, library, cuda_graph
+        self._stack = ExitStack()
+        self._engine: Any = None
+        self._context: Any = None
+        self._buffers: dict[str, cuda.CudaArray] = {}
+        self._arrays: WeakSet[cuda.CudaArray] = WeakSet()  # the buffers, and what was left on the GPU
+        self._shapes: dict[str, Shape] = {}  # of the inputs, as the context has them
+        self._runs = 0  # with these shapes
+        self._graph: cuda.Graph | None = None
+
+    def _open(self) -> tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]]:
+        if not self.path.is_file():
+            raise UserError(f"no file {self.path}; expected an engine of {self.library}")
+        trt = bindings(self.library)
+        cuda.gpu()  # before the library, which says in many lines that there is none
+        with ExitStack() as stack:
+            stack.callback(self._forget)
+            self._log = logger(trt)
+            self._engine = self._load(trt)
+            self._context = self._created(trt)
+            self._stream = stack.enter_context(closing(cuda.Stream()))
+            stack.callback(self._free)
+            inputs = self._specs(trt, trt.TensorIOMode.INPUT)
+            outputs = self._specs(trt, trt.TensorIOMode.OUTPUT)
+            self._limits = {name: self._limit(name, spec) for name, spec in inputs.items()}
+            self._buffers = self._allocated(inputs, outputs)
+            self._stack = stack.pop_all()
+        return inputs, outputs
+
+    def _close(self) -> None:
+        self._stack.close()
+
+    def _load(self, trt: Any) -> Any:
+        engine = trt.Runtime(self._log).deserialize_cuda_engine(self.path.read_bytes())
+        if engine is None:
+            raise UserError(
+                f"{self.library} {trt.__version__} cannot load {self.path}; it may be cut short, of another "
+                f"version or for another GPU; export again: {self._log.told()}"
+            )
+        return engine
+
+    def _created(self, trt: Any) -> Any:
+        """A context to run the engine in, which allocates the memory of its activations."""
+        if self.cuda_graph and self.library == "tensorrt-rtx":
+            config = self._engine.create_runtime_config()
+            config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            context = self._engine.create_execution_context(config)
+        else:
+            context = self._engine.create_execution_context()
+        if context is None:
+            raise UserError(f"{self.library} has no room on the GPU to run {self.path}: {self._log.told()}")
+        return context
+
+    def _specs(self, trt: Any, mode: Any) -> dict[str, TensorSpec]:
+        """Inputs or outputs. An engine has forgotten which open axes were the same: each has its own name."""
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        return {
+            name: TensorSpec(
+                np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))),
+                tuple(
+                    length if length >= 0 else f"{name}.{axis}"
+                    for axis, length in enumerate(self._engine.get_tensor_shape(name))
+                ),
+            )
+            for name in names
+            if self._engine.get_tensor_mode(name) == mode
+        }
+
+    def _limit(self, name: str, spec: TensorSpec) -> tuple[Shape, Shape]:
+        """The smallest and the largest shape of an input."""
+        fixed = tuple(length for length in spec.shape if isinstance(length, int))
+        if len(fixed) == len(spec.shape):  # the profile need not have it
+            return fixed, fixed
+        smallest, _, largest = self._engine.get_tensor_profile_shape(name, 0)
+        return tuple(smallest), tuple(largest)
+
+    def _allocated(
+        self, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
+    ) -> dict[str, cuda.CudaArray]:
+        """Buffers for the largest inputs, and the outputs that come of them."""
+        largest = {name: shape for name, (_, shape) in self._limits.items()}
+        self._set_shapes(largest)
+        shapes = {**largest, **{name: tuple(self._context.get_tensor_shape(name)) for name in outputs}}
+        buffers = {
+            name: self._allocate(shapes[name], spec.dtype) for name, spec in {**inputs, **outputs}.items()
+        }
+        for name, buffer in buffers.items():
+            self._context.set_tensor_address(name, buffer.pointer)
+        return buffers
+
+    def _allocate(self, shape: Shape, dtype: np.dtype[Any]) -> cuda.CudaArray:
+        """Memory that lives no longer than the engine."""
+        array = cuda.CudaArray(shape, dtype)
+        self._arrays.add(array)
+        return array
+
+    def _free(self) -> None:
+        self._drop_graph()
+        for array in list(self._arrays):
+            array.free()
+
+    def _forget(self) -> None:
+        self._context = None  # before the engine that it belongs to
+        self._engine = None
+        self._buffers, self._shapes = {}, {}
+
+    def _check(self, feeds: Mapping[str, Array | DeviceArray]) -> None:
+        super()._check(feeds)
+        for name, (smallest, largest) in self._limits.items():
+            shape = feeds[name].shape
+            bounds = zip(smallest, shape, largest, strict=True)
+            if not all(low <= length <= high for low, length, high in bounds):
+                raise UserError(
+                    f"{self.name}: input '{name}' has shape {as_text(shape)}, the engine was built for "
+                    f"{as_text(smallest)} to {as_text(largest)}"
+                )
+
+    def _run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        return self._executed(feeds, np.empty)
+
+    def _run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, DeviceArray]:
+        return self._executed(feeds, self._allocate)
+
+    def _executed(
+        self, feeds: Mapping[str, Any], make: Callable[[Shape, np.dtype[Any]], Any]
+    ) -> dict[str, Any]:
+        """Run the engine, and copy its outputs into new arrays that `make` gives."""
+        feeds = {
+            name: np.ascontiguousarray(feed) if isinstance(feed, np.ndarray) else feed
+            for name, feed in feeds.items()
+        }
+        self._set_shapes({name: feed.shape for name, feed in feeds.items()})
+        for name, feed in feeds.items():
+            self._bind(name, feed)
+        self._enqueue()
+        outputs = {
+            name: make(tuple(self._context.get_tensor_shape(name)), spec.dtype)
+            for name, spec in self.outputs.items()
+        }
+        for name, output in outputs.items():
+            self._stream.copy(output, self._buffers[name])
+        self._stream.wait()
+        return outputs
+
+    def _set_shapes(self, shapes: dict[str, Shape]) -> None:
+        if shapes == self._shapes:
+            return
+        self._drop_graph()
+        self._shapes, self._runs = {}, 0  # until all are taken
+        for name, shape in shapes.items():
+            self._context.set_input_shape(name, shape)
+        try:
+            self._context.infer_shapes()
+        except RuntimeError as error:
+            told = ", ".join(f"{name} {as_text(shape)}" for name, shape in shapes.items())
+            raise UserError(
+                f"{self.name}: inputs do not fit each other: {told}: {self._log.told()}"
+            ) from error
+        self._shapes = shapes
+
+    def _bind(self, name: str, feed: Array | cuda.CudaArray) -> None:
+        """Tell the engine where an input lies: where it is, if that is on the GPU, or in its buffer."""
+        if isinstance(feed, np.ndarray) or self.cuda_graph:
+            self._stream.copy(self._buffers[name], feed)
+            feed = self._buffers[name]
+        self._context.set_tensor_address(name, feed.pointer)
+
+    def _enqueue(self) -> None:
+        if self._graph is not None:
+            self._graph.launch(self._stream)
+            return
+        self._launch()
+        self._runs += 1
+        if self.cuda_graph and self.library == "tensorrt" and self._runs == 2:
+            self._graph = self._stream.capture(self._launch)  # of what comes next
+
+    def _launch(self) -> None:
+        if not self._context.execute_async_v3(int(self._stream.handle)):
+            raise EngineError(f"{self.library} failed to run {self.path}: {self._log.told()}")
+
+    def _drop_graph(self) -> None:
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+
+    def _memory(self) -> Memory:
+        """The engine file is weights for the most part, and kernels."""
+        buffers = sum(buffer.nbytes for buffer in self._buffers.values())
+        return Memory(self.path.stat().st_size, self._engine.device_memory_size_v2 + buffers)

@@ -1,0 +1,162 @@
+"""From an export and the name of a runner to a runner, and what is checked on the way."""
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from structsam_runtime import OnnxRuntimeRunner, Predictor, TensorRtRunner, UserError
+from structsam_runtime.manifest import Manifest
+from structsam_runtime.runners import RUNNERS, check_engine, create
+
+COMMAND = "python export.py --arch vit_b --rate 0.35 --fp16 --engine tensorrt"
+HERE = {"library": "tensorrt", "version": "10.3.0", "gpu": "NVIDIA Test", "capabilities": ["9.0"]}
+RTX_TOO = " --engine tensorrt-rtx"
+RTX = {"library": "tensorrt-rtx", "version": "10.3.0", "gpu": None, "capabilities": ["8.6", "9.0"]}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, export_folder: Path) -> Path:
+    """An export with engines for the stand-in of TensorRT."""
+    made = Path(shutil.copytree(export_folder, tmp_path / "my out"))
+    for part in ("encoder", "decoder"):
+        content = json.dumps({"version": "10.3.0", "broken": None, "part": part}).encode()
+        (made / f"{part}.engine").write_bytes(content)
+        record = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        said = json.loads((made / "manifest.json").read_text())
+        said["files"][f"{part}.engine"] = record
+        (made / "manifest.json").write_text(json.dumps(said))
+    say(made, engine=HERE, command=COMMAND)
+    return made
+
+
+def say(folder: Path, **changes: Any) -> None:
+    """Change what an export says of itself; None takes a key away."""
+    path = folder / "manifest.json"
+    said = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in said.items() if value is not None}))
+
+
+def refused(folder: Path, runner: str) -> str:
+    """What a person reads."""
+    with pytest.raises(UserError) as error:
+        create(folder, "encoder", runner)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_every_runner_has_a_name() -> None:
+    assert RUNNERS == ("cpu", "cuda", "trt-ep", "rtx-ep", "tensorrt", "tensorrt-rtx")
+
+
+@pytest.mark.parametrize("name", RUNNERS[:4])
+def test_providers_run_the_onnx_file(export_folder: Path, name: str) -> None:
+    runner = create(export_folder, "decoder", name, threads=2)
+    assert isinstance(runner, OnnxRuntimeRunner)
+    assert (runner.path, runner.provider, runner.threads) == (export_folder / "decoder.onnx", name, 2)
+
+
+@pytest.mark.parametrize(("name", "record"), [("tensorrt", HERE), ("tensorrt-rtx", RTX)])
+def test_libraries_run_the_engine(folder: Path, library: Any, name: str, record: dict[str, Any]) -> None:
+    say(folder, engine=record)
+    runner = create(folder, "decoder", name)
+    assert isinstance(runner, TensorRtRunner)
+    assert (runner.path, runner.library) == (folder / "decoder.engine", name)
+    assert isinstance(Predictor.load(folder, name).encoder, TensorRtRunner)
+    with pytest.raises(UserError, match=f"threads is 2, but {name} runs on the GPU; leave it out"):
+        create(folder, "decoder", name, threads=2)
+
+
+def test_an_unknown_runner_is_told_before_anything_else(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"runner 'npu' is unknown, expected one of {', '.join(RUNNERS)}"):
+        create(tmp_path / "none", "encoder", "npu")
+
+
+def test_files_are_checked(folder: Path, library: Any) -> None:
+    for name in ("encoder.onnx", "encoder.engine"):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[:-1] + b"?")
+    create(folder, "encoder", "cpu")  # hundreds of megabytes are not read unasked
+    with pytest.raises(UserError, match=r"encoder\.onnx has sha256"):
+        create(folder, "encoder", "cpu", check_hashes=True)
+    again = f"; copy it again or export again: {COMMAND} --force -o '{folder}'"
+    told = refused(folder, "tensorrt")  # an engine is code
+    assert "encoder.engine has sha256 " in told
+    assert told.endswith(again)
+    (folder / "encoder.engine").write_bytes(b"{}")
+    assert refused(folder, "tensorrt").endswith(f" has 2 bytes, its manifest says {len(data)}{again}")
+    (folder / "encoder.engine").unlink()
+    told = refused(folder, "tensorrt")
+    assert told.startswith("no encoder.engine in ")
+    assert told.endswith(f"; export again: {COMMAND} --force -o '{folder}'")
+
+
+@pytest.mark.parametrize(
+    ("record", "runner", "message", "engine"),
+    [
+        (None, "tensorrt-rtx", "FOLDER has no engines", RTX_TOO),
+        (
+            HERE,
+            "tensorrt-rtx",
+            "FOLDER has engines of tensorrt, none of tensorrt-rtx",
+            RTX_TOO,
+        ),
+        (
+            HERE | {"version": "11.1.0"},
+            "tensorrt",
+            "the engines of FOLDER were built by tensorrt 11.1.0, and run by no other; here is 10.3.0",
+            "",
+        ),
+        (
+            HERE | {"gpu": "NVIDIA Other"},
+            "tensorrt",
+            "the engines of FOLDER are for NVIDIA Other; here is NVIDIA Test, 9.0",
+            "",
+        ),
+        (
+            HERE | {"gpu": "NVIDIA Other", "capabilities": ["8.9"]},
+            "tensorrt",
+            "the engines of FOLDER are for NVIDIA Other; here is NVIDIA Test, 9.0",
+            "",
+        ),
+        (
+            RTX | {"capabilities": ["8.6", "8.9"]},
+            "tensorrt-rtx",
+            "the engines of FOLDER are for compute capability 8.6 or 8.9; here is NVIDIA Test, 9.0",
+            " --engine tensorrt",
+        ),
+    ],
+)
+def test_engines_that_do_not_fit_are_one_line_that_ends_with_the_command(
+    folder: Path, library: Any, record: dict[str, Any] | None, runner: str, message: str, engine: str
+) -> None:
+    say(folder, engine=record)
+    command = f"{COMMAND}{engine} --force -o '{folder}'"
+    assert refused(folder, runner) == f"{message.replace('FOLDER', str(folder))}; export again: {command}"
+    assert library.engine is None
+
+
+def test_engines_of_exports_that_say_less_are_checked_for_what_they_say(folder: Path, library: Any) -> None:
+    older = {key: HERE[key] for key in ("library", "version")}
+    say(folder, engine=older, command=None)
+    create(folder, "encoder", "tensorrt")
+    say(folder, engine=older | {"version": "9"})
+    assert refused(folder, "tensorrt").endswith("; export again with --engine tensorrt")
+    say(folder, engine=None)
+    assert refused(folder, "tensorrt").endswith(" has no engines; export again with --engine tensorrt")
+
+
+def test_what_is_missing_here_is_told_before_the_engine_is_loaded(
+    folder: Path, cuda: Any, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = Manifest.read(folder)
+    cuda.failures["cudaGetDeviceProperties"] = (1, cuda.cudaError_t.cudaErrorNoDevice)
+    with pytest.raises(UserError, match="this needs a machine with an NVIDIA GPU"):
+        check_engine(folder, manifest, "tensorrt")
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(UserError, match=r'pip install -e "\.\[gpu\]"'):
+        check_engine(folder, manifest, "tensorrt")

@@ -1,0 +1,225 @@
+"""The lifecycle of a runner, its checks, and ONNX Runtime behind it."""
+
+import ctypes
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from structsam_runtime import OnnxRuntimeRunner, UserError
+from structsam_runtime.runners.base import Array, DeviceArray, HostArray, Memory
+from structsam_runtime.runners.onnxruntime import PROVIDERS, OrtArray
+
+
+def _feeds(prompts: int = 2, points: int = 3) -> dict[str, Any]:
+    return {
+        "image_embedding": np.zeros((1, 256, 64, 64), np.float32),
+        "point_coords": np.ones((prompts, points, 2), np.float32),
+        "point_labels": np.ones((prompts, points), np.int32),
+        "mask_input": np.zeros((prompts, 1, 256, 256), np.float32),
+        "has_mask_input": np.zeros(prompts, np.float32),
+    }
+
+
+def test_inputs_and_outputs_are_those_of_the_file(export_folder: Path) -> None:
+    with OnnxRuntimeRunner(export_folder / "decoder.onnx", threads=1) as runner:
+        assert set(runner.inputs) == set(_feeds())
+        assert runner.inputs["point_labels"].dtype == np.int32
+        assert runner.inputs["point_coords"].shape == ("prompts", "points", 2)
+        assert runner.outputs["masks"].shape == ("prompts", 4, 256, 256)
+        outputs = runner.infer(_feeds())
+    assert {name: array.shape for name, array in outputs.items()} == {
+        "masks": (2, 4, 256, 256),
+        "iou_predictions": (2, 4),
+    }
+
+
+def test_the_engine_lives_inside_the_block_and_can_be_entered_again(export_folder: Path) -> None:
+    runner = OnnxRuntimeRunner(export_folder / "decoder.onnx", threads=1)
+    message = "is not open; use the runner inside a `with` block"
+    with pytest.raises(UserError, match=message):
+        runner.infer(_feeds())
+    for _ in range(2):
+        with runner:
+            runner.infer(_feeds())
+        with pytest.raises(UserError, match=message):
+            runner.infer(_feeds())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"mask_input": None},
+            "got the inputs has_mask_input, image_embedding, point_coords, point_labels, exp",
+        ),
+        (
+            {"image": np.zeros(1)},
+            "got the inputs has_mask_input, image, image_embedding, .*, expected has_mask",
+        ),
+        ({"has_mask_input": [0.0]}, "input 'has_mask_input' is list, expected a NumPy array"),
+        ({"point_labels": np.ones((2, 3), np.int64)}, "input 'point_labels' is int64, expected int32"),
+        (
+            {"has_mask_input": np.zeros((2, 1), np.float32)},
+            r"shape \[2, 1\], expected \[prompts\], prompts = 2",
+        ),
+        (
+            {"point_coords": np.ones((2, 3, 3), np.float32)},
+            r"input 'point_coords' has shape \[2, 3, 3\], expected \[prompts, points, 2\]",
+        ),
+        (
+            {"point_labels": np.ones((2, 4), np.int32)},
+            r"'point_labels' has shape \[2, 4\], expected \[prompts, points\], prompts = 2, points = 3",
+        ),
+    ],
+)
+def test_refuses_feeds_before_running(export_folder: Path, change: dict[str, Any], message: str) -> None:
+    feeds = {name: value for name, value in (_feeds() | change).items() if value is not None}
+    with (
+        OnnxRuntimeRunner(export_folder / "decoder.onnx", threads=1) as runner,
+        pytest.raises(UserError, match=message) as error,
+    ):
+        runner.infer(feeds)
+    assert "\n" not in str(error.value)
+
+
+def _photo() -> Array:
+    return np.random.default_rng(0).normal(size=(1, 3, 1024, 1024)).astype(np.float32)
+
+
+def test_outputs_stay_where_they_were_computed_and_are_the_same(export_folder: Path) -> None:
+    with (
+        OnnxRuntimeRunner(export_folder / "encoder.onnx", threads=1) as encoder,
+        OnnxRuntimeRunner(export_folder / "decoder.onnx", threads=1) as decoder,
+    ):
+        expected = encoder.infer({"image": _photo()})["image_embedding"]
+        kept = encoder.infer_on_device({"image": _photo()})["image_embedding"]
+        assert isinstance(kept, OrtArray)
+        assert (kept.dtype, kept.shape) == (expected.dtype, expected.shape)
+        np.testing.assert_array_equal(kept.numpy(), expected)
+
+        encoder.infer_on_device({"image": 2 * _photo()})  # goes elsewhere
+        np.testing.assert_array_equal(kept.numpy(), expected)
+
+        masks = decoder.infer(_feeds() | {"image_embedding": expected})
+        mixed = _feeds() | {"image_embedding": kept}
+        for outputs in (decoder.infer(mixed), _read(decoder.infer_on_device(mixed))):
+            assert outputs.keys() == masks.keys()
+            for name in masks:
+                np.testing.assert_array_equal(outputs[name], masks[name])
+
+
+def _read(outputs: dict[str, DeviceArray]) -> dict[str, Array]:
+    return {name: values.numpy() for name, values in outputs.items()}
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_device_array_of_its_own_is_read_where_it_lies(
+    export_folder: Path, monkeypatch: pytest.MonkeyPatch, on_device: bool
+) -> None:
+    """The predicted IoU holds the mean of the embedding: what is written to its memory must arrive."""
+    with (
+        OnnxRuntimeRunner(export_folder / "encoder.onnx", threads=1) as encoder,
+        OnnxRuntimeRunner(export_folder / "decoder.onnx", threads=1) as decoder,
+    ):
+        kept = encoder.infer_on_device({"image": _photo()})["image_embedding"]
+        assert isinstance(kept, OrtArray)
+        seven = np.full(kept.shape, 7, np.float32)
+        ctypes.memmove(kept.value.data_ptr(), seven.ctypes.data, seven.nbytes)
+        monkeypatch.setattr(OrtArray, "numpy", lambda _: pytest.fail("copied"))
+        feeds = _feeds() | {"image_embedding": kept}
+        if on_device:
+            found = np.asarray(decoder.infer_on_device(feeds)["iou_predictions"].value)  # type: ignore[attr-defined]
+        else:
+            found = decoder.infer(feeds)["iou_predictions"]
+    np.testing.assert_allclose(found[0] - 7, (0.9, 0.5, 0.8, 0.7), atol=1e-5)
+
+
+def test_a_device_array_of_another_kind_is_copied_after_the_same_checks(export_folder: Path) -> None:
+    with OnnxRuntimeRunner(export_folder / "decoder.onnx", threads=1) as runner:
+        feeds = _feeds()
+        expected = runner.infer(feeds)["masks"]
+        foreign = {name: HostArray(values) for name, values in feeds.items()}
+        np.testing.assert_array_equal(runner.infer(foreign)["masks"], expected)
+        for wrong in (np.zeros((1, 256, 64, 63), np.float32), np.zeros((1, 256, 64, 64))):
+            for infer in (runner.infer, runner.infer_on_device):
+                with pytest.raises(UserError, match="input 'image_embedding' "):
+                    infer(feeds | {"image_embedding": HostArray(wrong)})
+
+
+def test_tells_what_it_holds(export_folder: Path, tmp_path: Path) -> None:
+    runner = OnnxRuntimeRunner(export_folder / "encoder.onnx")
+    with pytest.raises(UserError, match="is not open"):
+        runner.memory()
+    size = (export_folder / "encoder.onnx").stat().st_size
+    with runner:
+        assert runner.memory() == Memory(weights=size, activations=None)
+    for name in ("encoder.onnx", "encoder.onnx.data"):  # weights that are kept apart
+        (tmp_path / name).write_bytes((export_folder / "encoder.onnx").read_bytes())
+    with OnnxRuntimeRunner(tmp_path / "encoder.onnx") as runner:
+        assert runner.memory().weights == 2 * size
+
+
+def test_refuses_a_file_that_is_missing_or_no_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no file .*none\.onnx; expected an ONNX model"):
+        OnnxRuntimeRunner(tmp_path / "none.onnx").__enter__()
+    (tmp_path / "text.onnx").write_text("not a model")
+    with pytest.raises(UserError, match=r"ONNX Runtime cannot load .*text\.onnx with 'cpu': ") as error:
+        OnnxRuntimeRunner(tmp_path / "text.onnx").__enter__()
+    assert "\n" not in str(error.value)
+
+
+def test_refuses_unknown_arguments(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'npu' is unknown, expected one of cpu, cuda, trt-ep, rtx-ep"):
+        OnnxRuntimeRunner(tmp_path / "x.onnx", "npu")
+    with pytest.raises(UserError, match="threads is 0, expected 1 or more"):
+        OnnxRuntimeRunner(tmp_path / "x.onnx", threads=0)
+
+
+@pytest.mark.parametrize(
+    ("provider", "package"), [("cuda", r"\[gpu\]"), ("trt-ep", r"\[gpu\]"), ("rtx-ep", "onnxruntime-trt-rtx")]
+)
+def test_refuses_a_provider_that_is_not_installed(
+    export_folder: Path, provider: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    message = rf"provider '{provider}' is not in this ONNX Runtime, which offers cpu; .*{package}"
+    with pytest.raises(UserError, match=message):
+        OnnxRuntimeRunner(export_folder / "encoder.onnx", provider).__enter__()
+
+
+def test_refuses_a_provider_that_was_replaced_silently(
+    export_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: started)
+    with pytest.raises(UserError, match="'cuda' could not start and ONNX Runtime chose CPUExecutionProvider"):
+        OnnxRuntimeRunner(export_folder / "encoder.onnx", "cuda").__enter__()
+
+
+def test_names_the_package_when_onnx_runtime_is_missing(
+    export_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # what import finds for a blocked module
+    with pytest.raises(UserError, match=r'onnxruntime is not installed; pip install -e "\.\[cpu\]"'):
+        OnnxRuntimeRunner(export_folder / "encoder.onnx").__enter__()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("provider", ["cuda", "trt-ep", "rtx-ep"])
+def test_a_gpu_computes_what_the_cpu_does(export_folder: Path, provider: str) -> None:
+    if PROVIDERS[provider] not in onnxruntime.get_available_providers():
+        pytest.skip(f"this ONNX Runtime has no {PROVIDERS[provider]}")
+    path = export_folder / "decoder.onnx"
+    feeds = _feeds() | {"image_embedding": np.random.default_rng(0).random((1, 256, 64, 64), np.float32)}
+    with OnnxRuntimeRunner(path) as cpu, OnnxRuntimeRunner(path, provider) as gpu:
+        expected, kept = cpu.infer(feeds), gpu.infer_on_device(feeds)
+        for name, values in kept.items():
+            assert isinstance(values, OrtArray)
+            assert values.value.device_name() != "cpu"
+            np.testing.assert_allclose(values.numpy(), expected[name], rtol=1e-3, atol=1e-3)  # TF32

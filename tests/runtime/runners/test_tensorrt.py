@@ -1,0 +1,369 @@
+"""The runner of TensorRT engines: on stand-ins for the library and CUDA, and on the real ones."""
+
+import gc
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from structsam_export.choices import Engine
+from structsam_export.engine import EngineBuilder
+from structsam_runtime import OnnxRuntimeRunner, TensorRtRunner, UserError
+from structsam_runtime.runners import cuda as ours
+from structsam_runtime.runners.base import Memory
+from structsam_runtime.runners.cuda import CudaArray, CudaError
+from structsam_runtime.runners.tensorrt import EngineError
+
+BUFFERS = 5  # inputs and outputs of the stand-in
+NO_GPU = "cudaErrorNoDevice"
+
+EngineFile = Callable[..., Path]
+
+
+def feeds(batch: int, seed: int = 0) -> dict[str, Any]:
+    draw = np.random.default_rng(seed)
+    return {
+        "image": draw.normal(size=(batch, 3, 4)).astype(np.float32),
+        "bias": draw.normal(size=(3, 4)).astype(np.float32),
+        "label": draw.integers(0, 9, batch, np.int32),
+    }
+
+
+def check(outputs: dict[str, Any], given: dict[str, Any]) -> None:
+    """That outputs are what the engine computes from these inputs."""
+    assert outputs.keys() == {"double", "marked"}
+    np.testing.assert_array_equal(outputs["double"], 2 * given["image"] + given["bias"])
+    np.testing.assert_array_equal(outputs["marked"], given["label"] + 1)
+
+
+def test_inputs_and_outputs_are_those_of_the_engine(library: Any, engine_file: EngineFile) -> None:
+    with TensorRtRunner(engine_file(), "tensorrt") as runner:
+        assert {name: spec.shape for name, spec in runner.inputs.items()} == {
+            "image": ("image.0", 3, 4),
+            "bias": (3, 4),
+            "label": ("label.0",),
+        }
+        assert {name: spec.dtype for name, spec in runner.outputs.items()} == {
+            "double": np.float32,
+            "marked": np.int32,
+        }
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_any_batch_gives_what_the_engine_computes(
+    library: Any, engine_file: EngineFile, name: str, graph: bool
+) -> None:
+    with TensorRtRunner(engine_file(), name, cuda_graph=graph) as runner:
+        for seed, batch in enumerate((4, 4, 1, 3, 3, 3, 3, 1, 2, 2, 2)):
+            given = feeds(batch, seed)
+            check(runner.infer(given), given)
+            left = runner.infer_on_device(given)
+            check({name: values.numpy() for name, values in left.items()}, given)
+            assert all(values.shape[0] == batch for values in left.values())
+
+
+def test_inputs_may_have_any_layout(library: Any, engine_file: EngineFile) -> None:
+    given = feeds(2)
+    given["image"] = np.asfortranarray(given["image"])
+    given["bias"] = given["bias"][::-1]
+    with TensorRtRunner(engine_file(), "tensorrt") as runner:
+        check(runner.infer(given), given)
+
+
+def test_buffers_are_allocated_once_and_all_given_back(
+    library: Any, cuda: Any, engine_file: EngineFile
+) -> None:
+    runner = TensorRtRunner(engine_file(), "tensorrt", cuda_graph=True)
+    for opened in (1, 2):
+        with runner:
+            for batch in (1, 4, 4, 4, 2):
+                runner.infer(feeds(batch))
+            assert len(cuda.memory) == BUFFERS
+            assert cuda.calls.count("cudaMalloc") == opened * BUFFERS
+        assert (cuda.memory, cuda.streams, cuda.graphs) == ({}, {}, {})
+        with pytest.raises(UserError, match="is not open; use the runner inside a `with` block"):
+            runner.infer(feeds(1))
+
+
+@pytest.mark.parametrize(
+    ("function", "call"),
+    [("cudaStreamCreate", 1), *[("cudaMalloc", which) for which in range(1, BUFFERS + 1)]],
+)
+def test_what_was_allocated_is_given_back_when_opening_fails(
+    library: Any, cuda: Any, engine_file: EngineFile, function: str, call: int
+) -> None:
+    cuda.failures[function] = (call, cuda.cudaError_t.cudaErrorMemoryAllocation)
+    runner = TensorRtRunner(engine_file(), "tensorrt")
+    with pytest.raises(
+        UserError, match=f"CUDA failed in {function}: what CUDA says of 2; end other programs"
+    ):
+        runner.__enter__()
+    assert (cuda.memory, cuda.streams) == ({}, {})
+    with runner:  # the next attempt succeeds
+        check(runner.infer(feeds(1)), feeds(1))
+
+
+def test_a_shape_outside_the_profile_is_one_line(library: Any, cuda: Any, engine_file: EngineFile) -> None:
+    with TensorRtRunner(engine_file(), "tensorrt") as runner:
+        for infer in (runner.infer, runner.infer_on_device):
+            with pytest.raises(UserError) as error:
+                infer(feeds(5))
+            told = "input 'image' has shape [5, 3, 4], the engine was built for [1, 3, 4] to [4, 3, 4]"
+            assert str(error.value).endswith(told)
+        with pytest.raises(UserError, match=r"'label' has shape \[0\], .* for \[1\] to \[4\]"):
+            runner.infer(feeds(1) | {"label": np.zeros(0, np.int32)})
+        with pytest.raises(UserError, match=r"'bias' has shape \[4, 3\], expected \[3, 4\]"):
+            runner.infer(feeds(1) | {"bias": np.zeros((4, 3), np.float32)})
+        with pytest.raises(UserError, match="'label' is int64, expected int32"):
+            runner.infer(feeds(1) | {"label": np.zeros(1, np.int64)})
+        assert library.engine.context.launches == 0
+
+
+def test_shapes_that_do_not_fit_each_other_are_one_line(library: Any, engine_file: EngineFile) -> None:
+    with TensorRtRunner(engine_file(), "tensorrt", cuda_graph=True) as runner:
+        for _ in range(2):  # a refusal is not remembered as the shape
+            with pytest.raises(UserError, match=r"fit each other: image \[2, 3, 4\].*named batch must be"):
+                runner.infer(feeds(2) | {"label": np.zeros(3, np.int32)})
+        for seed in range(4):
+            check(runner.infer(feeds(2, seed)), feeds(2, seed))
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_what_stays_on_the_device_is_not_overwritten(
+    library: Any, cuda: Any, engine_file: EngineFile, graph: bool
+) -> None:
+    with TensorRtRunner(engine_file(), "tensorrt", cuda_graph=graph) as runner:
+        given = [feeds(2, seed) for seed in range(4)]
+        left = [runner.infer_on_device(one) for one in given]
+        runner.infer(feeds(4))
+        for one, outputs in zip(given, left, strict=True):
+            check({name: values.numpy() for name, values in outputs.items()}, one)
+        assert len(cuda.memory) == BUFFERS + 8
+        del outputs
+        left.pop()
+        gc.collect()
+        assert len(cuda.memory) == BUFFERS + 6
+    assert cuda.memory == {}
+    with pytest.raises(UserError, match="this array is gone with the runner that made it"):
+        left[0]["double"].numpy()
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_what_is_on_the_device_is_not_copied_to_the_cpu(
+    library: Any, cuda: Any, engine_file: EngineFile, monkeypatch: pytest.MonkeyPatch, graph: bool
+) -> None:
+    with (
+        TensorRtRunner(engine_file(), "tensorrt") as first,
+        TensorRtRunner(engine_file(), "tensorrt", cuda_graph=graph) as second,
+    ):
+        given = feeds(3)
+        left = first.infer_on_device(given)["double"]
+        assert isinstance(left, CudaArray)
+        monkeypatch.setattr(CudaArray, "numpy", lambda _: pytest.fail("copied"))
+        before = cuda.calls.count("cudaMemcpyAsync")
+        outputs = second.infer({**given, "image": left})
+        copies = cuda.calls.count("cudaMemcpyAsync") - before
+        assert copies == 4 + graph  # two inputs and two outputs; a graph reads its own buffer
+        assert (library.engine.context.addresses["image"] == left.pointer) is not graph
+    np.testing.assert_array_equal(outputs["double"], 2 * (2 * given["image"] + given["bias"]) + given["bias"])
+
+
+def test_a_graph_is_captured_in_the_second_run_and_replayed_from_then_on(
+    library: Any, cuda: Any, engine_file: EngineFile
+) -> None:
+    def counts() -> tuple[int, int, int]:
+        launches: int = library.engine.context.launches
+        return launches, cuda.calls.count("cudaStreamBeginCapture"), cuda.calls.count("cudaGraphLaunch")
+
+    with TensorRtRunner(engine_file(), "tensorrt", cuda_graph=True) as runner:
+        seen = []
+        for seed in range(4):
+            check(runner.infer(feeds(2, seed)), feeds(2, seed))
+            seen.append(counts())
+        assert seen == [(1, 0, 0), (3, 1, 0), (3, 1, 1), (3, 1, 2)]
+        for seed in range(3):
+            check(runner.infer(feeds(1, seed)), feeds(1, seed))
+        assert counts() == (6, 2, 3)
+        assert len(cuda.graphs) == 1  # the library keeps the state of one shape
+    assert cuda.graphs == {}
+
+
+def test_tensorrt_rtx_captures_by_itself(library: Any, cuda: Any, engine_file: EngineFile) -> None:
+    with TensorRtRunner(engine_file(), "tensorrt-rtx", cuda_graph=True) as runner:
+        for seed in range(4):
+            check(runner.infer(feeds(2, seed)), feeds(2, seed))
+        assert library.engine.context.config.cuda_graph_strategy == "whole"
+    assert not any("Graph" in call or "Capture" in call for call in cuda.calls)
+
+
+def test_tells_what_it_holds(library: Any, engine_file: EngineFile) -> None:
+    path = engine_file()
+    images, labels, bias = 4 * 3 * 4 * 4, 4 * 4, 3 * 4 * 4
+    with TensorRtRunner(path, "tensorrt") as runner:
+        assert runner.memory() == Memory(path.stat().st_size, 1000 + 2 * images + 2 * labels + bias)
+
+
+# Mistakes
+
+
+def refused(runner: TensorRtRunner) -> str:
+    """What a person reads who opens a runner."""
+    with pytest.raises(UserError) as error:
+        runner.__enter__()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_mistakes_before_loading_are_one_line(
+    library: Any, cuda: Any, engine_file: EngineFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="library 'trt' is unknown, expected one of tensorrt, tensorrt-rtx"):
+        TensorRtRunner(engine_file(), "trt")
+    runner = TensorRtRunner(tmp_path / "none.engine", "tensorrt")
+    assert "none.engine; expected an engine of tensorrt" in refused(runner)
+    runner = TensorRtRunner(engine_file(), "tensorrt-rtx")
+    for name, remedy in ((NO_GPU, "an NVIDIA GPU"), ("cudaErrorInsufficientDriver", '"cuda-python<13"')):
+        cuda.failures["cudaGetDeviceProperties"] = (
+            cuda.calls.count("cudaGetDeviceProperties") + 1,
+            cuda.cudaError_t[name],
+        )
+        assert remedy in refused(runner)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)  # what import finds for a blocked module
+    assert "cuda-python is not installed; pip install" in refused(runner)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    assert 'which does not import here; pip install -e ".[rtx]"' in refused(runner)
+    assert library.engine is None
+
+
+def test_an_engine_that_does_not_load_is_one_line(library: Any, cuda: Any, engine_file: EngineFile) -> None:
+    path = engine_file("9.0.0")
+    told = refused(TensorRtRunner(path, "tensorrt"))
+    assert f"tensorrt 10.3.0 cannot load {path}; it may be cut short, of another version" in told
+    assert told.endswith("export again: the engine is of version 9.0.0")
+    path.write_bytes(path.read_bytes()[:-5])
+    assert refused(TensorRtRunner(path, "tensorrt")).endswith("the engine ends too early")
+    told = refused(TensorRtRunner(engine_file(broken="context"), "tensorrt"))
+    assert "has no room on the GPU to run" in told
+    assert (cuda.memory, cuda.streams) == ({}, {})
+
+
+@pytest.mark.parametrize("broken", ["run", "capture"])
+def test_a_run_that_fails_says_what_the_library_said(
+    library: Any, cuda: Any, engine_file: EngineFile, broken: str
+) -> None:
+    with TensorRtRunner(engine_file(broken=broken), "tensorrt", cuda_graph=True) as runner:
+        if broken == "capture":
+            check(runner.infer(feeds(1)), feeds(1))
+        with pytest.raises(EngineError, match=r"failed to run .*\.engine: a kernel failed$"):
+            runner.infer(feeds(1))
+        assert cuda.captured is None
+        ours._call("cudaStreamSynchronize", runner._stream.handle)
+    assert (cuda.memory, cuda.graphs) == ({}, {})
+
+
+def test_a_call_that_fails_otherwise_is_no_mistake_of_the_person(
+    library: Any, cuda: Any, engine_file: EngineFile
+) -> None:
+    cuda.failures["cudaMemcpyAsync"] = (1, cuda.cudaError_t.cudaErrorIllegalAddress)
+    with (
+        TensorRtRunner(engine_file(), "tensorrt") as runner,
+        pytest.raises(CudaError, match="cudaMemcpyAsync: what CUDA says of 700"),
+    ):
+        runner.infer(feeds(1))
+    assert cuda.memory == {}
+
+
+# The real library
+
+
+PROFILE = {
+    "point_coords": ((1, 1, 2), (1, 2, 2), (64, 16, 2)),
+    "point_labels": ((1, 1), (1, 2), (64, 16)),
+    "mask_input": ((1, 1, 256, 256), (1, 1, 256, 256), (64, 1, 256, 256)),
+    "has_mask_input": ((1,), (1,), (64,)),
+}
+
+
+def test_the_stand_ins_offer_nothing_that_the_originals_lack(stand_ins: Any) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    cudart = pytest.importorskip("cuda.bindings.runtime")
+
+    def offered(stand_in: type) -> set[str]:
+        return {name for name in vars(stand_in) if not name.startswith("_")}
+
+    assert {name for name in offered(stand_ins.Cuda) if name.startswith("cuda")} <= set(dir(cudart))
+    assert offered(stand_ins.Engine) - {"dtypes"} <= set(dir(trt.ICudaEngine))
+    assert offered(stand_ins.Context) - {"view"} <= set(dir(trt.IExecutionContext))
+    assert offered(stand_ins.Library) - {"load"} <= set(dir(trt))
+
+
+@pytest.fixture(scope="module")
+def decoder(export_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine of the fake decoder, which TensorRT-RTX builds without a GPU."""
+    pytest.importorskip("tensorrt_rtx")
+    path = tmp_path_factory.mktemp("engine") / "decoder.engine"
+    EngineBuilder(Engine.TENSORRT_RTX).build(export_folder / "decoder.onnx", path, PROFILE)
+    return path
+
+
+def has_gpu() -> bool:
+    try:
+        ours.gpu()
+    except UserError:
+        return False
+    return True
+
+
+def test_without_a_gpu_a_real_engine_is_one_line(decoder: Path) -> None:
+    if has_gpu():
+        pytest.skip("there is a GPU here")
+    told = refused(TensorRtRunner(decoder, "tensorrt-rtx"))
+    assert told.startswith("CUDA failed in cudaGetDeviceProperties: ")
+    assert "this needs an NVIDIA GPU" in told
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_real_engine_computes_what_onnx_runtime_does(
+    export_folder: Path, decoder: Path, graph: bool
+) -> None:
+    if not has_gpu():
+        pytest.skip("no GPU: the engine was built, but cannot run here")
+    if ours.gpu().capability not in EngineBuilder(Engine.TENSORRT_RTX).target.capabilities:
+        pytest.skip(f"TensorRT-RTX does not support compute capability {ours.gpu().capability}")
+    compare(export_folder, TensorRtRunner(decoder, "tensorrt-rtx", graph))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graph", [False, True])
+def test_an_engine_of_tensorrt_computes_what_onnx_runtime_does(
+    export_folder: Path, tmp_path: Path, graph: bool
+) -> None:
+    pytest.importorskip("tensorrt")
+    if not has_gpu():
+        pytest.skip("no GPU: TensorRT cannot build here")
+    path = tmp_path / "decoder.engine"
+    EngineBuilder(Engine.TENSORRT).build(export_folder / "decoder.onnx", path, PROFILE)
+    compare(export_folder, TensorRtRunner(path, "tensorrt", graph))
+
+
+def compare(export_folder: Path, engine: TensorRtRunner) -> None:
+    """Several numbers of prompts, some in turn, so that graphs are captured, replayed and dropped."""
+    draw = np.random.default_rng(0)
+    with engine, OnnxRuntimeRunner(export_folder / "decoder.onnx") as reference:
+        for prompts, points in ((1, 2), (1, 2), (1, 2), (64, 16), (3, 1), (3, 1), (3, 1), (1, 2)):
+            given = {
+                "image_embedding": draw.normal(size=(1, 256, 64, 64)).astype(np.float32),
+                "point_coords": draw.uniform(0, 1024, (prompts, points, 2)).astype(np.float32),
+                "point_labels": np.ones((prompts, points), np.int32),
+                "mask_input": draw.normal(size=(prompts, 1, 256, 256)).astype(np.float32),
+                "has_mask_input": np.ones(prompts, np.float32),
+            }
+            expected, left = reference.infer(given), engine.infer_on_device(given)
+            for name, values in engine.infer(given).items():
+                np.testing.assert_array_equal(left[name].numpy(), values)
+                np.testing.assert_allclose(values, expected[name], rtol=1e-3, atol=1e-2)  # TF32
