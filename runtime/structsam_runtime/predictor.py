@@ -1,8 +1,10 @@
 """SAM's predictor, on two engines."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,7 +19,21 @@ from .image import Frame, prepare
 from .manifest import Manifest, Model
 from .prompts import Encoded, Prompt
 from .runners import create
-from .runners.base import Runner
+from .runners.base import Array, DeviceArray, Memory, Runner
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a predictor holds in memory.
+
+    Attributes:
+        encoder, decoder: of the two engines.
+        embedding: bytes of the picture that is set; 0 if none is.
+    """
+
+    encoder: Memory
+    decoder: Memory
+    embedding: int
 
 
 class Predictor:
@@ -85,10 +101,11 @@ class Predictor:
 
     def reset_image(self) -> None:
         """Forget the picture."""
-        self._embedding: Embedding | None = None
+        self._features: Array | DeviceArray | None = None
+        self._frame: Frame | None = None
 
     def set_image(self, image: NDArray[np.uint8]) -> None:
-        """Run the encoder.
+        """Run the encoder. The embedding stays where it was computed, which is where the decoder reads it.
 
         Args:
             image: uint8 RGB [H, W, 3], range 0..255.
@@ -97,7 +114,9 @@ class Predictor:
             UserError: another dtype or shape; no picture is set afterwards.
         """
         self.reset_image()
-        (self._embedding,) = self.encode([image])
+        tensor, frame = prepare(image, self.model)
+        self._features = self.encoder.infer_on_device({"image": tensor})["image_embedding"]
+        self._frame = frame
 
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[Embedding]:
         """Run the encoder on several pictures, of any sizes, and keep none of them.
@@ -126,9 +145,9 @@ class Predictor:
         Raises:
             UserError: no picture is set.
         """
-        if self._embedding is None:
-            raise UserError("no picture is set; call set_image first")
-        return self._embedding
+        features, frame = self._current()
+        array = features.numpy() if isinstance(features, DeviceArray) else features
+        return Embedding(array, frame, self.weights)
 
     def set_embedding(self, embedding: Embedding) -> None:
         """Ask about a picture that was encoded before.
@@ -147,7 +166,7 @@ class Predictor:
                 f"the embedding has shape {list(came)} for pictures of {embedding.frame.image_size} pixels, "
                 f"expected {list(expected)} for {self.model.image_size}; encode the picture again"
             )
-        self._embedding = embedding
+        self._features, self._frame = embedding.features, embedding.frame
 
     @property
     def frame(self) -> Frame:
@@ -156,7 +175,7 @@ class Predictor:
         Raises:
             UserError: no picture is set.
         """
-        return self.embedding.frame
+        return self._current()[1]
 
     def get_image_embedding(self) -> NDArray[np.float32]:
         """The picture's embedding, float32 [1, C, h, w]; [1, 256, 64, 64] for SAM.
@@ -255,7 +274,7 @@ class Predictor:
                 previous[index] = mask
         outputs = self.decoder.infer(
             {
-                "image_embedding": self.embedding.features,
+                "image_embedding": self._current()[0],
                 "point_coords": encoded.point_coords,
                 "point_labels": encoded.point_labels,
                 "mask_input": previous,
@@ -263,6 +282,22 @@ class Predictor:
             }
         )
         return outputs["masks"], outputs["iou_predictions"]
+
+    def memory(self) -> Held:
+        """What is held, beside what Python and the libraries take.
+
+        Raises:
+            UserError: outside the ``with`` block.
+        """
+        shape = () if self._features is None else self._features.shape
+        embedding = 4 * math.prod(shape) if shape else 0
+        return Held(self.encoder.memory(), self.decoder.memory(), embedding)
+
+    def _current(self) -> tuple[Array | DeviceArray, Frame]:
+        """The embedding of the picture that is set, where it lies, and the picture's frame."""
+        if self._features is None or self._frame is None:
+            raise UserError("no picture is set; call set_image first")
+        return self._features, self._frame
 
     def _answer(
         self,

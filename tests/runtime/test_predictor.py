@@ -135,6 +135,16 @@ def test_a_picture_is_encoded_here_and_decoded_elsewhere(
             np.testing.assert_array_equal(came, there)
 
 
+def test_tells_what_it_holds(export_folder: Path, photos: dict[str, NDArray[np.uint8]]) -> None:
+    with Predictor.load(export_folder, threads=1) as predictor:
+        held = predictor.memory()
+        assert held.embedding == 0
+        assert held.encoder.weights == (export_folder / "encoder.onnx").stat().st_size
+        assert held.decoder.weights == (export_folder / "decoder.onnx").stat().st_size
+        predictor.set_image(photos["coffee"])
+        assert predictor.memory().embedding == predictor.embedding.features.nbytes == 4 * 256 * 64 * 64
+
+
 def test_refuses_embeddings_of_another_model(predictor: Predictor, tmp_path: Path) -> None:
     own = predictor.embedding
     with pytest.raises(UserError, match="made by the weights 'medsam', this decoder has 'vit_b, stand-in'"):

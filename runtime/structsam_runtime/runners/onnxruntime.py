@@ -25,6 +25,8 @@ _PACKAGES = {
 }
 """What pip installs for each; the packages replace one another."""
 
+FOLDED = str(2**20)
+"""Bytes of the largest constant that ONNX Runtime may make out of smaller ones."""
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -124,6 +126,11 @@ class OnnxRuntimeRunner(Runner):
     def _create(self, ort: ModuleType) -> Any:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; what matters of the warnings is checked after the start
+        # Two defaults spend memory for nothing here. The pattern keeps a second arena beside the first: for
+        # ViT-B 1.9 GB instead of 1.4 at rate 0.55, for 64 prompts 3.7 instead of 1.9, in the same time. And
+        # gathers of small tables by constant indices would be stored as their results: 1.6 GB at rate 0.
+        options.enable_mem_pattern = False
+        options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", FOLDED)
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
         try:
