@@ -184,7 +184,8 @@ def _engine(data: Mapping[str, Any], path: Path) -> EngineRecord | None:
         return None
     engine = _get(data, "engine", dict, path)
     where = "engine."
-    numbered = {str(index): value for index, value in enumerate(engine.get("capabilities", []))}
+    capabilities = _get({"capabilities": [], **engine}, "capabilities", list, path, where)
+    numbered = {str(index): value for index, value in enumerate(capabilities)}
     return EngineRecord(
         library=_get(engine, "library", str, path, where),
         version=_get(engine, "version", str, path, where),

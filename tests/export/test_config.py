@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from structsam_export import cli, pipeline
 from structsam_export.architectures import ARCHITECTURES
 from structsam_export.choices import (
     Channels,
@@ -30,6 +32,7 @@ from structsam_export.merging import (
     VidToMe,
     Windows,
 )
+from structsam_runtime.console import run
 from structsam_runtime.errors import UserError
 
 GRID, SQUARE, MATCHING = ("gradient", "destination"), ("cell",), ("channels", "reduction")
@@ -119,6 +122,46 @@ def test_json_gives_back_the_same_config() -> None:
         }
         assert isinstance(again.checkpoint, Path | None)
         assert again.methods() == config.methods()
+
+
+@pytest.mark.parametrize(
+    ("changes", "command"),
+    [
+        ({}, "--arch vit_b"),
+        (
+            {"rate_window": 0.35, "rate_global": 0.35, "fp16": True, "engine": Engine.TENSORRT},
+            "--arch vit_b --rate 0.35 --fp16 --engine tensorrt",
+        ),
+        ({"rate_global": 0.7, "skip_blocks": (0, 5)}, "--arch vit_b --rate-global 0.7 --skip-blocks 0,5"),
+        (
+            {"checkpoint": Path("my sam.pth"), "cells": False},
+            "--arch vit_b --checkpoint 'my sam.pth' --no-cells",
+        ),
+        ({"method": MethodName.TOME, "channels": Channels.HEADS}, "--arch vit_b --method tome"),
+    ],
+)
+def test_a_command_has_what_is_not_so_by_itself(changes: dict[str, Any], command: str) -> None:
+    assert ExportConfig(**{"arch": "vit_b"} | changes).command() == f"python export.py {command}"
+
+
+def test_a_command_makes_the_same_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[ExportConfig] = []
+
+    def made(config: ExportConfig, *_: Any) -> None:
+        asked.append(config)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(pipeline, "export", made)
+    others = {"method": MethodName.PITOME, "margin": -0.5, "random_weights": True}
+    assert CHANGES.keys() | others.keys() == {field.name for field in dataclasses.fields(ExportConfig)}
+    configs = [ExportConfig("vit_b", method=method) for method in MethodName]
+    configs += [ExportConfig(**CHANGES), ExportConfig("vit_b", **others)]
+    for config in configs:
+        again = f"{config.command()} --engine tensorrt --force -o out"  # as the runtime ends it
+        for command in (config.command(), again):
+            with pytest.raises(SystemExit):
+                run(cli.export, shlex.split(command)[2:])
+        assert asked[-2:] == [config, dataclasses.replace(config, engine=Engine.TENSORRT)]
 
 
 # Options and methods

@@ -3,6 +3,8 @@
 import dataclasses
 import importlib
 import json
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,9 +19,11 @@ from structsam_export.architectures import ARCHITECTURES, Architecture
 from structsam_export.choices import Channels, Engine
 from structsam_export.compare import compare
 from structsam_export.config import ExportConfig
-from structsam_export.engine import EngineBuilder
+from structsam_export.engine import EngineBuilder, Target
 from structsam_export.progress import Progress
 from structsam_runtime import Manifest, OnnxRuntimeRunner, UserError
+from structsam_runtime.manifest import EngineRecord
+from structsam_runtime.runners import create, cuda
 
 SIZE = 512
 
@@ -78,6 +82,10 @@ def test_an_export_says_what_it_is_and_keeps_its_word(make: "Make") -> None:
     assert said["verification"]["plans"] >= 0.999
     assert said["verification"]["error"] <= 1e-3
     assert ExportConfig.from_json(said["arguments"]).name == said["name"]
+    with pytest.raises(UserError, match="has no engines; export again: ") as error:
+        create(folder, "encoder", "tensorrt")
+    options = "--arch tiny --random-weights --image-size 512 --engine tensorrt --force"
+    assert str(error.value).endswith(f": python export.py {options} -o {folder}")
 
 
 @pytest.mark.slow
@@ -87,7 +95,10 @@ def test_tensorrt_rtx_builds_encoder_and_decoder_without_a_gpu(make: "Make", fp1
     for name in ("encoder", "decoder"):
         weights = (folder / f"{name}.onnx").stat().st_size
         assert (folder / f"{name}.engine").stat().st_size > 0.5 * weights
-    assert content(folder)["engine"]["library"] == "tensorrt-rtx"
+    builder, record = EngineBuilder(Engine.TENSORRT_RTX), Manifest.read(folder).engine
+    assert record == EngineRecord("tensorrt-rtx", builder.version, None, builder.target.capabilities)
+    assert {"8.6", "8.9", "12.0"} <= set(builder.target.capabilities)
+    assert content(folder)["engine"]["profiles"]["decoder"]["has_mask_input"] == [[1], [1], [64]]
 
 
 @pytest.mark.slow
@@ -193,13 +204,23 @@ def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         EngineBuilder(Engine.TENSORRT_RTX)
 
 
+def test_tensorrt_builds_for_the_gpu_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = types.ModuleType("tensorrt")
+    library.__version__ = "10.3.0"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tensorrt", library)
+    monkeypatch.setattr(cuda, "gpu", lambda: cuda.Gpu("NVIDIA H200", "9.0"))
+    assert EngineBuilder(Engine.TENSORRT).target == Target("NVIDIA H200", ("9.0",))
+
+
 @pytest.mark.gpu
 @pytest.mark.slow
 @pytest.mark.parametrize("fp16", [False, True])
 def test_engines_compute_what_pytorch_computes(make: "Make", fp16: bool) -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device: engines were built, but cannot be run here")
+    try:
+        capability = cuda.gpu().capability
+    except UserError as error:
+        pytest.skip(f"engines were built, but cannot be run here: {error}")
+    if capability not in EngineBuilder(Engine.TENSORRT_RTX).target.capabilities:
+        pytest.skip(f"TensorRT-RTX does not support compute capability {capability}")
     _, misses = compare(make(fp16=fp16, engine=Engine.TENSORRT_RTX), None, "tensorrt-rtx", None, quiet())
     assert misses == []

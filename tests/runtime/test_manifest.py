@@ -12,6 +12,7 @@ from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import Manifest, Model
 
 FILES = ("encoder.onnx", "decoder.onnx")
+ENGINE = {"library": "tensorrt", "version": "10.3.0"}
 
 
 @pytest.fixture
@@ -62,6 +63,18 @@ def test_an_integer_passes_for_a_float(folder: Path) -> None:
         ),
         (lambda data: data.update(model=[]), r"'model' = \[\], expected dict"),
         (lambda data: data["files"]["encoder.onnx"].pop("sha256"), "lacks 'files.encoder.onnx.sha256'"),
+        (lambda data: data.update(engine="yes"), "'engine' = 'yes', expected dict"),
+        (lambda data: data.update(engine={"library": "tensorrt"}), "lacks 'engine.version'"),
+        (lambda data: data.update(engine=ENGINE | {"gpu": 1}), "'engine.gpu' = 1, expected str"),
+        (
+            lambda data: data.update(engine=ENGINE | {"capabilities": [9.0]}),
+            "'engine.capabilities.0' = 9.0, expected str",
+        ),
+        (
+            lambda data: data.update(engine=ENGINE | {"capabilities": 9}),
+            "'engine.capabilities' = 9, expected l",
+        ),
+        (lambda data: data.update(command=["python"]), "'command' = .*, expected str"),
     ],
 )
 def test_refuses_a_manifest_in_one_line(
