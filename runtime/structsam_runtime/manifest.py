@@ -97,8 +97,9 @@ class Manifest:
         engine = engine or built
         if self.command is None:
             return f"export again with --engine {engine}" if engine else "export again"
-        another = "" if engine == built else f" --engine {engine}"  # the last one counts
-        return f"export again: {self.command}{another} --force -o {shlex.quote(str(folder))}"
+        command = self.command.replace(f" --engine {built}", "")
+        engines = f" --engine {engine}" if engine else ""
+        return f"export again: {command}{engines} --force -o {shlex.quote(str(folder))}"
 
     def check_files(self, folder: Path, names: Iterable[str], hashes: bool = True) -> None:
         """Check that files of the export are the ones that were written.

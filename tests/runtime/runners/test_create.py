@@ -13,9 +13,9 @@ from structsam_runtime import OnnxRuntimeRunner, Predictor, TensorRtRunner, User
 from structsam_runtime.manifest import Manifest
 from structsam_runtime.runners import RUNNERS, check_engine, create
 
-COMMAND = "python export.py --arch vit_b --rate 0.35 --fp16 --engine tensorrt"
+PLAIN = "python export.py --arch vit_b --rate 0.35 --fp16"
+COMMAND = f"{PLAIN} --engine tensorrt"
 HERE = {"library": "tensorrt", "version": "10.3.0", "gpu": "NVIDIA Test", "capabilities": ["9.0"]}
-RTX_TOO = " --engine tensorrt-rtx"
 RTX = {"library": "tensorrt-rtx", "version": "10.3.0", "gpu": None, "capabilities": ["8.6", "9.0"]}
 
 
@@ -98,44 +98,45 @@ def test_files_are_checked(folder: Path, library: Any) -> None:
 @pytest.mark.parametrize(
     ("record", "runner", "message", "engine"),
     [
-        (None, "tensorrt-rtx", "FOLDER has no engines", RTX_TOO),
+        (None, "tensorrt-rtx", "FOLDER has no engines", "tensorrt-rtx"),
         (
             HERE,
             "tensorrt-rtx",
             "FOLDER has engines of tensorrt, none of tensorrt-rtx",
-            RTX_TOO,
+            "tensorrt-rtx",
         ),
         (
             HERE | {"version": "11.1.0"},
             "tensorrt",
             "the engines of FOLDER were built by tensorrt 11.1.0, and run by no other; here is 10.3.0",
-            "",
+            "tensorrt",
         ),
         (
             HERE | {"gpu": "NVIDIA Other"},
             "tensorrt",
             "the engines of FOLDER are for NVIDIA Other; here is NVIDIA Test, 9.0",
-            "",
+            "tensorrt",
         ),
         (
             HERE | {"gpu": "NVIDIA Other", "capabilities": ["8.9"]},
             "tensorrt",
             "the engines of FOLDER are for NVIDIA Other; here is NVIDIA Test, 9.0",
-            "",
+            "tensorrt",
         ),
         (
             RTX | {"capabilities": ["8.6", "8.9"]},
             "tensorrt-rtx",
             "the engines of FOLDER are for compute capability 8.6 or 8.9; here is NVIDIA Test, 9.0",
-            " --engine tensorrt",
+            "tensorrt",
         ),
     ],
 )
 def test_engines_that_do_not_fit_are_one_line_that_ends_with_the_command(
     folder: Path, library: Any, record: dict[str, Any] | None, runner: str, message: str, engine: str
 ) -> None:
-    say(folder, engine=record)
-    command = f"{COMMAND}{engine} --force -o '{folder}'"
+    made = f"{PLAIN} --engine {record['library']}" if record else PLAIN
+    say(folder, engine=record, command=made)
+    command = f"{PLAIN} --engine {engine} --force -o '{folder}'"
     assert refused(folder, runner) == f"{message.replace('FOLDER', str(folder))}; export again: {command}"
     assert library.engine is None
 
