@@ -14,9 +14,11 @@ import numpy as np
 import onnx
 import pytest
 import skimage.data
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from torch import Tensor
 
 from structsam_runtime.manifest import Model
 
@@ -182,15 +184,37 @@ def photos() -> dict[str, NDArray[np.uint8]]:
     }
 
 
+def _slow_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """Non-maximum suppression of boxes [N, 4] of one category, one by one: what stays, best first."""
+    assert not idxs.any()
+    kept: list[int] = []
+    for candidate in scores.argsort(descending=True, stable=True).tolist():
+        box = boxes[candidate]
+        inner = [
+            (torch.minimum(box[2:], boxes[other, 2:]) - torch.maximum(box[:2], boxes[other, :2])).clamp(min=0)
+            for other in kept
+        ]
+        shared = [sides[0] * sides[1] for sides in inner]
+        areas = [_box_area(boxes[[candidate, other]]).sum() for other in kept]
+        overlap = [float(part / (both - part)) for part, both in zip(shared, areas, strict=True)]
+        if not any(value > iou_threshold for value in overlap):
+            kept.append(candidate)
+    return torch.tensor(kept, dtype=torch.int64)
+
+
+def _box_area(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
 def _stand_in_torchvision() -> dict[str, ModuleType]:
-    """The two functions of torchvision that Meta's preprocessing uses, and names that its package imports."""
+    """The four functions of torchvision that Meta's predictor and mask generator use."""
     names = ("torchvision", "torchvision.transforms", "torchvision.ops")
     functional, boxes = ModuleType("torchvision.transforms.functional"), ModuleType("torchvision.ops.boxes")
     functional.to_pil_image = Image.fromarray  # type: ignore[attr-defined]
     functional.resize = lambda image, size: image.resize(  # type: ignore[attr-defined]
         (size[1], size[0]), Image.Resampling.BILINEAR
     )
-    boxes.batched_nms = boxes.box_area = None  # type: ignore[attr-defined]
+    boxes.batched_nms, boxes.box_area = _slow_nms, _box_area  # type: ignore[attr-defined]
     return {name: ModuleType(name) for name in names} | {part.__name__: part for part in (functional, boxes)}
 
 
@@ -207,6 +231,8 @@ def meta() -> SimpleNamespace:
         transforms = importlib.import_module("segment_anything.utils.transforms")
         modeling = importlib.import_module("segment_anything.modeling")
         predictor = importlib.import_module("segment_anything.predictor")
+        automatic = importlib.import_module("segment_anything.automatic_mask_generator")
+        amg = importlib.import_module("segment_anything.utils.amg")
     finally:
         for name in set(sys.modules) - before:
             if name.split(".")[0] in ("segment_anything", "torchvision"):
@@ -216,4 +242,6 @@ def meta() -> SimpleNamespace:
         Sam=modeling.Sam,
         PromptEncoder=modeling.PromptEncoder,
         SamPredictor=predictor.SamPredictor,
+        SamAutomaticMaskGenerator=automatic.SamAutomaticMaskGenerator,
+        amg=amg,
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from structsam_runtime.image import Frame
-from structsam_runtime.masks import binary, upscale
+from structsam_runtime.masks import binary, upscale, upscale_above
 
 # Absolute, for logits of scale 10. Both sides work in float32 and add in another order, which gives 1e-5; the
 # rest is for a processor whose PyTorch rounds the place of a pixel twice.
@@ -54,6 +54,30 @@ def test_binary_is_the_upscaled_mask_above_its_threshold() -> None:
     got = binary(low_res, frame, 0.5)
     assert got.dtype == np.bool_
     np.testing.assert_array_equal(got, upscale(low_res, frame) > 0.5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.integers(20, 700),
+    st.integers(20, 700),
+    st.tuples(*[st.integers(0, 255)] * 4),
+    st.sampled_from([-0.5, 0.0, 2.5]),
+)
+def test_the_part_above_a_level_is_all_that_is_above_it(
+    height: int, width: int, corners: tuple[int, int, int, int], level: float
+) -> None:
+    frame = Frame.of(height, width, 1024)
+    (top, bottom), (left, right) = sorted(corners[:2]), sorted(corners[2:])
+    low_res = np.full((256, 256), -3, np.float32)
+    low_res[top:bottom, left:right] = _logits(1, 1, seed=height)[0, 0, top:bottom, left:right]
+    part, y, x = upscale_above(low_res, frame, level)
+    placed = np.full((height, width), -np.inf, np.float32)
+    placed[y : y + part.shape[0], x : x + part.shape[1]] = part
+    whole = upscale(low_res, frame)
+    np.testing.assert_array_equal(np.isfinite(placed) | (whole <= level), True)
+    np.testing.assert_allclose(part, whole[np.isfinite(placed)].reshape(part.shape), rtol=0, atol=TOLERANCE)
+    if not (low_res > level).any():
+        assert part.size == 0
 
 
 def test_takes_any_leading_axes() -> None:
