@@ -127,15 +127,24 @@ def prepare(image: NDArray[np.uint8], model: Model) -> tuple[NDArray[np.float32]
     Raises:
         UserError: the picture has another dtype or shape, or cannot be scaled.
     """
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise UserError(f"the picture is {_describe(image)}, expected uint8 RGB [H, W, 3]")
-    frame = Frame.of(image.shape[0], image.shape[1], model.image_size)
+    frame = Frame.of(*picture_size(image), model.image_size)
     size = (frame.resized_width, frame.resized_height)
     resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     normal = (resized.astype(np.float32) - _row(model.pixel_mean)) / _row(model.pixel_std)
     tensor = np.zeros((1, 3, model.image_size, model.image_size), np.float32)
     tensor[0, :, : frame.resized_height, : frame.resized_width] = normal.transpose(2, 0, 1)
     return tensor, frame
+
+
+def picture_size(image: NDArray[np.uint8]) -> tuple[int, int]:
+    """H and W of a picture, uint8 RGB [H, W, 3].
+
+    Raises:
+        UserError: another dtype or shape.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise UserError(f"the picture is {_describe(image)}, expected uint8 RGB [H, W, 3]")
+    return image.shape[0], image.shape[1]
 
 
 def _row(values: Sequence[float]) -> NDArray[np.float32]:
