@@ -1,24 +1,28 @@
 """Segment one photograph with an export and draw what came out.
 
 python scripts/predict.py OUT photo.jpg --box 100 80 400 360 -o overlay.png
+python scripts/predict.py OUT photo.jpg --everything -o overlay.png
 """
 
+import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from structsam_runtime import Predictor, UserError
+from structsam_runtime import AutomaticMaskGenerator, Predictor, UserError
 from structsam_runtime.console import check_output, join_values, numbers, run, whole_file
+from structsam_runtime.drawing import distinct, line_width, paint
 from structsam_runtime.image import read_image
 from structsam_runtime.runners import RUNNERS
+from structsam_runtime.runs import decode_rle
 
 # Okabe and Ito's palette, without black and grey: distinguishable for colour-blind people too.
 COLOURS = (
@@ -30,7 +34,6 @@ COLOURS = (
     (213, 94, 0),
     (0, 114, 178),
 )
-FILL = 0.45  # opacity of a mask
 GREEN, RED, WHITE, BLACK = (30, 200, 60), (230, 40, 40), (255, 255, 255), (0, 0, 0)
 VALUES = {"--box": 4, "--point": 2, "--negative": 2}  # numbers after each option
 
@@ -60,35 +63,72 @@ def main(
     multimask: Annotated[
         bool, typer.Option("--multimask", help="The decoder's three candidates instead of one mask.")
     ] = False,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="All masks of the picture, without a prompt.")
+    ] = False,
+    points_per_side: Annotated[
+        int | None, typer.Option(help="Everything: points along each side of the grid; default 32.")
+    ] = None,
+    pred_iou_thresh: Annotated[
+        float | None, typer.Option(help="Everything: masks of a lower predicted IoU go; default 0.88.")
+    ] = None,
+    stability_score_thresh: Annotated[
+        float | None, typer.Option(help="Everything: masks of a lower stability go; default 0.95.")
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="Everything: also write the masks as COCO annotations, a .json.")
+    ] = None,
     mask: Annotated[
         Path | None, typer.Option(help="Also write the mask (all masks together) as 0 and 255.")
     ] = None,
     runner: Annotated[str, typer.Option(help=f"One of {', '.join(RUNNERS)}.")] = "cpu",
 ) -> None:
     """Segment one photograph and draw the masks. Coordinates are pixels of the photograph."""
-    asked = _asked(box or [], point or [], negative or [])
-    for path in (output, mask) if mask else (output,):
-        _check_picture_output(path, photo)
-    if mask and mask.resolve() == output.resolve():
-        raise UserError(f"--output and --mask are both {output}; choose two names")
+    thresholds = {
+        "points_per_side": points_per_side,
+        "pred_iou_thresh": pred_iou_thresh,
+        "stability_score_thresh": stability_score_thresh,
+    }
+    settings = {name: value for name, value in thresholds.items() if value is not None}
+    if everything:
+        _check_no_prompt(box or point or negative, multimask)
+        asked = Asked([], [], [])
+    else:
+        _check_no_setting([*settings, *(["annotations"] if annotations else [])])
+        asked = _asked(box or [], point or [], negative or [])
+    _check_outputs(output, mask, annotations, photo)
     rgb = read_image(photo)
     with Predictor.load(out, runner) as predictor:
-        start = time.perf_counter()
-        predictor.set_image(rgb)
-        seen = time.perf_counter()
-        masks, iou = _predict(predictor, asked, multimask)
-        done = time.perf_counter()
-    _report(masks, iou)
-    print(f"photograph {1e3 * (seen - start):.0f} ms (resize, encoder)", end=", ")
-    print(f"prompts {1e3 * (done - seen):.0f} ms (decoder, upscale)")
-    _save(draw(rgb, masks, iou, asked), output)
+        if everything:
+            found = _find(predictor, rgb, settings)
+            drawing, union = draw_everything(rgb, found)
+        else:
+            masks, iou = _predict(predictor, rgb, asked, multimask)
+            drawing, union = draw(rgb, masks, iou, asked), np.logical_or.reduce(masks)
+    _save(drawing, output)
     if mask:
-        _save(Image.fromarray(masks.any(axis=0).astype(np.uint8) * 255), mask)
+        _save(Image.fromarray(union.astype(np.uint8) * 255), mask)
+    if annotations:
+        with whole_file(annotations) as part:
+            part.write_text(json.dumps(_coco(found, photo, rgb.shape[:2])) + "\n")
+
+
+def _check_no_prompt(prompted: object, multimask: bool) -> None:
+    if prompted:
+        raise UserError("--everything came with prompts; give either --everything or --box and --point")
+    if multimask:
+        raise UserError("--everything came with --multimask, which it does anyway; leave that out")
+
+
+def _check_no_setting(settings: Sequence[str]) -> None:
+    if settings:
+        option = "--" + settings[0].replace("_", "-")
+        raise UserError(f"{option} goes with --everything; leave it out, or give --everything and no prompt")
 
 
 def _asked(box: Sequence[str], point: Sequence[str], negative: Sequence[str]) -> Asked:
     if not (box or point or negative):
-        raise UserError("no prompt; give --box X0 Y0 X1 Y1 or --point X Y")
+        raise UserError("no prompt; give --box X0 Y0 X1 Y1 or --point X Y, or --everything")
     if len(box) > 1 and (point or negative):
         raise UserError(f"points came with {len(box)} boxes, expected one box at most; run once for each box")
     return Asked(
@@ -97,6 +137,17 @@ def _asked(box: Sequence[str], point: Sequence[str], negative: Sequence[str]) ->
         + [numbers("--negative", text, ("X", "Y")) for text in negative],
         labels=[1] * len(point) + [0] * len(negative),
     )
+
+
+def _check_outputs(output: Path, mask: Path | None, annotations: Path | None, photo: Path) -> None:
+    for path in (output, mask) if mask else (output,):
+        _check_picture_output(path, photo)
+    if mask and mask.resolve() == output.resolve():
+        raise UserError(f"--output and --mask are both {output}; choose two names")
+    if annotations:
+        check_output(annotations)
+        if annotations.suffix != ".json":
+            raise UserError(f"cannot write {annotations}: '{annotations.suffix}' is not .json")
 
 
 def _check_picture_output(path: Path, photo: Path) -> None:
@@ -109,9 +160,12 @@ def _check_picture_output(path: Path, photo: Path) -> None:
 
 
 def _predict(
-    predictor: Predictor, asked: Asked, multimask: bool
+    predictor: Predictor, rgb: NDArray[np.uint8], asked: Asked, multimask: bool
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Masks bool [K, H, W] and predicted IoU [K] of all prompts, in one run of the decoder."""
+    """Masks bool [K, H, W] and predicted IoU [K] of all prompts, in one run of the decoder; with a report."""
+    start = time.perf_counter()
+    predictor.set_image(rgb)
+    seen = time.perf_counter()
     # Several boxes are a batch; points, with or without a box, are one prompt.
     masks, iou, _ = predictor.predict(
         point_coords=[asked.points] if asked.points else None,
@@ -119,12 +173,36 @@ def _predict(
         box=asked.boxes or None,
         multimask_output=multimask,
     )
-    return masks.reshape(-1, *masks.shape[-2:]), iou.reshape(-1)
-
-
-def _report(masks: NDArray[np.bool_], iou: NDArray[np.float32]) -> None:
+    done = time.perf_counter()
+    masks, iou = masks.reshape(-1, *masks.shape[-2:]), iou.reshape(-1)
     for index, (mask, quality) in enumerate(zip(masks, iou, strict=True), start=1):
         print(f"mask {index}: {mask.mean():.1%} of the picture, predicted IoU {quality:.3f}")
+    print(f"photograph {1e3 * (seen - start):.0f} ms (resize, encoder)", end=", ")
+    print(f"prompts {1e3 * (done - seen):.0f} ms (decoder, upscale)")
+    return masks, iou
+
+
+def _find(predictor: Predictor, rgb: NDArray[np.uint8], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """All masks, largest first; with a report."""
+    generator = AutomaticMaskGenerator(predictor, output_mode="uncompressed_rle", **settings)
+    start = time.perf_counter()
+    found = generator.generate(rgb)
+    seconds = time.perf_counter() - start
+    print(f"{len(found)} masks in {seconds:.1f} s", end="")
+    print("" if found else "; lower --pred-iou-thresh or --stability-score-thresh to see more")
+    return sorted(found, key=lambda one: -one["area"])
+
+
+def _coco(found: list[dict[str, Any]], photo: Path, size: tuple[int, ...]) -> dict[str, Any]:
+    """The content of a COCO annotations file: one picture, and every mask an object without a class."""
+    return {
+        "images": [{"id": 1, "file_name": photo.name, "height": size[0], "width": size[1]}],
+        "categories": [{"id": 1, "name": "object"}],
+        "annotations": [
+            {"id": number, "image_id": 1, "category_id": 1, "iscrowd": 0, **one}
+            for number, one in enumerate(found, start=1)
+        ],
+    }
 
 
 def _save(picture: Image.Image, path: Path) -> None:
@@ -143,11 +221,11 @@ def draw(
         iou: float32 [K].
         asked: boxes and points to draw over them.
     """
-    line = max(1, round(max(rgb.shape[:2]) / 300))  # pixels, so that large photographs get visible lines
+    line = line_width(*rgb.shape[:2])
     canvas = rgb.copy()
     # Large masks first: a part stays visible on its whole.
     for index in np.argsort([-mask.sum() for mask in masks], kind="stable"):
-        _paint(canvas, masks[index], COLOURS[index % len(COLOURS)], line)
+        paint(canvas, masks[index], COLOURS[index % len(COLOURS)], line)
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
     per_box = len(masks) // max(1, len(asked.boxes))
@@ -162,21 +240,21 @@ def draw(
     return picture
 
 
-def _paint(
-    canvas: NDArray[np.uint8], mask: NDArray[np.bool_], colour: tuple[int, int, int], line: int
-) -> None:
-    """Fill a mask and line its inner edge, in place."""
-    canvas[mask] = np.rint((1 - FILL) * canvas[mask] + FILL * np.array(colour)).astype(np.uint8)
-    canvas[mask & ~_eroded(mask, line)] = colour
+def draw_everything(
+    rgb: NDArray[np.uint8], found: list[dict[str, Any]]
+) -> tuple[Image.Image, NDArray[np.bool_]]:
+    """The photograph with all masks, each in its own colour; and where there is one, bool [H, W].
 
-
-def _eroded(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
-    """The mask [H, W] less the pixels within ``steps`` of its edge; the picture's rim is no edge."""
-    inner = mask
-    for _ in range(steps):
-        padded = np.pad(inner, 1, mode="edge")
-        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return inner
+    Args:
+        rgb: uint8 [H, W, 3].
+        found: largest first, so that a part stays visible on its whole.
+    """
+    canvas, union = rgb.copy(), np.zeros(rgb.shape[:2], np.bool_)
+    for one, colour in zip(found, distinct(len(found)), strict=True):
+        mask = decode_rle(one["segmentation"])
+        paint(canvas, mask, colour, line_width(*rgb.shape[:2]))
+        union |= mask
+    return Image.fromarray(canvas), union
 
 
 def _outlined_box(

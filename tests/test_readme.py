@@ -78,7 +78,7 @@ def test_the_commands_and_the_example_run_in_order(desk: Path) -> None:
     run([sys.executable, "-c", example], desk)
     made = desk / "out" / "vit_b-structsam-r55-fp16"
     assert {path.name for path in made.iterdir()} == {"encoder.onnx", "decoder.onnx", "manifest.json"}
-    for picture in ("overlay.png", "plan.png", "spectral.png", "results/coco-val2017.png"):
+    for picture in ("overlay.png", "all.png", "plan.png", "spectral.png", "results/coco-val2017.png"):
         with Image.open(desk / picture) as drawn:
             assert drawn.size[0] >= 600
     assert (desk / "result.md").is_file()

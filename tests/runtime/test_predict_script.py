@@ -1,18 +1,25 @@
 """scripts/predict.py as a person calls it."""
 
+import io
+import re
 import runpy
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from pycocotools.coco import COCO
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "predict.py"
 BOX = "--box 100 80 400 360"
+# The fake decoder draws three ellipses at every point, and thinks less of them than the defaults ask for.
+EVERYTHING = "--everything --points-per-side 3 --pred-iou-thresh 0.2 --stability-score-thresh 0.5"
 
 Predict = Callable[[str], tuple[int | str | None, str, str]]
 
@@ -79,6 +86,40 @@ def test_prompts(prompts: str, masks: int, predict: Predict, photo: Path) -> Non
     assert (photo.parent / "overlay.jpg").is_file()
 
 
+def test_everything(predict: Predict, photo: Path) -> None:
+    code, out, err = predict(
+        f"OUT photo.png {EVERYTHING} -o overlay.png --annotations masks.json --mask mask.png"
+    )
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"27 masks in \d+\.\d s\n", out)
+    with redirect_stdout(io.StringIO()):  # pycocotools reports its steps
+        coco = COCO(photo.parent / "masks.json")
+        found = coco.loadAnns(coco.getAnnIds())
+    (picture,) = coco.loadImgs([1])
+    assert picture == {"id": 1, "file_name": "photo.png", "height": 400, "width": 600}
+    assert len(found) == 27
+    assert [one["area"] for one in found] == sorted((one["area"] for one in found), reverse=True)
+    lengths = [pycocotools.mask.frPyObjects(one["segmentation"], 400, 600) for one in found]
+    assert [pycocotools.mask.area(rle) for rle in lengths] == [one["area"] for one in found]
+    with Image.open(photo.parent / "mask.png") as mask:
+        inside = np.asarray(mask) == 255
+    assert inside.sum() == pycocotools.mask.area(pycocotools.mask.merge(lengths))
+    with Image.open(photo.parent / "overlay.png") as overlay, Image.open(photo) as original:
+        changed = np.any(np.asarray(overlay) != np.asarray(original), axis=2)
+    np.testing.assert_array_equal(changed & ~inside, False)
+    assert changed.sum() > 0.99 * inside.sum()
+
+
+def test_everything_that_finds_nothing_says_what_to_do(predict: Predict, photo: Path) -> None:
+    code, out, _ = predict("OUT photo.png --everything --points-per-side 2 -o overlay.png --mask mask.png")
+    assert code == 0
+    assert re.fullmatch(
+        r"0 masks in .* s; lower --pred-iou-thresh or --stability-score-thresh to see more\n", out
+    )
+    with Image.open(photo.parent / "overlay.png") as overlay, Image.open(photo) as original:
+        np.testing.assert_array_equal(np.asarray(overlay), np.asarray(original))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -98,6 +139,15 @@ def test_prompts(prompts: str, masks: int, predict: Predict, photo: Path) -> Non
         ("OUT photo.png --box 400 80 100 360 -o x.png", "is turned around"),
         ("OUT photo.png --point 700 5 -o x.png", "lies outside the picture of 600 x 400 pixels"),
         ("OUT photo.png --point nan 5 -o x.png", "holds NaN or infinity"),
+        (f"OUT photo.png --everything {BOX} -o x.png", "--everything came with prompts; give either"),
+        ("OUT photo.png --everything --multimask -o x.png", "--everything came with --multimask"),
+        (f"OUT photo.png {BOX} --points-per-side 9 -o x.png", "--points-per-side goes with --everything"),
+        (f"OUT photo.png {BOX} --annotations a.json -o x.png", "--annotations goes with --everything"),
+        (
+            "OUT photo.png --everything --annotations a.txt -o x.png",
+            "a.txt: '.txt' is not .json",
+        ),
+        ("OUT photo.png --everything --points-per-side 0 -o x.png", "points_per_side is 0, expected a whole"),
     ],
 )
 def test_mistakes_get_one_line_and_leave_nothing(
