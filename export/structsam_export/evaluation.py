@@ -231,6 +231,11 @@ def from_export(folder: Path, runner: str) -> Candidate:
     if runner not in RUNNERS:
         raise UserError(f"--runner {runner} is unknown; expected one of {', '.join(RUNNERS)}")
     known, content = Manifest.read(folder), _content(folder)
+    if known.model.prior:
+        raise UserError(
+            f"{folder} is prompt-aware: it encodes a picture for one prompt, and evaluation once for all; "
+            "leave it out"
+        )
     config, macs = ExportConfig.from_json(content["arguments"]), content["macs"]
     merges = bool(content["merging"])
     facts = {
