@@ -21,9 +21,9 @@ try:
     from structsam_export.analysis.macs import EncoderMacs, encoder_macs, table_5
     from structsam_export.checkpoints import build_sam
     from structsam_export.choices import Channels, MethodName, Reduction
-    from structsam_export.config import ExportConfig
+    from structsam_export.config import ExportConfig, merge_rates
     from structsam_export.encoder import apply
-    from structsam_export.manifest import merging
+    from structsam_export.manifest import PLACES, merging
 except ModuleNotFoundError as error:
     missing(error)
 
@@ -50,7 +50,19 @@ class Preset(StrEnum):
 def main(
     arch: Annotated[str, typer.Option(help="vit_b, vit_l or vit_h.")] = "vit_b",
     method: Annotated[MethodName | None, typer.Option(help="How tokens merge; default: structsam.")] = None,
-    rate: Annotated[float, typer.Option(help="Share of tokens removed, 0 to 0.75.")] = 0.55,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Share of tokens removed, 0 to 0.75; default: 0.55, with --prompt-aware 0.35."),
+    ] = None,
+    prompt_aware: Annotated[
+        bool, typer.Option("--prompt-aware", help="--rate is for the windows of a prompt.")
+    ] = False,
+    rate_background: Annotated[
+        float | None, typer.Option(help="With --prompt-aware, the rate of all else; default: 0.75.")
+    ] = None,
+    prompt_windows: Annotated[
+        int | None, typer.Option(help="With --prompt-aware, windows that --rate is for; default: 2.")
+    ] = None,
     channels: Annotated[Channels | None, typer.Option(help="What tokens are judged by.")] = None,
     reduction: Annotated[Reduction | None, typer.Option(help="What a slot holds.")] = None,
     preset: Annotated[
@@ -72,8 +84,7 @@ def main(
     config = ExportConfig(
         arch,
         method=MethodName.BIPARTITE if preset else method or MethodName.STRUCTSAM,
-        rate_window=rate,
-        rate_global=rate,
+        **merge_rates(rate, None, None, prompt_aware, prompt_windows, rate_background),
         channels=channels,
         reduction=reduction,
         skip_blocks=(0,) if preset else (),
@@ -84,7 +95,7 @@ def main(
     macs = encoder_macs(encoder)
     console.print(breakdown(macs))
     removed = {kind: counts["effective_rate"] for kind, counts in merging(encoder).items()}
-    told = ", ".join(f"{share:.1%} in {kind} blocks" for kind, share in removed.items())
+    told = ", ".join(f"{share:.1%} in {PLACES[kind]}" for kind, share in removed.items())
     console.print(f"tokens removed: {told or 'none'}", highlight=False)
     for line in totals(macs):
         console.print(line, highlight=False)

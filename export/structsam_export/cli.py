@@ -51,9 +51,13 @@ def export(
         MethodName, typer.Option(help="How tokens merge.", rich_help_panel=MERGING)
     ] = MethodName.STRUCTSAM,
     rate: Annotated[
-        float,
-        typer.Option(help="Share of tokens removed, 0 to 0.75.", rich_help_panel=MERGING, metavar="FLOAT"),
-    ] = 0.55,
+        float | None,
+        typer.Option(
+            help="Share of tokens removed, 0 to 0.75. Default: 0.55; with --prompt-aware 0.35.",
+            rich_help_panel=MERGING,
+            metavar="FLOAT",
+        ),
+    ] = None,
     rate_window: Annotated[
         float | None,
         typer.Option(help="The same for window blocks.", rich_help_panel=MERGING, metavar="FLOAT"),
@@ -61,6 +65,30 @@ def export(
     rate_global: Annotated[
         float | None,
         typer.Option(help="The same for global blocks.", rich_help_panel=MERGING, metavar="FLOAT"),
+    ] = None,
+    prompt_aware: Annotated[
+        bool,
+        typer.Option(
+            "--prompt-aware",
+            help="Take a prior of where prompts are: --rate is for windows there.",
+            rich_help_panel=MERGING,
+        ),
+    ] = False,
+    rate_background: Annotated[
+        float | None,
+        typer.Option(
+            help="The rate of all else, with --prompt-aware. Default: 0.75.",
+            rich_help_panel=MERGING,
+            metavar="FLOAT",
+        ),
+    ] = None,
+    prompt_windows: Annotated[
+        int | None,
+        typer.Option(
+            help="How many windows --rate is for, with --prompt-aware. Default: 2.",
+            rich_help_panel=MERGING,
+            metavar="INT",
+        ),
     ] = None,
     skip_blocks: Annotated[
         str,
@@ -123,7 +151,7 @@ def export(
     """
     # PyTorch takes seconds to import, which --help and mistakes in typing need not wait for.
     try:
-        from .config import ExportConfig
+        from .config import ExportConfig, merge_rates
         from .engine import EngineError
         from .pipeline import LintError, VerificationError, summary
         from .pipeline import export as make
@@ -136,8 +164,7 @@ def export(
         checkpoint=checkpoint,
         random_weights=random_weights,
         method=method,
-        rate_window=rate if rate_window is None else rate_window,
-        rate_global=rate if rate_global is None else rate_global,
+        **merge_rates(rate, rate_window, rate_global, prompt_aware, prompt_windows, rate_background),
         skip_blocks=_blocks(skip_blocks),
         cell=cell,
         channels=channels,

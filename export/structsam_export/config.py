@@ -44,6 +44,9 @@ OPTIONS = (
     "reduction",
     "margin",
 )
+RATE = 0.55
+RATE_PROMPT, RATE_BACKGROUND, PROMPT_WINDOWS = 0.35, 0.75, 2
+"""Of a prompt-aware encoder: Table 1's 283.0 GMAC on ViT-B."""
 LOCAL_ONLY = 5 / 12
 """Share of the depth in which ALGM merges cells only: its own global stage stands at layer 5 of 12."""
 
@@ -61,6 +64,9 @@ class ExportConfig:
         random_weights: seeded weights instead of trained ones.
         method: how tokens merge.
         rate_window, rate_global: share of tokens removed in window and in global blocks.
+        prompt_windows: how many windows of an image, those with the most prior, `rate_window` is for; the
+            encoder then takes a prior. 0 for an encoder that knows no prompts.
+        rate_background: share of tokens removed in all other windows; None if there are no such.
         skip_blocks: blocks that do not merge.
         cell: s, tokens along a cell's side.
         channels: what tokens are judged by, all channels or the mean over heads.
@@ -80,6 +86,8 @@ class ExportConfig:
     method: MethodName = MethodName.STRUCTSAM
     rate_window: float = 0.55
     rate_global: float = 0.55
+    prompt_windows: int = 0
+    rate_background: float | None = None
     skip_blocks: tuple[int, ...] = ()
     cell: int | None = None
     channels: Channels | None = None
@@ -111,6 +119,7 @@ class ExportConfig:
         self._resolve_options()
         self._check_cell()
         self._check_rates()
+        self._check_prompt()
         depth = self.architecture.depth
         if any(not 0 <= block < depth for block in self.skip_blocks):
             raise UserError(
@@ -152,14 +161,44 @@ class ExportConfig:
         cell = self.cell or 2  # methods without cells take the rates that the others take, and are capped
         limit = 1 - 1 / cell**2
         why = f"since cells of {cell} x {cell} tokens cannot lose more" if self.cell else "as for any method"
-        for kind, rate in (("window", self.rate_window), ("global", self.rate_global)):
+        rates = {"window blocks": self.rate_window, "global blocks": self.rate_global}
+        if self.rate_background is not None:
+            rates |= {"windows without a prompt": self.rate_background}
+        for where, rate in rates.items():
             if not 0 <= rate <= limit:  # also refuses NaN
-                raise UserError(f"the rate of {kind} blocks is {rate:g}; expected 0 to {limit:g}, {why}")
+                raise UserError(f"the rate of {where} is {rate:g}; expected 0 to {limit:g}, {why}")
+
+    def _check_prompt(self) -> None:
+        if (self.rate_background is None) != (self.prompt_windows == 0):
+            raise UserError("prompt_windows and rate_background go together; give both or none")
+        if not self.prompt_aware:
+            return
+        if self.method is not MethodName.STRUCTSAM or self.cells is False:
+            raise UserError(
+                f"--prompt-aware is for cells of --method {MethodName.STRUCTSAM}, not for "
+                f"{'--no-cells' if self.cells is False else self.method}; leave one of them out"
+            )
+        windows = (-(-self.image_size // PATCH // WINDOW)) ** 2
+        if windows == 1:
+            raise UserError(
+                f"--prompt-aware chooses among windows, and --image-size {self.image_size} has only one; "
+                f"expected more than {PATCH * WINDOW}"
+            )
+        if not 0 < self.prompt_windows < windows:
+            raise UserError(
+                f"--prompt-windows is {self.prompt_windows} of the {windows} at --image-size "
+                f"{self.image_size}; expected 1 to {windows - 1}"
+            )
 
     @property
     def architecture(self) -> Architecture:
         """What `arch` stands for."""
         return ARCHITECTURES[self.arch]
+
+    @property
+    def prompt_aware(self) -> bool:
+        """Whether the encoder takes a prior."""
+        return self.prompt_windows > 0
 
     @property
     def precision(self) -> str:
@@ -169,11 +208,17 @@ class ExportConfig:
     @property
     def name(self) -> str:
         """What the output folder is called unless the user says otherwise."""
-        window, whole = f"{self.rate_window * 100:g}", f"{self.rate_global * 100:g}"
+        rates = [self.rate_window, self.rate_global]
+        prompt = []
+        if self.rate_background is not None:
+            prompt = [f"prompt{self.prompt_windows}r{self.rate_window * 100:g}"]
+            rates[0] = self.rate_background
+        window, whole = (f"{rate * 100:g}" for rate in rates)
         rate = f"r{window}" if window == whole else f"r{window}w{whole}g"
         skipped = [f"skip{block}" for block in self.skip_blocks]
         size = [] if self.image_size == 1024 else [f"{self.image_size}px"]
-        return "-".join([self.arch, self.method, rate, *self.differences(), *skipped, *size, self.precision])
+        parts = [self.arch, self.method, *prompt, rate, *self.differences(), *skipped, *size, self.precision]
+        return "-".join(parts)
 
     def differences(self) -> list[str]:
         """Options that are not the method's own, as parts of a name."""
@@ -235,11 +280,17 @@ class ExportConfig:
         return [self._method(index) for index in range(self.architecture.depth)]
 
     def _method(self, index: int) -> Method:
-        rate = self.rate_global if index in self.architecture.global_blocks else self.rate_window
-        if rate == 0 or index in self.skip_blocks:
+        rate, prompt = self.rate_window, {"prompt_windows": 0, "rate_prompt": 0.0}
+        if index in self.architecture.global_blocks:
+            rate = self.rate_global
+        elif self.rate_background is not None:
+            prompt = {"prompt_windows": self.prompt_windows, "rate_prompt": self.rate_window}
+            rate = self.rate_background
+        if not max(rate, prompt["rate_prompt"]) or index in self.skip_blocks:
             return Identity()
         depth, kind = self.architecture.depth, METHODS[self.method]
         arguments = {option: getattr(self, option) for option in OPTIONS} | {
+            **prompt,
             "rate": rate,
             "heads": self.architecture.heads if self.channels is Channels.HEADS else 1,
             "margin": None if self.margin is None else self.margin * (1 - index / depth),
@@ -248,6 +299,43 @@ class ExportConfig:
         }
         method: Method = kind(**{name: arguments[name] for name in parameters(kind)})
         return method
+
+
+def merge_rates(
+    rate: float | None,
+    rate_window: float | None,
+    rate_global: float | None,
+    prompt_aware: bool,
+    prompt_windows: int | None,
+    rate_background: float | None,
+) -> dict[str, Any]:
+    """The four fields of ExportConfig that say how much merges where, from what was typed; None was not.
+
+    Args:
+        rate: of all blocks; where the encoder knows prompts, of the windows with the most prior.
+        rate_window, rate_global: instead of `rate` and of `rate_background`, by kind of block.
+        prompt_aware: whether it knows prompts.
+        prompt_windows, rate_background: see ExportConfig.
+
+    Raises:
+        UserError: options of prompt-aware merging without it.
+    """
+    if prompt_aware:
+        rate, around = RATE_PROMPT if rate is None else rate, rate_background
+        around = RATE_BACKGROUND if around is None else around
+        number = PROMPT_WINDOWS if prompt_windows is None else prompt_windows
+        prompt: dict[str, Any] = {"prompt_windows": number, "rate_background": around}
+    else:
+        given = {"--prompt-windows": prompt_windows, "--rate-background": rate_background}
+        if alone := [name for name, value in given.items() if value is not None]:
+            raise UserError(f"{' and '.join(alone)} without --prompt-aware would do nothing; add it")
+        rate = around = RATE if rate is None else rate
+        prompt = {}
+    return {
+        "rate_window": rate if rate_window is None else rate_window,
+        "rate_global": around if rate_global is None else rate_global,
+        **prompt,
+    }
 
 
 def parameters(kind: type[Any]) -> list[str]:

@@ -229,6 +229,11 @@ def from_export(folder: Path, runner: str) -> Candidate:
         UserError: no export, or a runner that is unknown or not here.
     """
     known, content = Manifest.read(folder), _content(folder)
+    if known.model.prior:
+        raise UserError(
+            f"{folder} is prompt-aware: it encodes a picture for one prompt, and evaluation once for all; "
+            "leave it out"
+        )
     config, macs = ExportConfig.from_json(content["arguments"]), content["macs"]
     merges = bool(content["merging"])
     facts = {

@@ -19,9 +19,12 @@ from . import __version__
 from .analysis.macs import EncoderMacs
 from .architectures import EMBEDDING, PATCH
 from .config import ExportConfig
-from .encoder.exported import planned_blocks
+from .encoder.exported import told_plans
 from .merging import ALGM, StructSAM
+from .merging.prompted import PROMPT
 
+PLACES = {"window": "window blocks", "global": "global blocks", PROMPT: "windows with a prompt"}
+"""Where tokens merge alike, in words."""
 _PACKAGES = (
     "torch",
     "onnx",
@@ -87,34 +90,39 @@ def model_of(config: ExportConfig, sam: Any) -> Model:
         pixel_mean=tuple(sam.pixel_mean.flatten().tolist()),
         pixel_std=tuple(sam.pixel_std.flatten().tolist()),
         precision=config.precision,
+        prior=config.prompt_aware,
     )
 
 
 def merging(encoder: Any) -> dict[str, Any]:
-    """Counts per kind of block: cells merged of all cells, tokens kept of all, the rate that came of it."""
+    """Counts by the keys of PLACES: cells merged of all cells, tokens kept of all, the rate that came of it.
+
+    In a prompt-aware encoder `prompt` are the windows with the most prior, and `window` the others.
+    """
     kinds: dict[str, Any] = {}
-    for _, block in planned_blocks(encoder):
-        windows, method = block.windows, block.method
+    for told in told_plans(encoder):
+        windows, method = told.windows, told.block.method
         kept, tokens = method.slots(windows), windows.tokens
         counts = {"tokens": tokens, "tokens_kept": kept, "effective_rate": round(1 - kept / tokens, 4)}
         if isinstance(method, StructSAM | ALGM):
             counts |= {"cells": tokens // method.cell**2, "cells_merged": method.merged(windows)}
-        kinds["window" if block.attends_in_windows else "global"] = counts
+        kind = "window" if told.block.attends_in_windows else "global"
+        kinds[PROMPT if windows.group == PROMPT else kind] = counts
     return kinds
 
 
 def plans(encoder: Any) -> list[dict[str, Any]]:
-    """Where the encoder's graph holds the plan of every block that merges."""
+    """Where the encoder's graph holds the plans of every block that merges, one for each group of windows."""
     return [
         {
-            "block": index,
-            "slot": f"blocks.{index}.slot",
-            "position": f"blocks.{index}.position",
-            "windows": block.windows.per_image,
-            "tokens": block.windows.tokens,
-            "slots": block.method.slots(block.windows),
+            "block": told.index,
+            "slot": told.name("slot"),
+            "position": told.name("position"),
+            "windows": told.windows.per_image,
+            "tokens": told.windows.tokens,
+            "slots": told.block.method.slots(told.windows),
         }
-        for index, block in planned_blocks(encoder)
+        for told in told_plans(encoder)
     ]
 
 

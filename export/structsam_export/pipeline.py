@@ -27,7 +27,7 @@ from .graph.passes import run_passes
 from .graph.precision import prepare
 from .graph.save import save
 from .graph.trace import trace
-from .manifest import manifest, merging, model_of, write
+from .manifest import PLACES, manifest, merging, model_of, write
 from .progress import Progress
 from .runners import onnx_runner
 from .staging import check_output, staged
@@ -53,7 +53,7 @@ class Export:
     Attributes:
         config: what was asked for.
         folder: where it is.
-        removed: share of tokens that attention does not see, by kind of block.
+        removed: share of tokens that attention does not see, by the keys of PLACES.
         macs: of the encoder.
         report: of the verification.
     """
@@ -140,11 +140,17 @@ def build_encoder(config: ExportConfig, sam: Any, path: Path, progress: Progress
     """Write the encoder's graph; returns the patched encoder that it was made from, in fp32."""
     encoder = sam.image_encoder
     batch = 2 if config.dynamic_batch else 1
-    image = torch.zeros(batch, 3, config.image_size, config.image_size)
-    dynamic = {"image": {0: "batch"}} if config.dynamic_batch else None
-    module = PlannedEncoder(encoder)
-    build(config, module, {"image": image}, output_names(encoder), dynamic, path, progress)
+    inputs = {name: torch.zeros(batch, *shape) for name, shape in encoder_inputs(config).items()}
+    dynamic = {name: {0: "batch"} for name in inputs} if config.dynamic_batch else None
+    build(config, PlannedEncoder(encoder), inputs, output_names(encoder), dynamic, path, progress)
     return encoder
+
+
+def encoder_inputs(config: ExportConfig) -> dict[str, Shape]:
+    """What the encoder's graph takes, and its shape for one image."""
+    grid = config.image_size // PATCH
+    inputs: dict[str, Shape] = {"image": (3, config.image_size, config.image_size)}
+    return inputs | ({"prior": (grid, grid)} if config.prompt_aware else {})
 
 
 def build_decoder(config: ExportConfig, sam: Any, path: Path, progress: Progress) -> PromptedMaskDecoder:
@@ -223,8 +229,7 @@ def encoder_profile(config: ExportConfig) -> Profile:
     """Shapes that the encoder's engine takes: batches of 1 to 8 where the batch is open."""
     if not config.dynamic_batch:
         return {}
-    one, usual, most = ((n, 3, config.image_size, config.image_size) for n in (1, 1, 8))
-    return {"image": (one, usual, most)}
+    return {name: ((1, *shape), (1, *shape), (8, *shape)) for name, shape in encoder_inputs(config).items()}
 
 
 def decoder_profile(config: ExportConfig) -> Profile:
@@ -250,7 +255,7 @@ def summary(made: Export) -> str:
     gmac, unmerged = macs.total / 1e9, macs.unmerged / 1e9
     plans = "" if report.plans is None else f", plans agree in {100 * report.plans:.2f} % of the tokens"
     weights = ["weights are random: its masks mean nothing"] if made.config.random_weights else []
-    removed = ", ".join(f"{share:.1%} in {kind} blocks" for kind, share in made.removed.items())
+    removed = ", ".join(f"{share:.1%} in {PLACES[kind]}" for kind, share in made.removed.items())
     return "\n".join(
         [
             f"{made.folder}: {', '.join(files)}",
@@ -268,7 +273,7 @@ def summary(made: Export) -> str:
 def capped(made: Export) -> list[str]:
     """A line for methods that could not remove as much as was asked for."""
     asked = {"window": made.config.rate_window, "global": made.config.rate_global}
-    if not any(share < asked[kind] - 0.01 for kind, share in made.removed.items()):
+    if not any(made.removed.get(kind, rate) < rate - 0.01 for kind, rate in asked.items()):
         return []
     return [f"{made.config.method} removes at most half of the tokens: rates above 0.5 are 0.5"]
 

@@ -7,7 +7,7 @@ replayed in PyTorch), and what does it all come to in masks (IoU over a grid of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ from torch import nn
 from structsam_runtime.errors import UserError
 from structsam_runtime.image import Frame, prepare, read_image
 from structsam_runtime.manifest import Model
+from structsam_runtime.prior import prior
 from structsam_runtime.prompts import encode
 
-from .encoder.attention import MergedBlock, layer_norm
-from .encoder.exported import PlannedEncoder, output_names, planned_blocks
+from .encoder.exported import PlannedEncoder, Told, output_names, told_plans
 from .encoder.patch import apply, merged_blocks
-from .merging import Identity, Method, Replay, StructSAM
+from .merging import MergePlan, Replay, StructSAM, Windows
 from .runners import Arrays, TorchRunner, run_all
 
 DECODER_INPUTS = ("image_embedding", "point_coords", "point_labels", "mask_input", "has_mask_input")
@@ -83,12 +83,12 @@ class Sample:
 
     Attributes:
         name: of the file.
-        image: [1, 3, S, S] float32.
+        feed: what the encoder takes: `image` [1, 3, S, S] float32 and, if it knows prompts, their `prior`.
         frame: where the picture lies in the square.
     """
 
     name: str
-    image: NDArray[np.float32]
+    feed: Arrays
     frame: Frame
 
 
@@ -180,9 +180,29 @@ def read_pictures(folder: Path | None) -> Arrays:
 
 
 def samples(pictures: Arrays, model: Model) -> list[Sample]:
-    """Pictures as the encoder of a model takes them."""
-    made = {name: prepare(picture, model) for name, picture in pictures.items()}
-    return [Sample(name, image, frame) for name, (image, frame) in made.items()]
+    """Pictures as the encoder of a model takes them; under several priors each, if it knows prompts."""
+    made = []
+    for name, picture in pictures.items():
+        image, frame = prepare(picture, model)
+        if not model.prior:
+            made.append(Sample(name, {"image": image}, frame))
+            continue
+        for what, mask in priors(frame, model).items():
+            made.append(Sample(f"{name} with {what}", {"image": image, "prior": mask}, frame))
+    return made
+
+
+def priors(frame: Frame, model: Model) -> Arrays:
+    """Priors float32 [1, h, w] of a picture, by what they are of: nothing, a box of a ninth of it, that and a
+    small one in a corner."""
+    width, height = frame.resized_width, frame.resized_height
+    middle = [width / 3, height / 3, width * 2 / 3, height * 2 / 3]
+    corner = [width * 3 / 4, height / 8, width * 7 / 8, height / 4]
+    return {
+        "no prompt": prior(model),
+        "a box": prior(model, [middle]),
+        "two boxes": prior(model, [middle, corner]),
+    }
 
 
 def verify(
@@ -198,29 +218,29 @@ def verify(
     Args:
         encoder: the patched fp32 encoder.
         decoder: PromptedMaskDecoder in fp32.
-        export_encoder: takes `image`; gives `image_embedding` and, if it can, the plans by their names.
+        export_encoder: takes what the samples feed; gives `image_embedding` and, if it can, the plans by
+            their names.
         export_decoder: takes and gives what the decoder does.
         pictures: at least one.
         runner: its name, for the report.
     """
-    images: list[Arrays] = [{"image": picture.image} for picture in pictures]
+    images = [picture.feed for picture in pictures]
     own = run_all(TorchRunner(PlannedEncoder(encoder), images[0], output_names(encoder)), images)
     theirs = run_all(export_encoder, images)
     feeds = _decoder_feeds(own, pictures)
     own_masks = run_all(TorchRunner(decoder, feeds[0], DECODER_OUTPUTS), feeds)
     their_masks = run_all(export_decoder, _decoder_feeds(theirs, pictures))
 
-    told = {i: block.method for i, block in planned_blocks(encoder) if f"blocks.{i}.slot" in theirs[0]}
-    names = [f"blocks.{index}.{what}" for index in told for what in ("slot", "position")]
+    everything = told_plans(encoder)
+    told = [one for one in everything if one.name("slot") in theirs[0]]
+    names = [one.name(what) for one in told for what in ("slot", "position")]
     same = all(np.array_equal(a[n], b[n]) for a, b in zip(own, theirs, strict=True) for n in names)
     same_plans = own if same else _replayed(encoder, theirs, images)
     by_block = {
-        index: float(
-            np.mean([_agreement(a, b, index, method) for a, b in zip(same_plans, theirs, strict=True)])
-        )
-        for index, method in told.items()
+        index: float(np.mean([_agreement(a, b, plans) for a, b in zip(same_plans, theirs, strict=True)]))
+        for index, plans in _by_block(told).items()
     }
-    knows_plans = len(told) == len(planned_blocks(encoder))
+    knows_plans = len(told) == len(everything)
     pairs = [(a["image_embedding"], b["image_embedding"]) for a, b in zip(same_plans, theirs, strict=True)]
     ious = np.concatenate(
         [_ious(a, b, picture.frame) for a, b, picture in zip(own_masks, their_masks, pictures, strict=True)]
@@ -238,7 +258,7 @@ def verify(
         mask_iou=float(ious.mean()),
         mask_iou_min=float(ious.min()),
         prompts=ious.shape[0],
-        fragile=any(method.fragile for method in told.values()),
+        fragile=any(one.block.method.fragile for one in told),
     )
 
 
@@ -292,17 +312,31 @@ def alone(slot: NDArray[np.int32]) -> NDArray[np.bool_]:
     return np.stack([np.bincount(row)[row] == 1 for row in slot])
 
 
-def _agreement(a: Arrays, b: Arrays, index: int, method: Method) -> float:
-    """Share of tokens with the same representative.
+def _by_block(told: Sequence[Told]) -> dict[int, list[Told]]:
+    """The plans that each block tells, by its number."""
+    blocks: dict[int, list[Told]] = {}
+    for one in told:
+        blocks.setdefault(one.index, []).append(one)
+    return blocks
+
+
+def _agreement(a: Arrays, b: Arrays, plans: Sequence[Told]) -> float:
+    """Share of a block's tokens with the same representative."""
+    return float(np.concatenate([_agreeing(a, b, plan).ravel() for plan in plans]).mean())
+
+
+def _agreeing(a: Arrays, b: Arrays, plan: Told) -> NDArray[np.bool_]:
+    """[B', N]: whether a token has the same representative.
 
     Without cells, groups are cut from the order of all energies, so that one swap renames every later group:
     there the share of tokens that are merged, or kept, in both is what two runs can agree on.
     """
-    names = f"blocks.{index}.slot", f"blocks.{index}.position"
+    slot, position, method = plan.name("slot"), plan.name("position"), plan.block.method
     if isinstance(method, StructSAM) and not method.cells:
-        return float((alone(a[names[0]]) == alone(b[names[0]])).mean())
-    one, other = (representatives(made[names[0]], made[names[1]]) for made in (a, b))
-    return float((one == other).mean())
+        agreeing: NDArray[np.bool_] = alone(a[slot]) == alone(b[slot])
+        return agreeing
+    same: NDArray[np.bool_] = np.equal(*(representatives(made[slot], made[position]) for made in (a, b)))
+    return same
 
 
 def _cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
@@ -318,43 +352,52 @@ def _ious(a: Arrays, b: Arrays, frame: Frame) -> NDArray[np.float64]:
     return np.where(union == 0, 1.0, (one & other).sum((2, 3)) / np.maximum(union, 1))
 
 
+class _Followed:
+    """Merges what the export decided, and notes what the block's own method would have decided.
+
+    Args:
+        told: the block's plans that the export told; it has no others that merge anything.
+        plans: what the export told.
+        decided: receives the method's own plans, under the same names.
+    """
+
+    def __init__(self, told: Sequence[Told], plans: Arrays, decided: Arrays) -> None:
+        self.own = told[0].block.method
+        self.prompt_windows, self.fragile = self.own.prompt_windows, self.own.fragile
+        self.reduction = self.own.reduction
+        self.told = {one.windows.group: one for one in told}
+        self.plans, self.decided = plans, decided
+
+    def plan(self, x: torch.Tensor, windows: Windows) -> MergePlan:
+        """The export's plan; see `Method.plan`."""
+        own = self.own.plan(x, windows)
+        if (told := self.told.get(windows.group)) is None:
+            return own
+        slot, position = told.name("slot"), told.name("position")
+        self.decided |= {slot: own.slot.numpy(), position: own.position.numpy()}
+        theirs, where = (torch.from_numpy(self.plans[name]) for name in (slot, position))
+        return Replay(theirs, where, self.reduction).plan(x, windows)
+
+    def slots(self, windows: Windows) -> int:
+        """See `Method.slots`."""
+        return self.own.slots(windows)
+
+
 def _replayed(encoder: Any, theirs: Sequence[Arrays], images: Sequence[Arrays]) -> list[Arrays]:
     """PyTorch's embeddings under the plans that the export made for the same images, and what PyTorch would
     have decided from the features that it met on the way; as `PlannedEncoder` names them."""
-    methods = [block.method for block in merged_blocks(encoder)]
+    methods, told = [block.method for block in merged_blocks(encoder)], _by_block(told_plans(encoder))
     made = []
     for plans, image in zip(theirs, images, strict=True):
+        decided: Arrays = {}
+        followed = [
+            _Followed(told[index], plans, decided) if index in told else method
+            for index, method in enumerate(methods)
+        ]
         try:
-            apply(encoder, _replays(encoder, methods, plans))
-            decided = _ask(encoder, methods)
-            embedding = run_all(TorchRunner(encoder, image, ["image_embedding"]), [image])[0]
-            made.append({**embedding, **decided})
+            apply(encoder, followed)
+            runner = TorchRunner(PlannedEncoder(encoder), image, output_names(encoder))
+            made.append({**run_all(runner, [image])[0], **decided})
         finally:
             apply(encoder, methods)
     return made
-
-
-def _ask(encoder: Any, methods: Sequence[Method]) -> Arrays:
-    """Let every block that replays a plan also decide by itself, once it runs; fills what is returned."""
-    decided: Arrays = {}
-
-    def ask(index: int, method: Method) -> Callable[[MergedBlock, tuple[torch.Tensor]], None]:
-        def decide(block: MergedBlock, inputs: tuple[torch.Tensor]) -> None:
-            plan = method.plan(layer_norm(block.norm1, inputs[0]), block.windows)
-            decided[f"blocks.{index}.slot"] = plan.slot.numpy()
-            decided[f"blocks.{index}.position"] = plan.position.numpy()
-
-        return decide
-
-    for index, (block, method) in enumerate(zip(merged_blocks(encoder), methods, strict=True)):
-        if isinstance(block.method, Replay):
-            block.register_forward_pre_hook(ask(index, method))
-    return decided
-
-
-def _replays(encoder: Any, methods: Sequence[Method], plans: Arrays) -> list[Method]:
-    replays: list[Method] = [Identity() for _ in methods]
-    for index, _ in planned_blocks(encoder):
-        slot, position = (torch.from_numpy(plans[f"blocks.{index}.{what}"]) for what in ("slot", "position"))
-        replays[index] = Replay(slot, position, methods[index].reduction)
-    return replays

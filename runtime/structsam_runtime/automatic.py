@@ -160,12 +160,19 @@ class AutomaticMaskGenerator:
 
     def _look(self, image: NDArray[np.uint8], crop: Crop, grid: NDArray[np.float64]) -> list[Candidate]:
         """The distinct masks of one crop, at the points of a grid [N, 2] in 0..1."""
-        self.predictor.set_image(image[crop.y0 : crop.y1, crop.x0 : crop.x1])
+        self._set(image[crop.y0 : crop.y1, crop.x0 : crop.x1])
         points = grid * (crop.width, crop.height)
         found: list[Candidate] = []
         for first in range(0, len(points), self.points_per_batch):
             found += self._ask(points[first : first + self.points_per_batch], crop, picture_size(image))
         return _distinct(found, [one.predicted_iou for one in found], self.box_nms_thresh)
+
+    def _set(self, view: NDArray[np.uint8]) -> None:
+        """Encode a crop, once: points that are everywhere are no reason to look closer anywhere."""
+        if self.predictor.model.prior:
+            self.predictor.set_embedding(*self.predictor.encode([view]))
+        else:
+            self.predictor.set_image(view)
 
     def _ask(self, points: NDArray[np.float64], crop: Crop, size: tuple[int, int]) -> list[Candidate]:
         """The good ones of three masks at each point [P, 2] of a crop, in one run of the decoder."""

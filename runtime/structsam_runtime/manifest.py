@@ -29,6 +29,7 @@ class Model:
     pixel_mean: tuple[float, float, float]  # RGB, on the 0..255 scale
     pixel_std: tuple[float, float, float]  # RGB, on the 0..255 scale
     precision: str  # fp32, fp16: the arithmetic inside; inputs and outputs stay float32
+    prior: bool = False  # whether the encoder takes one: see `prior`; manifests from before it do not say
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ def _model(data: Mapping[str, Any], path: Path) -> Model:
         pixel_mean=_triple(data, "pixel_mean", float, path),
         pixel_std=_triple(data, "pixel_std", float, path),
         precision=_get(data, "precision", str, path, "model."),
+        prior=_get(data, "prior", bool, path, "model.") if "prior" in data else False,
     )
     if min(model.image_size, model.low_res, *model.embedding, *model.pixel_std) <= 0:
         raise UserError(f"{path} has a size or a pixel_std that is not positive in 'model'; export again")

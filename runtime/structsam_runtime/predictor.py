@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,9 +17,13 @@ from .embedding import Embedding
 from .errors import UserError
 from .image import Frame, prepare
 from .manifest import Manifest, Model
-from .prompts import Encoded, Prompt
+from .prior import prior
+from .prompts import BOTTOM_RIGHT, FOREGROUND, TOP_LEFT, Encoded, Prompt
 from .runners import create
 from .runners.base import Array, DeviceArray, Memory, Runner
+
+BATCH = 8
+"""Pictures in one run of an encoder whose batch is open; its engines are built for as many."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,23 @@ class Held:
     embedding: int
 
 
+@dataclass
+class _Picture:
+    """The picture that is set.
+
+    Attributes:
+        frame: where it lies in the model's square.
+        features: its embedding; empty while a prompt-aware encoder waits for the first prompt.
+        image: what such an encoder takes; None for others, which have done their work.
+        prior: float32 [1, h, w], what the features were made for.
+    """
+
+    frame: Frame
+    features: Array | DeviceArray = field(default_factory=lambda: np.zeros(0, np.float32))
+    image: Array | None = None
+    prior: Array | None = None
+
+
 class Predictor:
     """Look at a picture once, then ask for masks as often as wanted.
 
@@ -43,8 +64,13 @@ class Predictor:
             predictor.set_image(rgb)
             masks, iou, low_res = predictor.predict(box=[100, 80, 400, 360])
 
+    An export that was made with ``--prompt-aware`` merges less where prompts are. It encodes the picture at
+    the first prompt and not in `set_image`, for all prompts of a call together, and again as soon as a call
+    asks about other places than the call before: best suited to a box or two whose clicks lie inside.
+
     Args:
-        encoder: input ``image`` float32 [B, 3, S, S], output ``image_embedding`` float32 [B, C, h, w].
+        encoder: input ``image`` float32 [B, 3, S, S], for a prompt-aware one also ``prior`` float32
+            [B, h, w]; output ``image_embedding`` float32 [B, C, h, w].
         decoder: inputs ``image_embedding`` float32 [1, C, h, w], ``point_coords`` float32 [P, N, 2],
             ``point_labels`` int32 [P, N], ``mask_input`` float32 [P, 1, 4h, 4w] and ``has_mask_input``
             float32 [P]; outputs ``masks`` float32 [P, 4, 4h, 4w] logits and ``iou_predictions`` float32
@@ -101,11 +127,12 @@ class Predictor:
 
     def reset_image(self) -> None:
         """Forget the picture."""
-        self._features: Array | DeviceArray | None = None
-        self._frame: Frame | None = None
+        self._picture: _Picture | None = None
 
     def set_image(self, image: NDArray[np.uint8]) -> None:
         """Run the encoder. The embedding stays where it was computed, which is where the decoder reads it.
+
+        A prompt-aware encoder waits for the first prompt.
 
         Args:
             image: uint8 RGB [H, W, 3], range 0..255.
@@ -115,14 +142,18 @@ class Predictor:
         """
         self.reset_image()
         tensor, frame = prepare(image, self.model)
-        self._features = self.encoder.infer_on_device({"image": tensor})["image_embedding"]
-        self._frame = frame
+        if self.model.prior:
+            self._picture = _Picture(frame, image=tensor)
+        else:
+            outputs = self.encoder.infer_on_device({"image": tensor})
+            self._picture = _Picture(frame, outputs["image_embedding"])
 
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[Embedding]:
         """Run the encoder on several pictures, of any sizes, and keep none of them.
 
-        An encoder that was exported with a dynamic batch takes them in one run, another one takes one at a
-        time. Hand an embedding to `set_embedding` to ask for masks.
+        An encoder that was exported with a dynamic batch takes them in runs of BATCH, another one takes one
+        at a time; a prompt-aware one is told of no prompt. Hand an embedding to `set_embedding` to ask for
+        masks.
 
         Args:
             images: uint8 RGB [H, W, 3] each, range 0..255.
@@ -130,13 +161,19 @@ class Predictor:
         Raises:
             UserError: another dtype or shape.
         """
-        made = [prepare(image, self.model) for image in images]
-        tensors = [tensor for tensor, _ in made]
-        if tensors and isinstance(self.encoder.inputs["image"].shape[0], str):
-            tensors = [np.concatenate(tensors)]
-        outputs = [self.encoder.infer({"image": tensor})["image_embedding"] for tensor in tensors]
-        each = (one[None] for features in outputs for one in features)
-        return [Embedding(one, frame, self.weights) for one, (_, frame) in zip(each, made, strict=True)]
+        step = BATCH if isinstance(self.encoder.inputs["image"].shape[0], str) else 1
+        embeddings = []
+        for start in range(0, len(images), step):
+            made = [prepare(image, self.model) for image in images[start : start + step]]
+            feeds = {"image": np.concatenate([tensor for tensor, _ in made])}
+            if self.model.prior:
+                feeds["prior"] = np.repeat(prior(self.model), len(made), axis=0)
+            features = self.encoder.infer(feeds)["image_embedding"]
+            embeddings += [
+                Embedding(one[None], frame, self.weights)
+                for one, (_, frame) in zip(features, made, strict=True)
+            ]
+        return embeddings
 
     @property
     def embedding(self) -> Embedding:
@@ -145,9 +182,9 @@ class Predictor:
         Raises:
             UserError: no picture is set.
         """
-        features, frame = self._current()
+        features = self._features()
         array = features.numpy() if isinstance(features, DeviceArray) else features
-        return Embedding(array, frame, self.weights)
+        return Embedding(array, self.frame, self.weights)
 
     def set_embedding(self, embedding: Embedding) -> None:
         """Ask about a picture that was encoded before.
@@ -166,7 +203,7 @@ class Predictor:
                 f"the embedding has shape {list(came)} for pictures of {embedding.frame.image_size} pixels, "
                 f"expected {list(expected)} for {self.model.image_size}; encode the picture again"
             )
-        self._features, self._frame = embedding.features, embedding.frame
+        self._picture = _Picture(embedding.frame, embedding.features)
 
     @property
     def frame(self) -> Frame:
@@ -175,7 +212,7 @@ class Predictor:
         Raises:
             UserError: no picture is set.
         """
-        return self._current()[1]
+        return self._current().frame
 
     def get_image_embedding(self) -> NDArray[np.float32]:
         """The picture's embedding, float32 [1, C, h, w]; [1, 256, 64, 64] for SAM.
@@ -274,7 +311,7 @@ class Predictor:
                 previous[index] = mask
         outputs = self.decoder.infer(
             {
-                "image_embedding": self._current()[0],
+                "image_embedding": self._features(encoded),
                 "point_coords": encoded.point_coords,
                 "point_labels": encoded.point_labels,
                 "mask_input": previous,
@@ -289,15 +326,27 @@ class Predictor:
         Raises:
             UserError: outside the ``with`` block.
         """
-        shape = () if self._features is None else self._features.shape
-        embedding = 4 * math.prod(shape) if shape else 0
+        features = self._picture.features if self._picture else np.zeros(0)
+        embedding = features.dtype.itemsize * math.prod(features.shape)
         return Held(self.encoder.memory(), self.decoder.memory(), embedding)
 
-    def _current(self) -> tuple[Array | DeviceArray, Frame]:
-        """The embedding of the picture that is set, where it lies, and the picture's frame."""
-        if self._features is None or self._frame is None:
+    def _current(self) -> "_Picture":
+        """The picture that is set."""
+        if self._picture is None:
             raise UserError("no picture is set; call set_image first")
-        return self._features, self._frame
+        return self._picture
+
+    def _features(self, encoded: Encoded | None = None) -> Array | DeviceArray:
+        """The embedding, where it lies: of a prompt-aware encoder one that was made for these prompts."""
+        picture = self._current()
+        if picture.image is None:
+            return picture.features
+        where = _prior(self.model, encoded)
+        if picture.prior is None or (where.any() and not np.array_equal(where, picture.prior)):
+            feeds = {"image": picture.image, "prior": where}
+            picture.features = self.encoder.infer_on_device(feeds)["image_embedding"]
+            picture.prior = where
+        return picture.features
 
     def _answer(
         self,
@@ -338,6 +387,15 @@ class Predictor:
                 f"prompt {number}: mask_input has shape {list(mask.shape)}, expected {[1, side, side]}"
             )
         return mask.reshape(1, side, side)
+
+
+def _prior(model: Model, encoded: Encoded | None) -> NDArray[np.float32]:
+    """The prior of the boxes and of the foreground points of prompts; empty without any."""
+    if encoded is None:
+        return prior(model)
+    corners = (encoded.point_coords[encoded.point_labels == label] for label in (TOP_LEFT, BOTTOM_RIGHT))
+    boxes = np.concatenate(list(corners), axis=1)  # [K, 4]; the corners of a box stand in the same order
+    return prior(model, boxes, encoded.point_coords[encoded.point_labels == FOREGROUND])
 
 
 def _require(runner: Runner, present: Mapping[str, object], names: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,14 +162,16 @@ def block_macs(index: int, block: MergedBlock, x: Tensor) -> BlockMacs:
         block: on the meta device.
         x: [1, H, W, C] what enters it.
     """
-    windows, attention = block.windows, block.attn
-    plan = block.method.plan(x, windows)
-    tokens = windows.cut(x)  # [windows, N, C]
-    slots = torch.empty(len(tokens), plan.position.shape[1], x.shape[3], device="meta")
-    qkv, proj = count_macs(attention.project, slots), count_macs(attention.proj, slots)
-    relative = _relative_position(block, slots)
-    widening = _widening(block, slots)
-    products = count_macs(attention, slots, plan.position) - qkv - proj - relative - widening
+    windows, attention = block.windows_of(torch.empty(x.shape[:3], device="meta")).groups, block.attn
+    plans = [block.method.plan(x, group) for group in windows]
+    tokens = [group.cut(x) for group in windows]  # [windows, N, C] each
+    slots = [torch.empty(*plan.position.shape, x.shape[3], device="meta") for plan in plans]
+    merges = any(one.shape[1] < every.shape[1] for one, every in zip(slots, tokens, strict=True))
+    qkv, proj = _sum(attention.project, slots), _sum(attention.proj, slots)
+    relative = sum(_relative_position(block, one) for one in slots)
+    widening = sum(_widening(block, one) for one in slots)
+    executed = _sum(attention, slots, [plan.position for plan in plans])
+    products = executed - qkv - proj - relative - widening
     return BlockMacs(
         block=index,
         kind="window" if block.attends_in_windows else "global",
@@ -180,16 +182,21 @@ def block_macs(index: int, block: MergedBlock, x: Tensor) -> BlockMacs:
         relative_position=relative,
         proj=proj,
         mlp=count_macs(block.mlp, x),
-        energy=_energy(block, x),
-        similarity=count_macs(lambda features: block.method.plan(features, windows), x),
-        averaging=count_macs(plan.merge, tokens),
+        energy=_energy(block, x) if merges else 0,
+        similarity=_sum(lambda group: block.method.plan(x, group), windows),
+        averaging=_sum(lambda plan, features: plan.merge(features), plans, tokens),
         widening=widening,
-        proj_before=count_macs(attention.proj, tokens),
-        relative_position_before=_relative_position(block, tokens),
+        proj_before=_sum(attention.proj, tokens),
+        relative_position_before=sum(_relative_position(block, one) for one in tokens),
     )
 
 
-def count_macs(function: Callable[..., Any], *inputs: Tensor) -> int:
+def _sum(function: Callable[..., Any], *inputs: Iterable[Any]) -> int:
+    """Multiply-accumulates of one call for every group of windows."""
+    return sum(count_macs(function, *each) for each in zip(*inputs, strict=True))
+
+
+def count_macs(function: Callable[..., Any], *inputs: Any) -> int:
     """Multiply-accumulates of one call."""
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.native_layer_norm: _layer_norm})
     with torch.no_grad(), counter:
@@ -216,11 +223,7 @@ def _widening(block: MergedBlock, slots: Tensor) -> int:
 def _energy(block: MergedBlock, x: Tensor) -> int:
     """The gradient, over the map once, on all channels or on their mean over heads: [1, H, W, C] map."""
     method = block.method
-    if (
-        not isinstance(method, StructSAM | Bipartite)
-        or not method.rate
-        or method.gradient is Gradient.CENTRAL
-    ):
+    if not isinstance(method, StructSAM | Bipartite) or method.gradient is Gradient.CENTRAL:
         return 0
     return SOBEL_MACS * x.numel() // method.heads
 

@@ -75,7 +75,7 @@ def watch(encoder: Any, image: Tensor, blocks: Collection[int]) -> tuple[dict[in
     views = {}
     for index, block in enumerate(merged_blocks(encoder)[: max(blocks) + 1]):
         entered = x
-        x, plan = block.forward_with_plan(entered)
+        x, (plan,) = block.forward_with_plans(entered)
         if index in blocks:
             energy = token_energy(block.method, layer_norm(block.norm1, entered), block.windows)
             views[index] = block_view(plan, block.windows, energy)

@@ -8,13 +8,14 @@ row, and projects only the merged tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..merging import MergePlan, Method, Windows
+from ..merging import MergePlan, Method, PromptedWindows, SplitWindows, Windows, unmerge_groups
 from ..merging.index import count, take
 
 
@@ -161,21 +162,43 @@ class MergedBlock(nn.Module):
         """Whether this is a window block; SAM marks global ones by a window size of 0."""
         return bool(self._original[0].window_size)
 
+    def windows_of(self, prior: Tensor | None) -> Windows:
+        """How the block cuts the map under a prior [B, H, W]; see `forward_with_plans`."""
+        if prior is None:
+            return self.windows
+        height, width, side = self.windows.height, self.windows.width, self.windows.side
+        if number := self.method.prompt_windows:
+            return SplitWindows(height, width, side, prior, number)
+        return PromptedWindows(height, width, side, prior)
+
     def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] to [B, H, W, C]."""
-        return self.forward_with_plan(x)[0]
+        """[B, H, W, C] to [B, H, W, C], without prompts."""
+        return self.forward_with_plans(x)[0]
 
-    def forward_with_plan(self, x: Tensor) -> tuple[Tensor, MergePlan]:
-        """[B, H, W, C] to [B, H, W, C], and the plan that was used."""
+    def forward_with_plans(self, x: Tensor, prior: Tensor | None = None) -> tuple[Tensor, list[MergePlan]]:
+        """One block, and what it merged.
+
+        Args:
+            x: [B, H, W, C].
+            prior: [B, H, W] fp32, from 0 to 1 where a prompt is; None where there is none.
+
+        Returns:
+            [B, H, W, C], and the plan of every group of windows.
+        """
         features = layer_norm(self.norm1, x)  # fp32, so that the plan does not see fp16's rounding
-        plan = self.method.plan(features, self.windows)
-        x = x + self._attend(features.to(x.dtype), plan)
-        return x + self.mlp(layer_norm(self.norm2, x).to(x.dtype)), plan
+        if prior is None and self.method.prompt_windows:
+            prior = features.new_zeros(features.shape[:3])
+        windows = self.windows_of(prior)
+        plans = [self.method.plan(features, group) for group in windows.groups]
+        x = x + self._attend(features.to(x.dtype), windows, plans)
+        return x + self.mlp(layer_norm(self.norm2, x).to(x.dtype)), plans
 
-    def _attend(self, features: Tensor, plan: MergePlan) -> Tensor:
+    def _attend(self, features: Tensor, windows: Windows, plans: Sequence[MergePlan]) -> Tensor:
         """Merge, attention, unmerge: [B, H, W, C] to [B, H, W, C]."""
         batch, device = features.shape[0], features.device
-        source = self.windows.source(features.flatten(0, 2))
-        slots = plan.merge_rows(source, self.windows.rows(batch, device))
-        slots = self.attn(slots, plan.position)
-        return plan.unmerge_rows(slots, self.windows.token_of_row(batch, device)).view(features.shape)
+        source = windows.source(features.flatten(0, 2))
+        slots = [
+            self.attn(plan.merge_rows(source, group.rows(batch, device)), plan.position)
+            for group, plan in zip(windows.groups, plans, strict=True)
+        ]
+        return unmerge_groups(plans, slots, windows.token_of_row(batch, device)).view(features.shape)

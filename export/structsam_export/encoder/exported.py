@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ..merging import MergePlan
+from ..merging import MergePlan, Windows
 from .attention import MergedBlock
 from .patch import merged_blocks
 
@@ -24,35 +26,67 @@ class PlannedEncoder(nn.Module):
     def __init__(self, encoder: Any) -> None:
         super().__init__()
         self.encoder = encoder
+        self.told = [(told.index, told.group) for told in told_plans(encoder)]
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, image: Tensor, prior: Tensor | None = None) -> tuple[Tensor, ...]:
         """Encode, and tell the plans.
 
         Args:
             image: [B, 3, S, S] normalised pixels.
+            prior: [B, S/16, S/16] from 0 to 1 where a prompt is; for a prompt-aware encoder.
 
         Returns:
-            The embedding [B, 256, S/16, S/16], then slot [B', N] and position [B', K] of `planned_blocks`.
+            The embedding [B, 256, S/16, S/16], then slot [B', N] and position [B', K] of `told_plans`.
         """
-        encoder, plans = self.encoder, list[MergePlan]()
+        encoder, plans = self.encoder, list[list[MergePlan]]()
         x = encoder.patch_embed(image.to(encoder.patch_embed.proj.weight.dtype))  # [B, H, W, C]
         if encoder.pos_embed is not None:
             x = x + encoder.pos_embed
         for block in encoder.blocks:
-            x, plan = block.forward_with_plan(x)
-            plans.append(plan)
+            x, made = block.forward_with_plans(x, prior)
+            plans.append(made)
         embedding = encoder.neck(x.permute(0, 3, 1, 2))
-        told = [plans[index] for index, _ in planned_blocks(encoder)]
+        told = [plans[index][group] for index, group in self.told]
         return embedding.float(), *(tensor for plan in told for tensor in (plan.slot, plan.position))
 
 
-def planned_blocks(encoder: nn.Module) -> list[tuple[int, MergedBlock]]:
-    """The blocks that merge anything, with their numbers; the others' plans are the identity."""
-    blocks = enumerate(merged_blocks(encoder))
-    return [(i, block) for i, block in blocks if block.method.slots(block.windows) < block.windows.tokens]
+@dataclass(frozen=True)
+class Told:
+    """A plan that the exported encoder tells: of one group of a block's windows, which merges anything.
+
+    Attributes:
+        index: number of the block.
+        block: itself.
+        group: number of the group among the block's.
+        windows: the group's, under an empty prior.
+    """
+
+    index: int
+    block: MergedBlock
+    group: int
+    windows: Windows
+
+    def name(self, what: str) -> str:
+        """Of the `slot` or the `position` in the graph: `blocks.0.slot`, `blocks.0.prompt.slot`."""
+        return ".".join(part for part in ("blocks", str(self.index), self.windows.group, what) if part)
+
+
+def told_plans(encoder: nn.Module) -> list[Told]:
+    """The plans of a patched encoder that merge anything, in order; all others are the identity."""
+    return [
+        Told(index, block, number, windows)
+        for index, block in enumerate(merged_blocks(encoder))
+        for number, windows in enumerate(block.windows_of(_empty(block.windows)).groups)
+        if block.method.slots(windows) < windows.tokens
+    ]
+
+
+def _empty(windows: Windows) -> Tensor:
+    """The prior of one image without prompts."""
+    return torch.zeros(1, windows.height, windows.width)
 
 
 def output_names(encoder: nn.Module) -> list[str]:
     """Names of what PlannedEncoder returns."""
-    plans = [f"blocks.{i}.{what}" for i, _ in planned_blocks(encoder) for what in ("slot", "position")]
-    return ["image_embedding", *plans]
+    told = told_plans(encoder)
+    return ["image_embedding", *(one.name(what) for one in told for what in ("slot", "position"))]

@@ -9,7 +9,8 @@ from .bipartite import Bipartite
 from .energy import gradient_energy
 from .method import Identity, Method, Replay
 from .pitome import PiToMe
-from .plan import MergePlan
+from .plan import MergePlan, unmerge_groups
+from .prompted import PromptedWindows, SplitWindows
 from .structsam import StructSAM
 from .tome import ToMe
 from .tomesd import ToMeSD
@@ -23,11 +24,14 @@ __all__ = [
     "MergePlan",
     "Method",
     "PiToMe",
+    "PromptedWindows",
     "Replay",
+    "SplitWindows",
     "StructSAM",
     "ToMe",
     "ToMeSD",
     "VidToMe",
     "Windows",
     "gradient_energy",
+    "unmerge_groups",
 ]

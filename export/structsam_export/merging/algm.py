@@ -41,6 +41,7 @@ class ALGM:
     reduction: Reduction = Reduction.MEAN
     heads: int = 1
     fragile = False
+    prompt_windows = 0
 
     def merged(self, windows: Windows) -> int:
         """M: cells of one window that collapse in the first stage.

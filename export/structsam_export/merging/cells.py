@@ -52,6 +52,23 @@ def largest_first(score: Tensor) -> Tensor:
     return inverse(_count_larger(score))
 
 
+def lexicographic(first: Tensor, place: Tensor) -> Tensor:
+    """One score for two orders: the largest `first` is largest, and among equal ones the lowest place.
+
+    Exact, because first * G - place is a whole number that fp32 holds, and no two of a row are equal. Nearly
+    all of `first` may be equal: a second stable sort would do the same where TopK keeps the order of equal
+    values, which TensorRT does not promise.
+
+    Args:
+        first: [B', G] fp32 whole numbers; times G they are below 2^24.
+        place: [B', G] or [G] int32, a permutation of 0 .. G - 1 in each row.
+
+    Returns:
+        [B', G] fp32.
+    """
+    return first * first.shape[1] - place
+
+
 def _count_larger(score: Tensor) -> Tensor:
     """Rank of every score: how many are larger, or equal and earlier. [B', G] to [B', G] int32."""
     index = count(score.shape[1], score.device)

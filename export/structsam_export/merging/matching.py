@@ -30,6 +30,7 @@ class Matching(ABC):
 
     rate: float
     fragile = False
+    prompt_windows = 0
 
     @abstractmethod
     def sources(self, windows: Windows) -> int:

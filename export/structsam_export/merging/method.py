@@ -27,12 +27,17 @@ class Method(Protocol):
         """Whether a last bit decides about more than the tokens whose scores it belongs to."""
         ...
 
+    @property
+    def prompt_windows(self) -> int:
+        """How many windows of an image, those with the most prior, merge at a rate of their own."""
+        ...
+
     def plan(self, x: Tensor, windows: Windows) -> MergePlan:
         """The plan for every window.
 
         Args:
             x: [B, H, W, C] the tokens that enter attention (norm1's output), fp32.
-            windows: how the block cuts the map.
+            windows: how the block cuts the map, or one of its groups of windows.
 
         Returns:
             A plan over B * windows.per_image windows of windows.tokens tokens.
@@ -50,6 +55,7 @@ class Identity:
 
     reduction = Reduction.REPLACE
     fragile = False
+    prompt_windows = 0
 
     def plan(self, x: Tensor, windows: Windows) -> MergePlan:
         """The identity plan; see `Method.plan`."""
@@ -76,6 +82,7 @@ class Replay:
     position: Tensor
     reduction: Reduction
     fragile = False
+    prompt_windows = 0
 
     def plan(self, x: Tensor, windows: Windows) -> MergePlan:
         """The recorded plan; see `Method.plan`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,6 +85,31 @@ class MergePlan:
         Returns:
             [R, C].
         """
-        windows, slots = y.shape[:2]
-        row = self.slot + count(windows, y.device)[:, None] * slots  # [B', N]
+        row = self.slot_rows
         return take(y.flatten(0, 1), take(row.flatten(), tokens))
+
+    @property
+    def slot_rows(self) -> Tensor:
+        """[B', N] int32, slot of every token among all B' * K."""
+        windows, slots = self.position.shape
+        return self.slot + count(windows, self.slot.device)[:, None] * slots
+
+
+def unmerge_groups(plans: Sequence[MergePlan], slots: Sequence[Tensor], tokens: Tensor) -> Tensor:
+    """`MergePlan.unmerge_rows` over windows that are in groups, each with its own plan: still one gather.
+
+    Args:
+        plans: of each group.
+        slots: [B', K, C] of each group; B' and K are the group's own.
+        tokens: [R] int32, numbers among all tokens of the first group, then of the second, and so on.
+
+    Returns:
+        [R, C].
+    """
+    if len(plans) == 1:
+        return plans[0].unmerge_rows(slots[0], tokens)
+    rows, start = [], 0
+    for plan in plans:
+        rows.append(plan.slot_rows.flatten() + start)
+        start += plan.position.numel()
+    return take(torch.cat([y.flatten(0, 1) for y in slots]), take(torch.cat(rows), tokens))

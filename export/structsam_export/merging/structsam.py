@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..choices import Destination, Flatness, Gradient, Reduction, Selection
-from .cells import cell_tokens, largest_first, merged_cells
+from .cells import cell_tokens, largest_first, lexicographic, merged_cells
 from .collapse import collapse, first_to_merge
 from .destination import choose, draw
 from .energy import gradient_energy
-from .index import lookup
+from .index import inverse, lookup
 from .metric import head_mean
 from .plan import MergePlan
+from .prompted import PROMPT
 from .windows import Windows
 
 
@@ -23,6 +24,10 @@ class StructSAM:
 
     The energy is taken over the whole map before windows are cut, with replicated borders; padding has
     energy 0, so cells of padding are the flattest there are and merge first.
+
+    Prompt-aware (section 3.3): cells under a prior (see `PromptedWindows`) merge last, in the order of the
+    highest prior among their tokens and then of their flatness; and `prompt_windows` windows of every image,
+    those with the most prior, merge at a rate of their own.
 
     Args:
         rate: r, the share of tokens to remove, in [0, 1 - 1/s^2].
@@ -36,6 +41,8 @@ class StructSAM:
         reduction: a merged cell becomes its mean, as the paper says, or its destination (ours).
         heads: the gradient is taken on the mean over this many heads; 1 is all channels.
         seed: of the random choices, which are drawn once and are the same for every image.
+        prompt_windows: how many windows of an image merge at `rate_prompt`; 0 where there is only one.
+        rate_prompt: r of those.
     """
 
     rate: float
@@ -48,6 +55,8 @@ class StructSAM:
     reduction: Reduction = Reduction.MEAN
     heads: int = 1
     seed: int = 0
+    prompt_windows: int = 0
+    rate_prompt: float = 0.0
 
     @property
     def fragile(self) -> bool:
@@ -60,16 +69,21 @@ class StructSAM:
 
     def merged(self, windows: Windows) -> int:
         """M: cells of one window that collapse."""
-        return merged_cells(self.rate, windows.tokens, self.cell)
+        rate = self.rate_prompt if windows.group == PROMPT else self.rate
+        return merged_cells(rate, windows.tokens, self.cell)
 
     def plan(self, x: Tensor, windows: Windows) -> MergePlan:
         """Algorithm 1 for every window; see `Method.plan`."""
-        if self.rate == 0:
+        merged = self.merged(windows)
+        if not merged:
             return MergePlan.identity(x.shape[0] * windows.per_image, windows.tokens, x.device)
         energy = windows.cut(gradient_energy(head_mean(x, self.heads), self.gradient))  # [B', N]
         groups = self._cells(windows, energy) if self.cells else self._sorted_groups(energy)
-        tokens = first_to_merge(groups, self._flatness(lookup(energy, groups)))
-        merged = self.merged(windows)
+        score = self._flatness(lookup(energy, groups))
+        if (levels := windows.levels) is not None:
+            late = lookup(levels, groups).amax(-1)  # a cell merges as a whole: its most wanted token decides
+            score = lexicographic(-late, place=inverse(largest_first(score)))
+        tokens = first_to_merge(groups, score)
         member = choose(lookup(energy, tokens[:, :merged]), self.destination, self.seed)
         plan = collapse(tokens, member)
         return plan.replacing() if self.reduction is Reduction.REPLACE else plan

@@ -6,6 +6,7 @@ un-padding are then the same gather that merges and unmerges, and no feature is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,7 @@ class Windows:
     height: int
     width: int
     side: int
+    group = ""  # the name of windows that merge unlike others of their map
 
     @property
     def down(self) -> int:
@@ -45,6 +47,16 @@ class Windows:
     def per_image(self) -> int:
         """Windows that one image is cut into."""
         return self.down * self.across
+
+    @property
+    def groups(self) -> Sequence[Windows]:
+        """Windows that merge alike: here all of them."""
+        return [self]
+
+    @property
+    def levels(self) -> Tensor | None:
+        """How late every token of every window is to merge; None where that is the same for all."""
+        return None
 
     @property
     def tokens(self) -> int:
@@ -93,7 +105,7 @@ class Windows:
             (0, self.across * self.side - self.width, 0, self.down * self.side - self.height),
         )
         rows = grid.view(self.down, self.side, self.across, self.side).transpose(1, 2)
-        rows = rows.reshape(1, self.per_image, self.tokens)
+        rows = rows.reshape(1, self.down * self.across, self.tokens)
         inside = (rows >= shift).to(torch.int32)  # padding stays at row 0 for every image of the batch
         image = count(batch, device).view(-1, 1, 1) * (self.height * self.width)
         return (rows + inside * image).flatten(0, 1)

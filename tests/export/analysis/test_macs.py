@@ -13,7 +13,7 @@ from structsam_export.checkpoints import build_sam
 from structsam_export.choices import Channels, Gradient, MethodName, Reduction
 from structsam_export.config import ExportConfig
 from structsam_export.encoder import apply, merged_blocks
-from structsam_export.encoder.exported import planned_blocks
+from structsam_export.encoder.exported import told_plans
 from structsam_export.encoder.patch import windows_of
 from structsam_export.merging import Identity, StructSAM, Windows
 
@@ -119,7 +119,7 @@ def test_energy_is_two_depthwise_convolutions_over_the_map(build_encoder: Build,
     sobel = nn.Conv2d(channels, 2 * channels, 3, padding=1, groups=channels, bias=False)
     once = count_macs(sobel, torch.zeros(1, channels, 20, 20))
     assert once == SOBEL_MACS * channels * 400
-    assert encoder_macs(encoder).planning == len(planned_blocks(encoder)) * once == 2 * once
+    assert encoder_macs(encoder).planning == len(told_plans(encoder)) * once == 2 * once
 
 
 # Every method

@@ -67,7 +67,7 @@ def test_views_are_the_plans_of_the_methods_own_stream(kind: Any, patched: Any, 
     assert list(views) == [0, 3]
     x = encoder.patch_embed(image) + encoder.pos_embed
     for index, block in enumerate(encoder.blocks):
-        x, plan = block.forward_with_plan(x)
+        x, (plan,) = block.forward_with_plans(x)
         if index in views:
             view = views[index]
             slot, merged, destination = slow_maps(plan, block.windows)

@@ -135,7 +135,7 @@ def test_a_block_is_merge_attention_unmerge_and_projection(
     rows = windows.token_of_row(len(features), features.device).long()
     x = features + projected[rows].view(features.shape)
     expected = x + block.mlp(block.norm2(x))
-    out, told = MergedBlock(block, windows, method).forward_with_plan(features)
+    out, (told,) = MergedBlock(block, windows, method).forward_with_plans(features)
     assert close(out, expected)
     assert torch.equal(told.slot, plan.slot)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from structsam_export.encoder import MergedBlock, apply, merged_blocks, remove
-from structsam_export.encoder.exported import PlannedEncoder, output_names, planned_blocks
+from structsam_export.encoder.exported import PlannedEncoder, output_names, told_plans
 from structsam_export.merging import Identity, StructSAM
 
 Build = Callable[..., Any]
@@ -101,7 +101,7 @@ def test_the_exported_module_gives_the_embedding_and_the_plans(
 ) -> None:
     encoder, image = build_encoder(320), photographs(320)[:2]
     apply(encoder, [StructSAM(0.55), Identity(), StructSAM(0.0), StructSAM(0.3)])
-    assert [index for index, _ in planned_blocks(encoder)] == [0, 3]
+    assert [told.index for told in told_plans(encoder)] == [0, 3]
     assert output_names(encoder) == [
         "image_embedding",
         "blocks.0.slot",
@@ -119,6 +119,7 @@ def test_the_exported_module_gives_the_embedding_and_the_plans(
         (2, 280),
     ]
     assert all(output.dtype == torch.int32 for output in outputs[1:])
-    first = merged_blocks(encoder)[0].forward_with_plan(encoder.patch_embed(image) + encoder.pos_embed)[1]
+    entered = encoder.patch_embed(image) + encoder.pos_embed
+    _, (first,) = merged_blocks(encoder)[0].forward_with_plans(entered)
     assert torch.equal(outputs[1], first.slot)
     assert torch.equal(outputs[2], first.position)
