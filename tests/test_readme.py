@@ -82,6 +82,7 @@ def test_the_commands_and_the_example_run_in_order(desk: Path) -> None:
         with Image.open(desk / picture) as drawn:
             assert drawn.size[0] >= 600
     assert (desk / "result.md").is_file()
+    assert (desk / "masks" / "000000000001.jpg.json").is_file()
 
 
 def test_everything_it_installs_is_an_extra() -> None:

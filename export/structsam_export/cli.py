@@ -141,6 +141,12 @@ def export(
             metavar="DIR",
         ),
     ] = None,
+    triton_repository: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write models for Triton Inference Server.", rich_help_panel=OUTPUT, metavar="DIR"
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an export that is there.", rich_help_panel=OUTPUT)
     ] = False,
@@ -182,7 +188,8 @@ def export(
         engine=engine,
     )
     try:
-        made = make(config, output or Path("out") / config.name, verify_images, force, Progress())
+        folder = output or Path("out") / config.name
+        made = make(config, folder, verify_images, force, Progress(), triton_repository)
     except (LintError, VerificationError, NotFiniteError, EngineError) as error:
         typer.echo(f"failed: {error}; nothing was written", err=True)
         raise typer.Exit(FAILED) from error

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import sha256
+from structsam_runtime.predictor import BATCH
 
 from .analysis.macs import EncoderMacs, encoder_macs
 from .architectures import EMBEDDING, PATCH
@@ -31,6 +32,7 @@ from .manifest import PLACES, manifest, merging, model_of, write
 from .progress import Progress
 from .runners import onnx_runner
 from .staging import check_output, staged
+from .triton import check_repository, names, write_repository
 from .verify import DECODER_INPUTS, DECODER_OUTPUTS, Report, read_pictures, samples, verify
 
 OLDEST = "10.3"
@@ -66,7 +68,12 @@ class Export:
 
 
 def export(
-    config: ExportConfig, output: Path, verify_images: Path | None, force: bool, progress: Progress
+    config: ExportConfig,
+    output: Path,
+    verify_images: Path | None,
+    force: bool,
+    progress: Progress,
+    repository: Path | None = None,
 ) -> Export:
     """Make an export, or leave nothing.
 
@@ -76,6 +83,7 @@ def export(
         verify_images: a folder of images to verify on; None for photographs that ship with a dependency.
         force: replace an export that is there.
         progress: is told of every step.
+        repository: of a Triton server that is to have the finished export as models.
 
     Raises:
         UserError: a mistake in what was asked for.
@@ -83,6 +91,8 @@ def export(
         VerificationError: the export is not what PyTorch computes.
     """
     check_output(output, force)
+    if repository:
+        check_repository(repository, output, config.engine, force)
     if config.fp16 and config.cells is False:
         raise UserError("--no-cells follows the order of all energies, which --fp16 does not keep; drop one")
     builder = EngineBuilder(config.engine) if config.engine else None
@@ -111,6 +121,10 @@ def export(
         macs = encoder_macs(encoder)
         content = manifest(config, sam, folder, weights, macs, asdict(report), engine)
         write(folder / "manifest.json", content)
+    if repository:
+        with progress.step("write models for Triton") as notes:
+            write_repository(repository, output)
+            notes.append(", ".join(names(output)))
     removed = {kind: counts["effective_rate"] for kind, counts in merging(encoder).items()}
     return Export(config, output, removed, macs, report)
 
@@ -226,10 +240,12 @@ def build_engines(
 
 
 def encoder_profile(config: ExportConfig) -> Profile:
-    """Shapes that the encoder's engine takes: batches of 1 to 8 where the batch is open."""
+    """Shapes that the encoder's engine takes: batches of 1 to BATCH where the batch is open."""
     if not config.dynamic_batch:
         return {}
-    return {name: ((1, *shape), (1, *shape), (8, *shape)) for name, shape in encoder_inputs(config).items()}
+    return {
+        name: ((1, *shape), (1, *shape), (BATCH, *shape)) for name, shape in encoder_inputs(config).items()
+    }
 
 
 def decoder_profile(config: ExportConfig) -> Profile:

@@ -33,13 +33,26 @@ def check_output(folder: Path, force: bool) -> None:
                 raise UserError(
                     f"--output {folder} holds an export already; choose another folder, or add --force"
                 )
+    check_writable("--output", folder, inside=folder.parent)
+
+
+def check_writable(option: str, folder: Path, inside: Path) -> None:
+    """Refuse a folder for which no file can be written.
+
+    Args:
+        option, folder: for the message.
+        inside: where files will be written; is made if it is not there.
+
+    Raises:
+        UserError: no permission, or a file is in the way.
+    """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder.parent):
+        inside.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=inside):
             pass
     except OSError as error:
         raise UserError(
-            f"--output {folder} cannot be written: {error.strerror}; choose another folder"
+            f"{option} {folder} cannot be written: {error.strerror}; choose another folder"
         ) from error
 
 

@@ -19,7 +19,7 @@ from polygraphy.backend.base import BaseRunner
 from torch import nn
 
 from structsam_runtime.errors import UserError
-from structsam_runtime.image import Frame, prepare, read_image
+from structsam_runtime.image import PICTURES, Frame, prepare, read_image
 from structsam_runtime.manifest import Model
 from structsam_runtime.prior import prior
 from structsam_runtime.prompts import encode
@@ -172,8 +172,7 @@ def read_pictures(folder: Path | None) -> Arrays:
         return {f"skimage.{name}": getattr(data, name)() for name in ("coffee", "astronaut", "chelsea")}
     if not folder.is_dir():
         raise UserError(f"no folder {folder}; expected a folder of images to verify on")
-    suffixes = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
     if not paths:
         raise UserError(f"no image in {folder}; expected files like photo.jpg or photo.png")
     return {path.name: read_image(path) for path in paths}

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import masks, prompts
 from .boxes import nms
 from .crops import Crop, checked_grids, crops, regular_grids
+from .embedding import Embedding
 from .errors import UserError
 from .image import picture_size
 from .predictor import Predictor
@@ -109,11 +110,12 @@ class AutomaticMaskGenerator:
             raise UserError("output_mode coco_rle needs pycocotools; pip install pycocotools")
         self._grids()
 
-    def generate(self, image: NDArray[np.uint8]) -> list[dict[str, Any]]:
+    def generate(self, image: NDArray[np.uint8], embedding: Embedding | None = None) -> list[dict[str, Any]]:
         """All masks of a picture.
 
         Args:
             image: uint8 RGB [H, W, 3], range 0..255.
+            embedding: of the whole picture, if it has been encoded already.
 
         Returns:
             One dictionary for each mask, by predicted IoU; with crops, first those of the smallest crops; and
@@ -136,7 +138,8 @@ class AutomaticMaskGenerator:
         found: list[Candidate] = []
         try:
             for crop in views:
-                found += self._look(image, crop, grids[crop.layer])
+                self._set(image[crop.y0 : crop.y1, crop.x0 : crop.x1], None if crop.layer else embedding)
+                found += self._look(crop, grids[crop.layer], (height, width))
         finally:
             self.predictor.reset_image()
         if len(views) > 1:
@@ -158,21 +161,22 @@ class AutomaticMaskGenerator:
         given = "both" if self.point_grids is not None else "neither"
         raise UserError(f"{given} of points_per_side and point_grids came; give one, and None for the other")
 
-    def _look(self, image: NDArray[np.uint8], crop: Crop, grid: NDArray[np.float64]) -> list[Candidate]:
-        """The distinct masks of one crop, at the points of a grid [N, 2] in 0..1."""
-        self._set(image[crop.y0 : crop.y1, crop.x0 : crop.x1])
+    def _set(self, view: NDArray[np.uint8], embedding: Embedding | None) -> None:
+        """Encode a crop, once: prompts that are everywhere are no reason to look closer anywhere."""
+        if embedding is None and self.predictor.model.prior:
+            (embedding,) = self.predictor.encode([view])
+        if embedding is None:
+            self.predictor.set_image(view)
+        else:
+            self.predictor.set_embedding(embedding)
+
+    def _look(self, crop: Crop, grid: NDArray[np.float64], size: tuple[int, int]) -> list[Candidate]:
+        """The distinct masks of the crop that is set, at the points of a grid [N, 2] in 0..1."""
         points = grid * (crop.width, crop.height)
         found: list[Candidate] = []
         for first in range(0, len(points), self.points_per_batch):
-            found += self._ask(points[first : first + self.points_per_batch], crop, picture_size(image))
+            found += self._ask(points[first : first + self.points_per_batch], crop, size)
         return _distinct(found, [one.predicted_iou for one in found], self.box_nms_thresh)
-
-    def _set(self, view: NDArray[np.uint8]) -> None:
-        """Encode a crop, once: points that are everywhere are no reason to look closer anywhere."""
-        if self.predictor.model.prior:
-            self.predictor.set_embedding(*self.predictor.encode([view]))
-        else:
-            self.predictor.set_image(view)
 
     def _ask(self, points: NDArray[np.float64], crop: Crop, size: tuple[int, int]) -> list[Candidate]:
         """The good ones of three masks at each point [P, 2] of a crop, in one run of the decoder."""

@@ -12,6 +12,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .errors import UserError
 from .manifest import Model
 
+PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+"""Suffixes of files that are taken for pictures where a folder is named."""
+
 
 def read_image(path: Path | str) -> NDArray[np.uint8]:
     """Read a picture as it is meant to be looked at.

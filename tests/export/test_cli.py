@@ -104,6 +104,11 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "cell that does not divide": (["--cell", "3"], "--cell 3 does not divide both the window"),
     "image size": (["--image-size", "100"], "--image-size 100 is not a multiple of 16"),
     "block that is not there": (["--skip-blocks", "0,99"], "--skip-blocks 0,99 names a block"),
+    "a server that has no such backend": (
+        ["--triton-repository", "models", "--engine", "tensorrt-rtx"],
+        "--triton-repository does not go with --engine tensorrt-rtx",
+    ),
+    "a repository around the export": (["--triton-repository", "."], "would hold one another"),
     "blocks in words": (["--skip-blocks", "all"], "--skip-blocks all is no list of block numbers"),
     "both kinds of weights": (["--checkpoint", "more.pth"], "exclude each other"),
     "output that is there": (["--output", "export"], "holds an export already; choose another"),

@@ -133,6 +133,15 @@ def test_everything_mode_encodes_once(predictor: Predictor, photos: dict[str, ND
     assert runs(predictor) == 1
 
 
+def test_everything_mode_takes_an_embedding_that_is_there(
+    predictor: Predictor, photos: dict[str, NDArray[np.uint8]]
+) -> None:
+    (embedding,) = predictor.encode([photos["chelsea"]])
+    everything = AutomaticMaskGenerator(predictor, points_per_side=4, crop_n_layers=1)
+    everything.generate(photos["chelsea"], embedding)
+    assert runs(predictor) == 1 + 4  # and the crops
+
+
 def test_a_wrong_prompt_runs_nothing(predictor: Predictor) -> None:
     with pytest.raises(UserError, match="turned around"):
         predictor.predict(box=[9, 9, 1, 1])

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ...errors import UserError
-from ...image import read_image
+from ...image import PICTURES, read_image
 
-PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 TURNED = {5, 6, 7, 8}  # EXIF orientations that exchange width and height
 FOREGROUND = 128  # a grey mask is foreground above this value (paper, appendix B)
 LISTED = 8
