@@ -125,7 +125,6 @@ class Everything:
         self.predictor, self.points = predictor, points_per_side
 
     def generate(self, image: NDArray[np.uint8], embedding: Embedding | None) -> list[dict[str, Any]]:
-        assert embedding is None
         self.predictor.set_image(image)
         self.predictor.reset_image()
         return [{"area": self.points, "predicted_iou": self.quality, "bbox": list(image.shape)}]
