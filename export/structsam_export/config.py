@@ -169,9 +169,9 @@ class ExportConfig:
                 raise UserError(f"the rate of {where} is {rate:g}; expected 0 to {limit:g}, {why}")
 
     def _check_prompt(self) -> None:
-        if (self.rate_background is None) != (self.prompt_windows == 0):
-            raise UserError("prompt_windows and rate_background go together; give both or none")
         if not self.prompt_aware:
+            if self.prompt_windows:
+                raise UserError(f"prompt_windows is {self.prompt_windows} and rate_background None; give both")
             return
         if self.method is not MethodName.STRUCTSAM or self.cells is False:
             raise UserError(
@@ -198,7 +198,7 @@ class ExportConfig:
     @property
     def prompt_aware(self) -> bool:
         """Whether the encoder takes a prior."""
-        return self.prompt_windows > 0
+        return self.rate_background is not None
 
     @property
     def precision(self) -> str:

@@ -143,7 +143,7 @@ def configured(config: ExportConfig, spec: str, rate: float) -> ExportConfig:
         raise UserError(f"--method {name} is unknown; expected one of {', '.join(MethodName)}")
     # What another method left behind does not count.
     values: dict[str, Any] = dict.fromkeys(OPTIONS) | {"method": MethodName(name), "skip_blocks": ()}
-    values |= {"rate_window": rate, "rate_global": rate}
+    values |= {"rate_window": rate, "rate_global": rate, "prompt_windows": 0, "rate_background": None}
     for pair in pairs:
         option, _, text = pair.partition("=")
         values[option] = _value(option, text, spec)

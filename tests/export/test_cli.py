@@ -103,6 +103,19 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "argument too many": (["photo.jpg"], "photo.jpg"),
     "cell that does not divide": (["--cell", "3"], "--cell 3 does not divide both the window"),
     "image size": (["--image-size", "100"], "--image-size 100 is not a multiple of 16"),
+    "windows of a prompt without one": (
+        ["--prompt-windows", "2"],
+        "--prompt-windows without --prompt-aware would do nothing; add it",
+    ),
+    "prompts where there is one window": (["--prompt-aware"], "--image-size 224 has only one; expected more"),
+    "prompts for another method": (
+        ["--prompt-aware", "--method", "tome", "--image-size", "320"],
+        "--prompt-aware is for cells of --method structsam, not for tome",
+    ),
+    "all windows for prompts": (
+        ["--prompt-aware", "--prompt-windows", "4", "--image-size", "320"],
+        "--prompt-windows is 4 of the 4 at --image-size 320; expected 1 to 3",
+    ),
     "block that is not there": (["--skip-blocks", "0,99"], "--skip-blocks 0,99 names a block"),
     "a server that has no such backend": (
         ["--triton-repository", "models", "--engine", "tensorrt-rtx"],

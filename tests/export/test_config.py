@@ -20,7 +20,7 @@ from structsam_export.choices import (
     Reduction,
     Selection,
 )
-from structsam_export.config import DESTINATIONS, METHODS, OPTIONS, ExportConfig, option_type
+from structsam_export.config import DESTINATIONS, METHODS, OPTIONS, ExportConfig, merge_rates, option_type
 from structsam_export.merging import (
     ALGM,
     Bipartite,
@@ -81,6 +81,9 @@ CHANGES: dict[str, Any] = {
 }
 
 
+PROMPTED = {"prompt_windows": 2, "rate_background": 0.75, "rate_window": 0.35, "rate_global": 0.75}
+
+
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
@@ -102,6 +105,8 @@ CHANGES: dict[str, Any] = {
         ),
         ({"method": MethodName.PITOME, "margin": 0.5}, "vit_b-pitome-r55-margin0.5-fp32"),
         ({"method": MethodName.TOME, "channels": Channels.HEADS}, "vit_b-tome-r55-fp32"),
+        (PROMPTED, "vit_b-structsam-prompt2r35-r75-fp32"),
+        (PROMPTED | {"rate_global": 0.5, "fp16": True}, "vit_b-structsam-prompt2r35-r75w50g-fp16"),
     ],
 )
 def test_an_export_is_named_after_what_matters(changes: dict[str, Any], name: str) -> None:
@@ -110,9 +115,11 @@ def test_an_export_is_named_after_what_matters(changes: dict[str, Any], name: st
 
 def test_json_gives_back_the_same_config() -> None:
     others = {"method": MethodName.PITOME, "margin": 0.5, "random_weights": True}
-    assert CHANGES.keys() | others.keys() == {field.name for field in dataclasses.fields(ExportConfig)}
+    assert CHANGES.keys() | others.keys() | PROMPTED.keys() == {
+        field.name for field in dataclasses.fields(ExportConfig)
+    }
     configs = [ExportConfig("vit_b", method=method) for method in MethodName]
-    configs += [ExportConfig(**CHANGES), ExportConfig("vit_b", **others)]
+    configs += [ExportConfig(**CHANGES), ExportConfig("vit_b", **others), ExportConfig("vit_b", **PROMPTED)]
     for config in configs:
         text = json.dumps(config.as_json())
         again = ExportConfig.from_json(json.loads(text))
@@ -275,6 +282,47 @@ def test_blocks_merge_at_the_rate_of_their_kind() -> None:
     assert rates == [0.3, None, 0.6, 0.3, 0.3, None, 0.3, 0.3, 0.6, 0.3, 0.3, 0.6]
 
 
+def test_windows_of_a_prompt_have_the_rate_of_window_blocks_and_all_else_the_backgrounds() -> None:
+    config = ExportConfig("vit_b", **PROMPTED | {"rate_global": 0.6, "skip_blocks": (1,)})
+    window, skipped, whole = config.methods()[:3]
+    assert window == StructSAM(0.75, seed=0, prompt_windows=2, rate_prompt=0.35)
+    assert skipped == Identity()
+    assert whole == StructSAM(0.6, seed=2)
+    unmerged = ExportConfig("vit_b", prompt_windows=2, rate_background=0.5, rate_window=0.0).methods()[0]
+    assert unmerged == StructSAM(0.5, prompt_windows=2, rate_prompt=0.0)
+
+
+def test_a_manifest_from_before_prompts_were_known_is_read() -> None:
+    values = ExportConfig("vit_b").as_json()
+    for name in ("prompt_windows", "rate_background"):
+        del values[name]
+    assert ExportConfig.from_json(values) == ExportConfig("vit_b")
+
+
+@pytest.mark.parametrize(
+    ("typed", "fields"),
+    [
+        ({}, {"rate_window": 0.55, "rate_global": 0.55}),
+        ({"rate": 0.3, "rate_global": 0.6}, {"rate_window": 0.3, "rate_global": 0.6}),
+        ({"prompt_aware": True}, PROMPTED),
+        (
+            {"prompt_aware": True, "rate": 0.0, "rate_background": 0.7, "prompt_windows": 4},
+            {"rate_window": 0.0, "rate_global": 0.7, "rate_background": 0.7, "prompt_windows": 4},
+        ),
+        (
+            {"prompt_aware": True, "rate_window": 0.1, "rate_global": 0.2},
+            PROMPTED | {"rate_window": 0.1, "rate_global": 0.2},
+        ),
+    ],
+)
+def test_rates_that_were_not_typed_follow_from_those_that_were(
+    typed: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    nothing = dict.fromkeys(("rate", "rate_window", "rate_global", "prompt_windows", "rate_background"))
+    assert merge_rates(**nothing | {"prompt_aware": False} | typed) == fields
+    ExportConfig("vit_b", **fields)
+
+
 def test_window_blocks_keep_their_rate_where_one_window_covers_the_map() -> None:
     config = ExportConfig("vit_b", rate_window=0.3, rate_global=0.6, image_size=160)
     rates = [getattr(method, "rate", None) for method in config.methods()]
@@ -342,6 +390,14 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
         ),
         ({"skip_blocks": (3, 12)}, "--skip-blocks 3,12 names a block that vit_b does not have"),
         ({"skip_blocks": (-1,)}, "expected numbers from 0 to 11"),
+        (PROMPTED | {"method": MethodName.TOME}, "--method structsam, not for tome; leave one of them out"),
+        (PROMPTED | {"cells": False}, "--method structsam, not for --no-cells; leave one of them out"),
+        (PROMPTED | {"rate_background": 0.8}, "the rate of windows without a prompt is 0.8; expected 0 to"),
+        (PROMPTED | {"prompt_windows": 25}, "is 25 of the 25 at --image-size 1024; expected 1 to 24"),
+        (PROMPTED | {"prompt_windows": -1}, "is -1 of the 25 at"),
+        (PROMPTED | {"prompt_windows": 0}, "is 0 of the 25 at"),
+        (PROMPTED | {"rate_background": None}, "prompt_windows is 2 and rate_background None; give both"),
+        (PROMPTED | {"image_size": 224}, "--image-size 224 has only one; expected more than 224"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_was_expected(changes: dict[str, Any], message: str) -> None:

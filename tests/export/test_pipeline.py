@@ -20,6 +20,7 @@ from structsam_export.choices import Channels, Engine
 from structsam_export.compare import compare
 from structsam_export.config import ExportConfig
 from structsam_export.engine import EngineBuilder, Target
+from structsam_export.evaluation import from_export
 from structsam_export.progress import Progress
 from structsam_runtime import Manifest, OnnxRuntimeRunner, UserError
 from structsam_runtime.manifest import EngineRecord
@@ -122,6 +123,32 @@ def test_an_open_batch_and_head_mean_energy_export(make: "Make") -> None:
         alone = [encoder.infer({"image": picture[None]})["image_embedding"] for picture in pictures]
     # Sums may be ordered by the size of the batch; each image still merges by itself.
     np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_prompt_aware_export_takes_a_prior_and_agrees_under_several(make: "Make") -> None:
+    prompted = {"rate_window": 0.35, "rate_background": 0.75, "rate_global": 0.7, "prompt_windows": 2}
+    folder = make(**prompted, engine=Engine.TENSORRT_RTX)
+    said = content(folder)
+    assert said["name"] == "tiny-structsam-prompt2r35-r75w70g-512px-fp32"
+    assert [tensor["name"] for tensor in said["encoder"]["inputs"]] == ["image", "prior"]
+    assert said["encoder"]["inputs"][1]["shape"] == [1, 32, 32]
+    assert Manifest.read(folder).model.prior
+    assert {kind: counts["cells_merged"] for kind, counts in said["merging"].items()} == {
+        "prompt": 23, "window": 49, "global": 239,
+    }  # fmt: skip
+    told = [(plan["block"], plan["slot"], plan["windows"], plan["slots"]) for plan in said["plans"][:3]]
+    assert told == [
+        (0, "blocks.0.prompt.slot", 2, 127),
+        (0, "blocks.0.background.slot", 7, 49),
+        (1, "blocks.1.slot", 1, 1024 - 3 * 239),
+    ]
+    assert len(said["verification"]["images"]) == 3 * 3  # photographs and priors
+    report, misses = compare(folder, None, "cpu", None, quiet())
+    assert misses == []
+    assert report.plans_by_block.keys() == {0, 1, 2, 3}
+    with pytest.raises(UserError, match="prompt-aware: it encodes a picture for one prompt"):
+        from_export(folder, "cpu")
 
 
 @pytest.mark.slow

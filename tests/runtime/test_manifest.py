@@ -35,6 +35,13 @@ def test_reads_what_was_written_and_leaves_unknown_keys(folder: Path, sam: Model
     manifest.check_files(folder, FILES)
 
 
+def test_an_encoder_takes_a_prior_if_its_manifest_says_so(folder: Path) -> None:
+    _edit(folder, lambda data: data["model"].pop("prior"))
+    assert Manifest.read(folder).model.prior is False
+    _edit(folder, lambda data: data["model"].update(prior=True))
+    assert Manifest.read(folder).model.prior is True
+
+
 def test_an_integer_passes_for_a_float(folder: Path) -> None:
     _edit(folder, lambda data: data["model"].update(mask_threshold=0))
     threshold = Manifest.read(folder).model.mask_threshold
@@ -51,6 +58,7 @@ def test_an_integer_passes_for_a_float(folder: Path) -> None:
         (lambda data: data["model"].pop("low_res"), "lacks 'model.low_res'"),
         (lambda data: data["model"].update(image_size="1024"), "'model.image_size' = '1024', expected int"),
         (lambda data: data["model"].update(image_size=True), "'model.image_size' = True, expected int"),
+        (lambda data: data["model"].update(prior=1), "'model.prior' = 1, expected bool"),
         (lambda data: data["model"].update(image_size=0), "a size or a pixel_std that is not positive"),
         (
             lambda data: data["model"].update(pixel_std=[1, 0, 1]),

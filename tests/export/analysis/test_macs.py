@@ -55,6 +55,36 @@ def test_merging_vit_b_at_other_rates(rate: float, gmac: float) -> None:
     assert macs.total == pytest.approx(gmac * 1e9, rel=2e-4)
 
 
+@pytest.mark.parametrize(("windows", "gmac"), [(2, 282.51), (4, 285.82), (6, 289.13)])
+def test_a_prompt_aware_vit_b_costs_what_was_documented(windows: int, gmac: float) -> None:
+    with torch.device("meta"):
+        encoder = build_sam("vit_b").image_encoder
+    config = ExportConfig(
+        "vit_b", prompt_windows=windows, rate_window=0.35, rate_background=0.75, rate_global=0.75
+    )
+    apply(encoder, config.methods())
+    macs = encoder_macs(encoder)
+    assert macs.total == pytest.approx(gmac * 1e9, abs=5e6)
+    assert macs.planning == 12 * SOBEL_MACS * 4096 * 768, "the gradient once in every block"
+
+
+def test_a_prompt_aware_encoder_costs_as_much_as_its_windows_do_apart(build_encoder: Build) -> None:
+    """n windows at one rate and the rest at another: shares of what each rate costs in all windows."""
+    encoder, cost = build_encoder(320), []
+    for method in (
+        StructSAM(0.7, prompt_windows=1, rate_prompt=0.3),
+        StructSAM(0.3),
+        StructSAM(0.7),
+    ):
+        apply(encoder, [method, *[Identity()] * 3])
+        cost.append(encoder_macs(encoder).blocks[0])
+    for part in ("qkv", "scores", "values", "relative_position", "proj", "widening"):
+        both, prompt, others = (getattr(block, part) for block in cost)
+        assert 4 * both == prompt + 3 * others, part
+    for part in ("norm", "mlp", "energy", "proj_before", "relative_position_before"):
+        assert len({getattr(block, part) for block in cost}) == 1, part
+
+
 def test_merging_nothing_costs_what_metas_encoder_costs(build_encoder: Build) -> None:
     """The decomposed relative position is priced alike, so the counts are equal to the last one."""
     encoder = build_encoder(320)

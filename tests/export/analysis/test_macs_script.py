@@ -75,6 +75,10 @@ def test_structsam_on_the_mean_over_heads_costs_what_was_documented(macs: Macs) 
         ("--method tome --rate 0.55", "50.0% in window blocks, 50.0% in global blocks"),
         ("--method pitome --rate 0.7", "50.0% in window blocks, 50.0% in global blocks"),
         ("--rate 0", "none"),
+        (
+            "--prompt-aware",
+            "35.2% in windows with a prompt, 75.0% in window blocks, 75.0% in global blocks",
+        ),
     ],
 )
 def test_what_was_really_removed_is_told(macs: Macs, line: str, removed: str) -> None:
