@@ -171,7 +171,9 @@ class ExportConfig:
     def _check_prompt(self) -> None:
         if not self.prompt_aware:
             if self.prompt_windows:
-                raise UserError(f"prompt_windows is {self.prompt_windows} and rate_background None; give both")
+                raise UserError(
+                    f"prompt_windows is {self.prompt_windows} and rate_background None; give both"
+                )
             return
         if self.method is not MethodName.STRUCTSAM or self.cells is False:
             raise UserError(
@@ -201,6 +203,11 @@ class ExportConfig:
         return self.rate_background is not None
 
     @property
+    def rate_unprompted(self) -> float:
+        """Share of tokens removed in windows that no prompt is in."""
+        return self.rate_window if self.rate_background is None else self.rate_background
+
+    @property
     def precision(self) -> str:
         """`fp32` or `fp16`."""
         return "fp16" if self.fp16 else "fp32"
@@ -208,12 +215,8 @@ class ExportConfig:
     @property
     def name(self) -> str:
         """What the output folder is called unless the user says otherwise."""
-        rates = [self.rate_window, self.rate_global]
-        prompt = []
-        if self.rate_background is not None:
-            prompt = [f"prompt{self.prompt_windows}r{self.rate_window * 100:g}"]
-            rates[0] = self.rate_background
-        window, whole = (f"{rate * 100:g}" for rate in rates)
+        window, whole = f"{self.rate_unprompted * 100:g}", f"{self.rate_global * 100:g}"
+        prompt = [f"prompt{self.prompt_windows}r{self.rate_window * 100:g}"] if self.prompt_aware else []
         rate = f"r{window}" if window == whole else f"r{window}w{whole}g"
         skipped = [f"skip{block}" for block in self.skip_blocks]
         size = [] if self.image_size == 1024 else [f"{self.image_size}px"]
@@ -240,10 +243,13 @@ class ExportConfig:
         plain = ExportConfig(self.arch, method=self.method)
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         changed = {name: value for name, value in values.items() if value != getattr(plain, name)}
-        if self.rate_window == self.rate_global and "rate_window" in changed:
+        if self.prompt_aware:  # whose rates are others by themselves
+            changed |= {"rate_window": self.rate_window, "rate_global": self.rate_global}
+        elif self.rate_window == self.rate_global and "rate_window" in changed:
             changed = {"rate": changed["rate_window"]} | changed
             del changed["rate_window"], changed["rate_global"]
         words = ["python", "export.py", "--arch", self.arch]
+        words += ["--prompt-aware"] if self.prompt_aware else []
         if self.method is not MethodName.STRUCTSAM:
             words += ["--method", self.method]
         for name, value in changed.items():
@@ -280,18 +286,17 @@ class ExportConfig:
         return [self._method(index) for index in range(self.architecture.depth)]
 
     def _method(self, index: int) -> Method:
-        rate, prompt = self.rate_window, {"prompt_windows": 0, "rate_prompt": 0.0}
-        if index in self.architecture.global_blocks:
-            rate = self.rate_global
-        elif self.rate_background is not None:
-            prompt = {"prompt_windows": self.prompt_windows, "rate_prompt": self.rate_window}
-            rate = self.rate_background
-        if not max(rate, prompt["rate_prompt"]) or index in self.skip_blocks:
+        whole = index in self.architecture.global_blocks
+        rate = self.rate_global if whole else self.rate_unprompted
+        prompted = self.prompt_aware and not whole
+        rate_prompt = self.rate_window if prompted else 0.0
+        if not max(rate, rate_prompt) or index in self.skip_blocks:
             return Identity()
         depth, kind = self.architecture.depth, METHODS[self.method]
         arguments = {option: getattr(self, option) for option in OPTIONS} | {
-            **prompt,
             "rate": rate,
+            "prompt_windows": self.prompt_windows if prompted else 0,
+            "rate_prompt": rate_prompt,
             "heads": self.architecture.heads if self.channels is Channels.HEADS else 1,
             "margin": None if self.margin is None else self.margin * (1 - index / depth),
             "local": 1.0 if index < LOCAL_ONLY * depth else ALGM.local,

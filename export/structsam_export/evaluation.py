@@ -172,8 +172,10 @@ def _value(option: str, text: str, spec: str) -> Any:
 def label_of(config: ExportConfig) -> str:
     """What the tables call a way of merging: the paper's name, and the options that are not its own."""
     parts = [PAPER_NAMES[config.method], *(part.replace("-", " ") for part in config.differences())]
-    if config.rate_window != config.rate_global:
-        parts.append(f"{config.rate_window:g} in window and {config.rate_global:g} in global blocks")
+    if config.prompt_aware:
+        parts.append(f"prompt-aware with {config.rate_window:g} in {config.prompt_windows} windows")
+    if config.rate_unprompted != config.rate_global:
+        parts.append(f"{config.rate_unprompted:g} in window and {config.rate_global:g} in global blocks")
     if config.skip_blocks:
         parts.append(f"not in block {' '.join(map(str, config.skip_blocks))}")
     return ", ".join(parts)
@@ -181,7 +183,7 @@ def label_of(config: ExportConfig) -> str:
 
 def _rate(config: ExportConfig) -> float:
     """The rate that the tables file a config under."""
-    return max(config.rate_window, config.rate_global)
+    return max(config.rate_unprompted, config.rate_global)
 
 
 def _removed(merging: Mapping[str, Any]) -> dict[str, float]:
@@ -229,11 +231,6 @@ def from_export(folder: Path, runner: str) -> Candidate:
         UserError: no export, or a runner that is unknown or not here.
     """
     known, content = Manifest.read(folder), _content(folder)
-    if known.model.prior:
-        raise UserError(
-            f"{folder} is prompt-aware: it encodes a picture for one prompt, and evaluation once for all; "
-            "leave it out"
-        )
     config, macs = ExportConfig.from_json(content["arguments"]), content["macs"]
     merges = bool(content["merging"])
     facts = {
@@ -292,7 +289,12 @@ def of_exports(
             )
         merged = [one for one in made if one is not reference]
         return what[0], [dataclasses.replace(reference, name=UNMERGED), *merged]
-    config = dataclasses.replace(configs[0], checkpoint=checkpoint or configs[0].checkpoint)
+    config = dataclasses.replace(
+        configs[0],
+        checkpoint=checkpoint or configs[0].checkpoint,
+        prompt_windows=0,  # whoever knows prompts takes another input
+        rate_background=None,
+    )
     unmerged = in_pytorch(config, {}, progress)
     if weights_source(config)["sha256"] != contents[0]["weights"]["sha256"]:
         raise UserError(
@@ -352,10 +354,10 @@ def contract(model: Model) -> dict[str, tuple[Specs, Specs]]:
     """Inputs and outputs of the encoder and the decoder, as every export has them."""
     pixels, embedding, side = model.image_size, model.embedding, model.low_res
     single, whole = np.dtype(np.float32), np.dtype(np.int32)
-    encoder = (
-        {"image": TensorSpec(single, (1, 3, pixels, pixels))},
-        {"image_embedding": TensorSpec(single, (1, *embedding))},
-    )
+    taken = {"image": TensorSpec(single, (1, 3, pixels, pixels))}
+    if model.prior:
+        taken |= {"prior": TensorSpec(single, (1, *embedding[1:]))}
+    encoder = (taken, {"image_embedding": TensorSpec(single, (1, *embedding))})
     shapes: dict[str, tuple[int | str, ...]] = {
         "image_embedding": (1, *embedding),
         "point_coords": ("prompts", "points", 2),

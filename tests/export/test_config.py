@@ -145,6 +145,11 @@ def test_json_gives_back_the_same_config() -> None:
             "--arch vit_b --checkpoint 'my sam.pth' --no-cells",
         ),
         ({"method": MethodName.TOME, "channels": Channels.HEADS}, "--arch vit_b --method tome"),
+        (
+            PROMPTED,
+            "--arch vit_b --prompt-aware --rate-window 0.35 --rate-global 0.75 --prompt-windows 2 "
+            "--rate-background 0.75",
+        ),
     ],
 )
 def test_a_command_has_what_is_not_so_by_itself(changes: dict[str, Any], command: str) -> None:
@@ -160,9 +165,12 @@ def test_a_command_makes_the_same_config(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(pipeline, "export", made)
     others = {"method": MethodName.PITOME, "margin": -0.5, "random_weights": True}
-    assert CHANGES.keys() | others.keys() == {field.name for field in dataclasses.fields(ExportConfig)}
+    assert CHANGES.keys() | others.keys() | PROMPTED.keys() == {
+        field.name for field in dataclasses.fields(ExportConfig)
+    }
     configs = [ExportConfig("vit_b", method=method) for method in MethodName]
-    configs += [ExportConfig(**CHANGES), ExportConfig("vit_b", **others)]
+    configs += [ExportConfig(**CHANGES), ExportConfig("vit_b", **others), ExportConfig("vit_b", **PROMPTED)]
+    configs += [ExportConfig("vit_b", **PROMPTED | {"rate_window": 0.55, "rate_global": 0.55})]
     for config in configs:
         with pytest.raises(SystemExit):
             run(cli.export, [*shlex.split(config.command())[2:], "--force", "-o", "out"])
@@ -396,7 +404,7 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
         (PROMPTED | {"prompt_windows": 25}, "is 25 of the 25 at --image-size 1024; expected 1 to 24"),
         (PROMPTED | {"prompt_windows": -1}, "is -1 of the 25 at"),
         (PROMPTED | {"prompt_windows": 0}, "is 0 of the 25 at"),
-        (PROMPTED | {"rate_background": None}, "prompt_windows is 2 and rate_background None; give both"),
+        (PROMPTED | {"rate_background": None}, "prompt_windows is 2 without rate_background; give both"),
         (PROMPTED | {"image_size": 224}, "--image-size 224 has only one; expected more than 224"),
     ],
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import skimage.data
 from onnx import numpy_helper
 from rich.console import Console
 
@@ -22,7 +23,7 @@ from structsam_export.config import ExportConfig
 from structsam_export.engine import EngineBuilder, Target
 from structsam_export.evaluation import from_export
 from structsam_export.progress import Progress
-from structsam_runtime import Manifest, OnnxRuntimeRunner, UserError
+from structsam_runtime import Manifest, OnnxRuntimeRunner, Predictor, UserError
 from structsam_runtime.manifest import EngineRecord
 from structsam_runtime.runners import create, cuda
 
@@ -147,8 +148,16 @@ def test_a_prompt_aware_export_takes_a_prior_and_agrees_under_several(make: "Mak
     report, misses = compare(folder, None, "cpu", None, quiet())
     assert misses == []
     assert report.plans_by_block.keys() == {0, 1, 2, 3}
-    with pytest.raises(UserError, match="prompt-aware: it encodes a picture for one prompt"):
-        from_export(folder, "cpu")
+    evaluated = from_export(folder, "cpu")
+    assert evaluated.facts["label"] == (
+        "StructSAM, prompt-aware with 0.35 in 2 windows, 0.75 in window and 0.7 in global blocks"
+    )
+    masks = []
+    for opened in (evaluated.open(), Predictor.load(folder)):
+        with opened as predictor:
+            predictor.set_image(skimage.data.astronaut())
+            masks.append(predictor.predict(box=[150, 20, 300, 220], return_logits=True)[0])
+    np.testing.assert_allclose(masks[0], masks[1], atol=1e-4)
 
 
 @pytest.mark.slow

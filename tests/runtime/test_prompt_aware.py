@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from structsam_runtime import AutomaticMaskGenerator, Predictor, Prompt, UserError
+from structsam_runtime.evaluation.datasets import Annotated, Object
+from structsam_runtime.evaluation.run import look
 from structsam_runtime.manifest import Model
 from structsam_runtime.prior import prior
 from structsam_runtime.runners.base import Array, Runner, TensorSpec
@@ -140,6 +143,27 @@ def test_everything_mode_takes_an_embedding_that_is_there(
     everything = AutomaticMaskGenerator(predictor, points_per_side=4, crop_n_layers=1)
     everything.generate(photos["chelsea"], embedding)
     assert runs(predictor) == 1 + 4  # and the crops
+
+
+def test_evaluation_encodes_anew_for_every_object(
+    predictor: Predictor, photos: dict[str, NDArray[np.uint8]]
+) -> None:
+    """And once without prompts, which is what is timed."""
+
+    class Picture(Annotated):
+        def image(self) -> NDArray[np.uint8]:
+            return photos["chelsea"]
+
+        def _decode(self) -> list[Object]:
+            return []
+
+    boxes = [(100.0, 80.0, 400.0, 260.0), (10.0, 20.0, 60.0, 90.0)]
+    nothing = np.zeros((300, 451), np.bool_)
+    picture = Picture("chelsea", Path("none.png"))
+    found = look(picture, predictor, [(nothing, box) for box in boxes], None)
+    assert runs(predictor) == 1 + len(boxes)
+    for one, box in zip(found.objects, boxes, strict=True):
+        assert one.score == pytest.approx(float(predictor.predict(box=box)[1][0]), rel=1e-6)
 
 
 def test_a_wrong_prompt_runs_nothing(predictor: Predictor) -> None:

@@ -69,6 +69,8 @@ def look(
 ) -> FoundObjects:
     """One picture: encode it, ask for a mask for every box, compare. Without a box nothing runs.
 
+    A prompt-aware encoder encodes it anew for every box.
+
     Args:
         picture: what is looked at.
         predictor: open.
@@ -81,10 +83,13 @@ def look(
     with peak_memory() as peak:
         start = time.perf_counter()
         predictor.set_image(image)
+        if predictor.model.prior:
+            predictor.get_image_embedding()  # without prompts, which takes as long as with one
         seconds = time.perf_counter() - start
     found: list[FoundObject] = []
-    for first in range(0, len(prompts), PROMPTS):
-        boxes = [box for _, box in prompts[first : first + PROMPTS]]
+    together = 1 if predictor.model.prior else PROMPTS
+    for first in range(0, len(prompts), together):
+        boxes = [box for _, box in prompts[first : first + together]]
         made, scores, _ = predictor.predict(box=boxes, multimask_output=False)
         for mask, score in zip(made[:, 0], scores[:, 0], strict=True):
             index = len(found)
