@@ -171,9 +171,7 @@ class ExportConfig:
     def _check_prompt(self) -> None:
         if not self.prompt_aware:
             if self.prompt_windows:
-                raise UserError(
-                    f"prompt_windows is {self.prompt_windows} and rate_background None; give both"
-                )
+                raise UserError(f"prompt_windows is {self.prompt_windows} without rate_background; give both")
             return
         if self.method is not MethodName.STRUCTSAM or self.cells is False:
             raise UserError(

@@ -159,7 +159,7 @@ def test_evaluation_encodes_anew_for_every_object(
 
     boxes = [(100.0, 80.0, 400.0, 260.0), (10.0, 20.0, 60.0, 90.0)]
     nothing = np.zeros((300, 451), np.bool_)
-    picture = Picture("chelsea", Path("none.png"))
+    picture = Picture(name="chelsea", picture=Path("none.png"))
     found = look(picture, predictor, [(nothing, box) for box in boxes], None)
     assert runs(predictor) == 1 + len(boxes)
     for one, box in zip(found.objects, boxes, strict=True):
