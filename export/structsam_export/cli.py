@@ -12,7 +12,19 @@ import typer
 from structsam_runtime.console import run
 from structsam_runtime.errors import UserError
 
-from .choices import Channels, Destination, Engine, Flatness, Gradient, MethodName, Reduction, Selection
+from .choices import (
+    Border,
+    Channels,
+    Destination,
+    Engine,
+    Flatness,
+    Gradient,
+    MethodName,
+    Place,
+    Reduction,
+    Scope,
+    Selection,
+)
 
 WEIGHTS, MERGING, OUTPUT = "Model", "Merging", "Output"
 ABLATION = "Ablations (default: the method's own)"
@@ -106,9 +118,30 @@ def export(
         int | None, typer.Option(help="Tokens along a cell's side.", rich_help_panel=ABLATION, metavar="INT")
     ] = None,
     gradient: Annotated[Gradient | None, typer.Option(rich_help_panel=ABLATION)] = None,
+    scope: Annotated[
+        Scope | None, typer.Option(help="What the gradient is taken over.", rich_help_panel=ABLATION)
+    ] = None,
+    border: Annotated[
+        Border | None, typer.Option(help="What lies around it.", rich_help_panel=ABLATION)
+    ] = None,
     flatness: Annotated[Flatness | None, typer.Option(rich_help_panel=ABLATION)] = None,
     selection: Annotated[Selection | None, typer.Option(rich_help_panel=ABLATION)] = None,
     destination: Annotated[Destination | None, typer.Option(rich_help_panel=ABLATION)] = None,
+    place: Annotated[
+        Place | None, typer.Option(help="Where attention sees a merged cell.", rich_help_panel=ABLATION)
+    ] = None,
+    proportional: Annotated[
+        bool,
+        typer.Option("--proportional", help="Attention counts every merged token.", rich_help_panel=ABLATION),
+    ] = False,
+    spread: Annotated[
+        float | None,
+        typer.Option(
+            help="Hybrid's: cells that may merge, of those Algorithm 1 needs.",
+            rich_help_panel=ABLATION,
+            metavar="FLOAT",
+        ),
+    ] = None,
     margin: Annotated[
         float | None, typer.Option(help="PiToMe's, of block 0.", rich_help_panel=ABLATION, metavar="FLOAT")
     ] = None,
@@ -175,11 +208,16 @@ def export(
         cell=cell,
         channels=channels,
         gradient=gradient,
+        scope=scope,
+        border=border,
         flatness=flatness,
         selection=selection,
         cells=False if no_cells else None,
+        spread=spread,
         destination=destination,
+        place=place,
         reduction=reduction,
+        proportional=proportional or None,
         margin=margin,
         seed=seed,
         image_size=image_size,

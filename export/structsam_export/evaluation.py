@@ -42,6 +42,7 @@ PAPER_NAMES = {
     MethodName.PITOME: "PiToMe",
     MethodName.VIDTOME: "VidToMe",
     MethodName.ALGM: "ALGM",
+    MethodName.HYBRID: "Hybrid (ours)",
 }
 BASELINE = "Baseline"
 PYTORCH = "pytorch"
@@ -132,7 +133,7 @@ def configured(config: ExportConfig, spec: str, rate: float) -> ExportConfig:
     Args:
         config: everything else.
         spec: a method, and its options if they are not its own: `structsam`, `bipartite:reduction=replace`,
-            `structsam:selection=random:skip_blocks=0,1`; `cells=no` drops the cells.
+            `structsam:selection=random:skip_blocks=0,1`; `cells` and `proportional` take yes or no.
         rate: of all blocks, unless the options name `rate_window` or `rate_global`.
 
     Raises:
@@ -154,7 +155,7 @@ def _value(option: str, text: str, spec: str) -> Any:
     """An option's value from its text."""
     kinds: dict[str, Callable[[str], Any]] = {
         **{name: option_type(name) for name in OPTIONS},
-        "cells": lambda answer: {"yes": True, "no": False}[answer],
+        **dict.fromkeys(("cells", "proportional"), lambda answer: {"yes": True, "no": False}[answer]),
         "skip_blocks": lambda numbers: tuple(int(number) for number in numbers.split(",")),
         "rate_window": float,
         "rate_global": float,
@@ -174,7 +175,9 @@ def label_of(config: ExportConfig) -> str:
     parts = [PAPER_NAMES[config.method], *(part.replace("-", " ") for part in config.differences())]
     if config.prompt_aware:
         parts.append(f"prompt-aware with {config.rate_window:g} in {config.prompt_windows} windows")
-    if config.rate_unprompted != config.rate_global:
+    if not config.rate_unprompted or not config.rate_global:
+        parts.append(f"only in {'window' if config.rate_unprompted else 'global'} blocks")
+    elif config.rate_unprompted != config.rate_global:
         parts.append(f"{config.rate_unprompted:g} in window and {config.rate_global:g} in global blocks")
     if config.skip_blocks:
         parts.append(f"not in block {' '.join(map(str, config.skip_blocks))}")
