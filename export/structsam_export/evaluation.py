@@ -55,6 +55,37 @@ ABLATIONS = {
     "structsam:destination=random": "Rand-Dst",
 }
 """Table 4 of the paper, but for its first row, which is `structsam`."""
+CHOICES = (
+    "structsam:channels=heads",
+    "structsam:flatness=variance",
+    "structsam:flatness=cosine",
+    "structsam:scope=window",
+    "structsam:border=zero",
+    "structsam:scope=window:border=zero",
+    "structsam:place=mean",
+    "structsam:proportional=yes",
+    "structsam:reduction=replace",
+    "structsam:rate_window=0",
+    "structsam:rate_global=0",
+    "structsam:skip_blocks=0",
+    "bipartite",
+    "bipartite:scope=window:border=zero",
+    "bipartite:proportional=yes",
+    "bipartite:reduction=replace",
+    "bipartite:reduction=replace:rate_window=0",
+    "bipartite:reduction=replace:rate_global=0",
+    "tome:proportional=yes",
+    "tomesd:reduction=replace",
+    "hybrid",
+    "hybrid:reduction=mean",
+    "hybrid:proportional=yes",
+    "hybrid:spread=1",
+    "hybrid:spread=1.5",
+    "hybrid:flatness=variance",
+    "hybrid:flatness=cosine",
+)
+"""What the paper leaves open, one choice at a time, and what is ours. The authors' public code takes the
+gradient within windows, with zeros around."""
 
 
 @dataclass(frozen=True)
