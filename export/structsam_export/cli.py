@@ -60,7 +60,11 @@ def export(
         int, typer.Option(help="Pixels along the side of the input.", rich_help_panel=WEIGHTS, metavar="INT")
     ] = 1024,
     method: Annotated[
-        MethodName, typer.Option(help="How tokens merge.", rich_help_panel=MERGING)
+        MethodName,
+        # The names in the help: beside the option they would leave it half of the line.
+        typer.Option(
+            help=f"How tokens merge: {', '.join(MethodName)}.", rich_help_panel=MERGING, metavar="NAME"
+        ),
     ] = MethodName.STRUCTSAM,
     rate: Annotated[
         float | None,
@@ -82,14 +86,14 @@ def export(
         bool,
         typer.Option(
             "--prompt-aware",
-            help="Take a prior of where prompts are: --rate is for windows there.",
+            help="Take a prior of prompts: --rate is for windows there.",
             rich_help_panel=MERGING,
         ),
     ] = False,
     rate_background: Annotated[
         float | None,
         typer.Option(
-            help="The rate of all else, with --prompt-aware. Default: 0.75.",
+            help="Of all else, with --prompt-aware. Default: 0.75.",
             rich_help_panel=MERGING,
             metavar="FLOAT",
         ),
@@ -97,7 +101,7 @@ def export(
     prompt_windows: Annotated[
         int | None,
         typer.Option(
-            help="How many windows --rate is for, with --prompt-aware. Default: 2.",
+            help="Windows at --rate, with --prompt-aware. Default: 2.",
             rich_help_panel=MERGING,
             metavar="INT",
         ),
@@ -136,11 +140,7 @@ def export(
     ] = False,
     spread: Annotated[
         float | None,
-        typer.Option(
-            help="Hybrid's: cells that may merge, of those Algorithm 1 needs.",
-            rich_help_panel=ABLATION,
-            metavar="FLOAT",
-        ),
+        typer.Option(help="Hybrid's: how many cells may merge.", rich_help_panel=ABLATION, metavar="FLOAT"),
     ] = None,
     margin: Annotated[
         float | None, typer.Option(help="PiToMe's, of block 0.", rich_help_panel=ABLATION, metavar="FLOAT")
