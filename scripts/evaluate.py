@@ -1,6 +1,7 @@
 """Measure what merging costs in masks: a dataset, every method, every rate; the paper's tables and plots.
 
 python scripts/evaluate.py --dataset coco-panoptic --root DIR -o results              # PyTorch, all methods
+python scripts/evaluate.py --dataset thin --root DIR -o results --method structsam --ablations
 python scripts/evaluate.py OUT [OUT ...] --dataset dis5k --root DIR -o results        # exports, as they run
 """
 
@@ -24,6 +25,7 @@ try:
     from structsam_export.config import ExportConfig
     from structsam_export.evaluation import (
         ABLATIONS,
+        CHOICES,
         Candidate,
         described,
         in_pytorch,
@@ -52,12 +54,15 @@ def main(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Of the dataset; default: its usual one.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many pictures, from the first.")] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Only so many pictures, to the last.")] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(help="Repeatable; default: all. With options: bipartite:reduction=replace."),
     ] = None,
     rate: Annotated[list[float] | None, typer.Option(help="Repeatable; default: 0.35 and 0.55.")] = None,
-    ablations: Annotated[bool, typer.Option("--ablations", help="StructSAM's of Table 4 too.")] = False,
+    ablations: Annotated[
+        bool, typer.Option("--ablations", help="Those of Table 4, and every other choice, too.")
+    ] = False,
     arch: Annotated[str | None, typer.Option(help=f"{', '.join(ARCHITECTURES)}; default: {DEFAULT}.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Your own. Default: Meta's, downloaded.")
@@ -79,18 +84,21 @@ def main(
         merging = {"--method": method, "--rate": rate, "--ablations": ablations}
         model = {"--arch": arch, "--random-weights": random_weights, "--image-size": image_size}
         _refuse({**merging, **model}, "exports have their own")
+    if limit and last:
+        raise UserError("--limit and --last exclude each other; give one of them")
     found = open_dataset(dataset, root, split)
     if outs:
         what, candidates = of_exports(outs, runner or "cpu", checkpoint, Progress())
     else:
         config = ExportConfig(arch or DEFAULT, checkpoint, random_weights, image_size=image_size)
-        specs = [*(method or MethodName), *(ABLATIONS if ablations else [])]
+        specs = [*(method or MethodName), *([*ABLATIONS, *CHOICES] if ablations else [])]
         candidates = in_pytorch(config, variants(config, specs, rate or RATES), Progress())
         what = described(config, weights_source(config))
     what |= {"machine": machine()}
     results = Results(output / f"{found.name}-{found.split}")
     results.begin([one.name for one in found], what, {one.name: one.facts for one in candidates})
-    walk(candidates, dataclasses.replace(found, pictures=found.pictures[:limit]), results)
+    chosen = found.pictures[-last:] if last else found.pictures[:limit]
+    walk(candidates, dataclasses.replace(found, pictures=chosen), results)
     typer.echo(write(output, what, results))
 
 

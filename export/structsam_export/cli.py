@@ -13,7 +13,19 @@ from structsam_runtime.console import run
 from structsam_runtime.errors import UserError
 
 from .architectures import ARCHITECTURES, DEFAULT
-from .choices import Channels, Destination, Engine, Flatness, Gradient, MethodName, Reduction, Selection
+from .choices import (
+    Border,
+    Channels,
+    Destination,
+    Engine,
+    Flatness,
+    Gradient,
+    MethodName,
+    Place,
+    Reduction,
+    Scope,
+    Selection,
+)
 
 WEIGHTS, MERGING, OUTPUT = "Model", "Merging", "Output"
 ABLATION = "Ablations (default: the method's own)"
@@ -59,7 +71,11 @@ def export(
         ),
     ] = 0,
     method: Annotated[
-        MethodName, typer.Option(help="How tokens merge.", rich_help_panel=MERGING)
+        MethodName,
+        # The names in the help: beside the option they would leave it half of the line.
+        typer.Option(
+            help=f"How tokens merge: {', '.join(MethodName)}.", rich_help_panel=MERGING, metavar="NAME"
+        ),
     ] = MethodName.STRUCTSAM,
     rate: Annotated[
         float | None,
@@ -81,14 +97,14 @@ def export(
         bool,
         typer.Option(
             "--prompt-aware",
-            help="Take a prior of where prompts are: --rate is for windows there.",
+            help="Take a prior of prompts: --rate is for windows there.",
             rich_help_panel=MERGING,
         ),
     ] = False,
     rate_background: Annotated[
         float | None,
         typer.Option(
-            help="The rate of all else, with --prompt-aware. Default: 0.75.",
+            help="Of all else, with --prompt-aware. Default: 0.75.",
             rich_help_panel=MERGING,
             metavar="FLOAT",
         ),
@@ -96,7 +112,7 @@ def export(
     prompt_windows: Annotated[
         int | None,
         typer.Option(
-            help="How many windows --rate is for, with --prompt-aware. Default: 2.",
+            help="Windows at --rate, with --prompt-aware. Default: 2.",
             rich_help_panel=MERGING,
             metavar="INT",
         ),
@@ -117,9 +133,26 @@ def export(
         int | None, typer.Option(help="Tokens along a cell's side.", rich_help_panel=ABLATION, metavar="INT")
     ] = None,
     gradient: Annotated[Gradient | None, typer.Option(rich_help_panel=ABLATION)] = None,
+    scope: Annotated[
+        Scope | None, typer.Option(help="What the gradient is taken over.", rich_help_panel=ABLATION)
+    ] = None,
+    border: Annotated[
+        Border | None, typer.Option(help="What lies around it.", rich_help_panel=ABLATION)
+    ] = None,
     flatness: Annotated[Flatness | None, typer.Option(rich_help_panel=ABLATION)] = None,
     selection: Annotated[Selection | None, typer.Option(rich_help_panel=ABLATION)] = None,
     destination: Annotated[Destination | None, typer.Option(rich_help_panel=ABLATION)] = None,
+    place: Annotated[
+        Place | None, typer.Option(help="Where attention sees a merged cell.", rich_help_panel=ABLATION)
+    ] = None,
+    proportional: Annotated[
+        bool,
+        typer.Option("--proportional", help="Attention counts every merged token.", rich_help_panel=ABLATION),
+    ] = False,
+    spread: Annotated[
+        float | None,
+        typer.Option(help="Hybrid's: how many cells may merge.", rich_help_panel=ABLATION, metavar="FLOAT"),
+    ] = None,
     margin: Annotated[
         float | None, typer.Option(help="PiToMe's, of block 0.", rich_help_panel=ABLATION, metavar="FLOAT")
     ] = None,
@@ -186,11 +219,16 @@ def export(
         cell=cell,
         channels=channels,
         gradient=gradient,
+        scope=scope,
+        border=border,
         flatness=flatness,
         selection=selection,
         cells=False if no_cells else None,
+        spread=spread,
         destination=destination,
+        place=place,
         reduction=reduction,
+        proportional=proportional or None,
         margin=margin,
         seed=seed,
         image_size=image_size,

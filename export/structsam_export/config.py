@@ -14,8 +14,20 @@ from typing import Any
 from structsam_runtime.errors import UserError
 
 from .architectures import ARCHITECTURES, PATCH, WINDOW, Architecture
-from .choices import Channels, Destination, Engine, Flatness, Gradient, MethodName, Reduction, Selection
-from .merging import ALGM, Bipartite, Identity, Method, PiToMe, StructSAM, ToMe, ToMeSD, VidToMe
+from .choices import (
+    Border,
+    Channels,
+    Destination,
+    Engine,
+    Flatness,
+    Gradient,
+    MethodName,
+    Place,
+    Reduction,
+    Scope,
+    Selection,
+)
+from .merging import ALGM, Bipartite, Hybrid, Identity, Method, PiToMe, StructSAM, ToMe, ToMeSD, VidToMe
 
 METHODS: dict[MethodName, type[Any]] = {
     MethodName.STRUCTSAM: StructSAM,
@@ -25,6 +37,7 @@ METHODS: dict[MethodName, type[Any]] = {
     MethodName.PITOME: PiToMe,
     MethodName.VIDTOME: VidToMe,
     MethodName.ALGM: ALGM,
+    MethodName.HYBRID: Hybrid,
 }
 """What `--method` takes. An option applies to the methods that have an argument of its name."""
 DESTINATIONS = {
@@ -32,16 +45,22 @@ DESTINATIONS = {
     MethodName.BIPARTITE: (Destination.MIN, Destination.MAX, Destination.RANDOM),
     MethodName.TOMESD: (Destination.RANDOM, Destination.FIRST),
     MethodName.VIDTOME: (Destination.LATTICE, Destination.RANDOM),
+    MethodName.HYBRID: (Destination.MIN, Destination.MAX, Destination.RANDOM),
 }
 OPTIONS = (
     "cell",
     "channels",
     "gradient",
+    "scope",
+    "border",
     "flatness",
     "selection",
     "cells",
+    "spread",
     "destination",
+    "place",
     "reduction",
+    "proportional",
     "margin",
 )
 RATE = 0.55
@@ -71,7 +90,11 @@ class ExportConfig:
         cell: s, tokens along a cell's side.
         channels: what tokens are judged by, all channels or the mean over heads.
         gradient, flatness, selection, cells, destination: see StructSAM; ablations of Table 4.
+        scope, border: of the gradient, which the paper leaves open; see `energy.token_energy`.
+        place: where the relative position sees a merged cell, at its destination or at its tokens' mean.
+        spread: see Hybrid.
         reduction: what a slot holds, the mean of its tokens or the destination.
+        proportional: attention counts a slot as often as it has tokens.
         margin: see PiToMe; of block 0, falling to 0 behind the last block.
         seed: of random weights and of random choices; block i draws with seed + i.
         image_size: S, pixels along the side of the encoder's input; 0 is what the weights were made for.
@@ -92,11 +115,16 @@ class ExportConfig:
     cell: int | None = None
     channels: Channels | None = None
     gradient: Gradient | None = None
+    scope: Scope | None = None
+    border: Border | None = None
     flatness: Flatness | None = None
     selection: Selection | None = None
     cells: bool | None = None
+    spread: float | None = None
     destination: Destination | None = None
+    place: Place | None = None
     reduction: Reduction | None = None
+    proportional: bool | None = None
     margin: float | None = None
     seed: int = 0
     image_size: int = 0
@@ -146,6 +174,10 @@ class ExportConfig:
             )
         if self.margin is not None and not -1 <= self.margin <= 1:
             raise UserError(f"--margin {self.margin:g} is no cosine; expected -1 to 1")
+        if self.spread is not None and not 1 <= self.spread < math.inf:  # also refuses NaN
+            raise UserError(f"--spread {self.spread:g} is too few cells to merge in; expected 1 or more")
+        if self.place is Place.MEAN and not self.cells:
+            raise UserError("--place mean is that of a cell, and --no-cells has none; leave one of them out")
 
     def _check_cell(self) -> None:
         if self.cell is None:
@@ -230,8 +262,8 @@ class ExportConfig:
             value = getattr(self, option)
             if value != own.get(option):
                 parts.append(
-                    f"no-{option}"  # the one option that is on by itself
-                    if value is False
+                    (option if value else f"no-{option}")
+                    if isinstance(value, bool)
                     else f"{value}-{option}"
                     if isinstance(value, StrEnum)
                     else f"{option}{value:g}"
@@ -270,9 +302,12 @@ class ExportConfig:
             "method": MethodName,
             "channels": Channels,
             "gradient": Gradient,
+            "scope": Scope,
+            "border": Border,
             "flatness": Flatness,
             "selection": Selection,
             "destination": Destination,
+            "place": Place,
             "reduction": Reduction,
             "engine": Engine,
         }
