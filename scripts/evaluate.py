@@ -20,6 +20,7 @@ from structsam_runtime.machine import machine
 from structsam_runtime.runners import RUNNERS
 
 try:
+    from structsam_export.architectures import ARCHITECTURES, DEFAULT
     from structsam_export.choices import MethodName
     from structsam_export.config import ExportConfig
     from structsam_export.evaluation import (
@@ -62,7 +63,7 @@ def main(
     ablations: Annotated[
         bool, typer.Option("--ablations", help="Those of Table 4, and every other choice, too.")
     ] = False,
-    arch: Annotated[str | None, typer.Option(help="vit_b, vit_l or vit_h; default: vit_b.")] = None,
+    arch: Annotated[str | None, typer.Option(help=f"{', '.join(ARCHITECTURES)}; default: {DEFAULT}.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Your own. Default: Meta's, downloaded.")
     ] = None,
@@ -70,8 +71,8 @@ def main(
         bool, typer.Option("--random-weights", help="Seeded random weights: only to see it run.")
     ] = False,
     image_size: Annotated[
-        int | None, typer.Option(help="Pixels along the side of the input; default: 1024.")
-    ] = None,
+        int, typer.Option(help="Pixels along the side of the input; 0 is the architecture's own.")
+    ] = 0,
     runner: Annotated[
         str | None, typer.Option(help=f"Of exports; default: cpu. One of {', '.join(RUNNERS)}.")
     ] = None,
@@ -89,8 +90,7 @@ def main(
     if outs:
         what, candidates = of_exports(outs, runner or "cpu", checkpoint, Progress())
     else:
-        size = 1024 if image_size is None else image_size
-        config = ExportConfig(arch or "vit_b", checkpoint, random_weights, image_size=size)
+        config = ExportConfig(arch or DEFAULT, checkpoint, random_weights, image_size=image_size)
         specs = [*(method or MethodName), *([*ABLATIONS, *CHOICES] if ablations else [])]
         candidates = in_pytorch(config, variants(config, specs, rate or RATES), Progress())
         what = described(config, weights_source(config))

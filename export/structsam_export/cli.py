@@ -12,6 +12,7 @@ import typer
 from structsam_runtime.console import run
 from structsam_runtime.errors import UserError
 
+from .architectures import ARCHITECTURES, DEFAULT
 from .choices import (
     Border,
     Channels,
@@ -43,11 +44,16 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def export(
-    arch: Annotated[str, typer.Option(help="vit_b, vit_l or vit_h.", rich_help_panel=WEIGHTS)] = "vit_b",
+    arch: Annotated[
+        str,
+        typer.Option(
+            help=f"{', '.join(ARCHITECTURES)}; the first needs no download.", rich_help_panel=WEIGHTS
+        ),
+    ] = DEFAULT,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="Your own SAM, MedSAM or fine-tune. Default: Meta's, downloaded.",
+            help="Your own SAM, MedSAM or fine-tune. Default: vit_nano's shipped, Meta's downloaded.",
             rich_help_panel=WEIGHTS,
             metavar="PATH",
         ),
@@ -57,8 +63,13 @@ def export(
         typer.Option("--random-weights", help="Seeded random weights; no download.", rich_help_panel=WEIGHTS),
     ] = False,
     image_size: Annotated[
-        int, typer.Option(help="Pixels along the side of the input.", rich_help_panel=WEIGHTS, metavar="INT")
-    ] = 1024,
+        int,
+        typer.Option(
+            help="Pixels along the side of the input; 0 is the architecture's own.",
+            rich_help_panel=WEIGHTS,
+            metavar="INT",
+        ),
+    ] = 0,
     method: Annotated[
         MethodName,
         # The names in the help: beside the option they would leave it half of the line.

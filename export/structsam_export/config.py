@@ -79,7 +79,7 @@ class ExportConfig:
 
     Attributes:
         arch: a name in ARCHITECTURES.
-        checkpoint: a state dict; None downloads Meta's, unless random_weights.
+        checkpoint: a state dict; None takes the architecture's own, unless random_weights.
         random_weights: seeded weights instead of trained ones.
         method: how tokens merge.
         rate_window, rate_global: share of tokens removed in window and in global blocks.
@@ -97,7 +97,7 @@ class ExportConfig:
         proportional: attention counts a slot as often as it has tokens.
         margin: see PiToMe; of block 0, falling to 0 behind the last block.
         seed: of random weights and of random choices; block i draws with seed + i.
-        image_size: S, pixels along the side of the encoder's input.
+        image_size: S, pixels along the side of the encoder's input; 0 is what the weights were made for.
         fp16: half precision with fp32 islands.
         dynamic_batch: leave the encoder's batch open; otherwise it is 1.
         engine: build engines too.
@@ -127,7 +127,7 @@ class ExportConfig:
     proportional: bool | None = None
     margin: float | None = None
     seed: int = 0
-    image_size: int = 1024
+    image_size: int = 0
     fp16: bool = False
     dynamic_batch: bool = False
     engine: Engine | None = None
@@ -137,10 +137,12 @@ class ExportConfig:
             raise UserError(f"--arch {self.arch} is unknown; expected one of {', '.join(ARCHITECTURES)}")
         if self.checkpoint is not None and self.random_weights:
             raise UserError("--checkpoint and --random-weights exclude each other; give one of them")
+        own_size = self.architecture.image_size
+        object.__setattr__(self, "image_size", self.image_size or own_size)
         if self.image_size % PATCH or not 64 <= self.image_size <= 4096:
             raise UserError(
                 f"--image-size {self.image_size} is not a multiple of {PATCH} from 64 to 4096; "
-                "SAM was trained at 1024"
+                f"{self.arch} was trained at {own_size}"
             )
         if self.seed < 0:
             raise UserError(f"--seed {self.seed} is negative; expected 0 or more")
@@ -249,7 +251,7 @@ class ExportConfig:
         prompt = [f"prompt{self.prompt_windows}r{self.rate_window * 100:g}"] if self.prompt_aware else []
         rate = f"r{window}" if window == whole else f"r{window}w{whole}g"
         skipped = [f"skip{block}" for block in self.skip_blocks]
-        size = [] if self.image_size == 1024 else [f"{self.image_size}px"]
+        size = [] if self.image_size == self.architecture.image_size else [f"{self.image_size}px"]
         parts = [self.arch, self.method, *prompt, rate, *self.differences(), *skipped, *size, self.precision]
         return "-".join(parts)
 

@@ -229,7 +229,7 @@ def _removed(merging: Mapping[str, Any]) -> dict[str, float]:
 
 def _name(config: ExportConfig) -> str:
     """The name of an export, without what all models of one run share."""
-    size = "" if config.image_size == 1024 else f"-{config.image_size}px"
+    size = "" if config.image_size == config.architecture.image_size else f"-{config.image_size}px"
     return config.name.removeprefix(f"{config.arch}-").removesuffix(f"{size}-{config.precision}")
 
 

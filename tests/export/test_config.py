@@ -400,7 +400,7 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"arch": "vit_x"}, "--arch vit_x is unknown; expected one of vit_b, vit_l, vit_h"),
+        ({"arch": "vit_x"}, "--arch vit_x is unknown; expected one of vit_nano, vit_b, vit_l, vit_h"),
         ({"image_size": 100}, "--image-size 100 is not a multiple of 16"),
         ({"image_size": 48}, "--image-size 48 is not a multiple of 16 from 64"),
         ({"image_size": -1024}, "--image-size -1024 is not"),
