@@ -171,9 +171,7 @@ def export(
     engine: Annotated[Engine | None, typer.Option(help="Build engines too.", rich_help_panel=OUTPUT)] = None,
     verify_images: Annotated[
         Path | None,
-        typer.Option(
-            help="Verify on these instead of three photographs.", rich_help_panel=OUTPUT, metavar="DIR"
-        ),
+        typer.Option(help="Verify on these photographs.", rich_help_panel=OUTPUT, metavar="DIR"),
     ] = None,
     output: Annotated[
         Path | None,
