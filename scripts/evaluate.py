@@ -35,7 +35,7 @@ try:
     from structsam_export.pipeline import weights_source
     from structsam_export.progress import Progress
     from structsam_runtime.evaluation.datasets import DATASETS, Dataset, open_dataset
-    from structsam_runtime.evaluation.plots import plot
+    from structsam_runtime.evaluation.plots import parted, plot, plot_choices
     from structsam_runtime.evaluation.report import as_csv, markdown, report
     from structsam_runtime.evaluation.results import Results
     from structsam_runtime.evaluation.run import evaluate
@@ -124,15 +124,19 @@ def walk(candidates: list[Candidate], dataset: Dataset, results: Results) -> Non
 
 
 def write(output: Path, what: dict[str, Any], results: Results) -> str:
-    """Tables of everything under `output`, and the plot of this dataset; returns the tables."""
+    """Tables of everything under `output`, and the plots of this dataset; returns the tables."""
     summaries = report(output)
     tables = markdown(what, summaries)
     for name, text in (("tables.md", tables), ("tables.csv", as_csv(summaries))):
         with whole_file(output / name) as part:
             part.write_text(text, encoding="utf-8")
     if mine := [summary for summary in summaries if summary.dataset == results.folder.name]:
+        lines, choices = parted(mine)
         with whole_file(output / f"{results.folder.name}.png") as part:
-            plot(mine, part)
+            plot(lines, part)
+        if choices:
+            with whole_file(output / f"{results.folder.name}-choices.png") as part:
+                plot_choices(choices, part)
     return tables
 
 

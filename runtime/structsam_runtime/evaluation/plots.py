@@ -1,6 +1,7 @@
-"""Quality against rate (paper, figure 6)."""
+"""Quality against rate (paper, figure 6), and every choice at one rate."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import cycle, pairwise
 from pathlib import Path
@@ -22,6 +23,63 @@ CAPPED = 0.01
 """A method that removes so much less than it was asked for is drawn hollow."""
 
 
+BAR = 0.26
+"""Inches of height that a choice gets."""
+
+
+def parted(summaries: Sequence[Summary]) -> tuple[list[Summary], list[Summary]]:
+    """What is worth a line over the rates, and what is worth a place among all at one rate.
+
+    Args:
+        summaries: of one dataset.
+
+    Returns:
+        For `plot`, methods at as many rates as any, and for `plot_choices`, everything at the rate that most
+        were evaluated at, or nothing if the lines show it all; both with the unmerged model.
+    """
+    merged = [s for s in summaries if s.facts["rate"]]
+    unmerged = [s for s in summaries if not s.facts["rate"]]
+    rates = Counter(s.label for s in merged)
+    lines = [s for s in merged if rates[s.label] == max(rates.values())]
+    if len(lines) == len(merged):
+        return [*unmerged, *lines], []
+    ((fullest, _),) = Counter(s.facts["rate"] for s in merged).most_common(1)
+    return [*unmerged, *lines], [*unmerged, *(s for s in merged if s.facts["rate"] == fullest)]
+
+
+def plot_choices(summaries: Sequence[Summary], path: Path) -> None:
+    """Draw one dataset at one rate: a row for each way of merging, closest to the unmerged model on top.
+
+    Bars are the 95 % interval of the difference from the unmerged model, whose level is dashed.
+
+    Args:
+        summaries: of one dataset; all merged ones at the same rate, at least one.
+        path: of the picture, with a suffix that Matplotlib knows.
+    """
+    unmerged = [s for s in summaries if not s.facts["rate"]]
+    merged = [s for s in summaries if s.facts["rate"]]
+    merged.sort(key=lambda s: s.quality["agreement"].mean)
+    figure = Figure(figsize=(4 + 3.4 * len(PANELS), 1.3 + BAR * len(merged)), layout="constrained")
+    rows = range(len(merged))
+    every = figure.subplots(1, len(PANELS), sharey=True)
+    for axes, (metric, title) in zip(every, PANELS.items(), strict=True):
+        for summary in unmerged:
+            axes.axvline(100 * summary.quality[metric].mean, color="black", linestyle="--", linewidth=1)
+        bars = [[_bar(s, metric)[end] for s in merged] for end in (0, 1)]
+        means = [100 * s.quality[metric].mean for s in merged]
+        axes.errorbar(means, rows, xerr=bars, fmt="o", color=COLOURS[1], markersize=4.5, elinewidth=0.9)
+        axes.set(title=title, yticks=rows, yticklabels=[s.label for s in merged])
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"{_told(merged[0])}, rate {merged[0].facts['rate']:g}; dashed: unmerged")
+    figure.savefig(path, dpi=110)
+
+
+def _told(summary: Summary) -> str:
+    """What a picture shows: how much of which dataset, and what the bars are."""
+    counts = f"{summary.counts.pictures} pictures, {summary.counts.prompts} box prompts"
+    return f"{summary.dataset}: {counts}; bars: 95 % interval of the difference from unmerged"
+
+
 def plot(summaries: Sequence[Summary], path: Path) -> None:
     """Draw one dataset: a panel for each metric, a line for each method, the unmerged model dashed.
 
@@ -38,9 +96,7 @@ def plot(summaries: Sequence[Summary], path: Path) -> None:
         axes.set(xlabel="rate asked for (hollow: the method removes less)", title=title)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    first = summaries[0]
-    counts = f"{first.counts.pictures} pictures, {first.counts.prompts} box prompts"
-    figure.suptitle(f"{first.dataset}: {counts}; bars: 95 % interval of the difference from unmerged")
+    figure.suptitle(_told(summaries[0]))
     figure.savefig(path, dpi=120)
 
 

@@ -1,5 +1,6 @@
 """Quality against rate: every method is drawn, whatever the number of rates, pictures and methods."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from structsam_runtime.evaluation.coco_ap import AveragePrecision
 from structsam_runtime.evaluation.metrics import Interval
-from structsam_runtime.evaluation.plots import COLOURS, PANELS, plot
+from structsam_runtime.evaluation.plots import COLOURS, PANELS, parted, plot, plot_choices
 from structsam_runtime.evaluation.report import METRICS, Counts, Summary
 from structsam_runtime.evaluation.results import UNMERGED
 
@@ -59,9 +60,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         kept.append(self)
         save(self, *args, **kwargs)
 
-    def draw(of: list[Summary]) -> Figure:
+    def draw(of: list[Summary], how: Callable[[list[Summary], Path], None] = plot) -> Figure:
         monkeypatch.setattr(Figure, "savefig", keep)
-        plot(of, tmp_path / "plot.png")
+        how(of, tmp_path / "plot.png")
         return kept[-1]
 
     return draw
@@ -153,3 +154,27 @@ def test_colours_are_seen(tmp_path: Path) -> None:
 def test_models_without_an_unmerged_one_are_drawn(drawn: Any) -> None:
     figure = drawn([summary("StructSAM", 0.55, 0.7)])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["StructSAM"]
+
+
+def test_choices_at_one_rate_are_apart_from_the_lines() -> None:
+    swept = summaries(0.35, 0.55)
+    assert parted(swept) == (swept, [])
+    choices = [summary(f"choice {index}", 0.55, 0.7) for index in range(3)]
+    lines, places = parted([*swept, *choices])
+    assert lines == swept
+    assert places == [swept[0], *(s for s in swept if s.facts["rate"] == 0.55), *choices]
+
+
+def test_every_choice_has_a_row_with_its_numbers(drawn: Any) -> None:
+    figure = drawn(summaries(0.55), plot_choices)
+    assert len(figure.axes) == len(PANELS)
+    names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert names == list(METHODS)[::-1]  # the first is the closest, and on top
+    for axes in figure.axes:
+        (container,) = axes.containers
+        points, _, (bars,) = container
+        means = [100 * (0.79 - 0.02 * index - 0.055) for index in range(len(METHODS))][::-1]
+        assert points.get_xdata() == pytest.approx(means)
+        ends = [segment[:, 0].tolist() for segment in bars.get_segments()]
+        assert np.array(ends) == pytest.approx(np.array([[mean - 1, mean + 2] for mean in means]))
+        assert axes.lines[0].get_xdata()[0] == pytest.approx(100 * BASELINE)
