@@ -48,12 +48,12 @@ def spread(seconds: Sequence[float], first: Sequence[float]) -> dict[str, Any]:
     """Median and extremes of a contestant's times, and ratios to those of the one that is compared with."""
     median, least = statistics.median(seconds), min(seconds)
     return {
-        "median_s": round(median, 5),
-        "min_s": round(least, 5),
-        "max_s": round(max(seconds), 5),
+        "median_s": round(median, 7),
+        "min_s": round(least, 7),
+        "max_s": round(max(seconds), 7),
         "ratio_median": round(median / statistics.median(first), 4),
         "ratio_min": round(least / min(first), 4),
-        "seconds": [round(value, 5) for value in seconds],
+        "seconds": [round(value, 7) for value in seconds],
     }
 
 

@@ -1,7 +1,6 @@
 """The kernels, compiled for the CPU and, where there is one, for the GPU; and features to run them on."""
 
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,10 @@ from torch import Tensor, nn
 
 from structsam_export.merging.kernels import TensorKernels
 from structsam_plugins import Kernels
+from structsam_plugins.build import build
 from structsam_runtime.image import prepare
 from structsam_runtime.manifest import Model
 
-CSRC = Path(__file__).parents[2] / "plugins" / "csrc"
 Features = Callable[..., Tensor]
 
 
@@ -25,27 +24,19 @@ def compiler(name: str) -> str:
     return shutil.which(name) or pytest.skip(f"no {name} here to compile the kernels with")
 
 
-def compiled(command: list[str], library: Path) -> Path:
-    """Run a compiler that is to make a library; it must have nothing to complain about."""
-    done = subprocess.run([*command, "-o", str(library)], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    return library
-
-
 @pytest.fixture(scope="session")
 def host_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The kernels for the CPU."""
-    flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    library = tmp_path_factory.mktemp("host") / "libstructsam_host.so"
-    return compiled([compiler("g++"), *flags, str(CSRC / "host.cpp")], library)
+    compiler("g++")
+    return build("cpu", tmp_path_factory.mktemp("host"))
 
 
 @pytest.fixture(scope="session")
 def cuda_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The kernels for a GPU; which need not be there."""
-    flags = ["-std=c++17", "-O3", "-arch=sm_80", "-shared", "-Xcompiler", "-fPIC,-Wall,-Wextra"]
-    library = tmp_path_factory.mktemp("cuda") / "libstructsam_kernels.so"
-    return compiled([compiler("nvcc"), *flags, str(CSRC / "structsam.cu")], library)
+    compiler("nvcc")
+    arch = "native" if torch.cuda.is_available() else "sm_80"
+    return build("cuda", tmp_path_factory.mktemp("cuda"), arch)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

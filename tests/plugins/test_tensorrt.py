@@ -5,6 +5,7 @@ Needs TensorRT's headers, which are NVIDIA's: set TENSORRT_ROOT to a folder that
 
 import ctypes
 import os
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from structsam_export.merging.kernels import TensorKernels
 from structsam_plugins import Kernels, Layer
+from structsam_plugins.build import SOURCES
 
-from .conftest import CSRC, Features, compiled, compiler
+from .conftest import Features, compiler
 
 TYPES = {torch.float32: 0, torch.float16: 1, torch.int32: 3}  # of TensorRT's DataType
 CUDA = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include"
@@ -43,10 +45,17 @@ def plugin_library(tmp_path_factory: pytest.TempPathFactory) -> Any:
         if not header.is_file():
             pytest.skip(f"no {header.name} here; TENSORRT_ROOT and CUDA_HOME say where they are")
     flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-shared", "-fPIC"]
-    sources = [CSRC / "tensorrt" / "library.cpp", CSRC / "host.cpp", Path(__file__).with_name("drive.cpp")]
+    sources = [
+        SOURCES / "tensorrt" / "library.cpp",
+        SOURCES / "host.cpp",
+        Path(__file__).with_name("drive.cpp"),
+    ]
     includes = [f"-isystem{folder}" for folder in (headers, CUDA)]
     library = tmp_path_factory.mktemp("plugins") / "libdrive.so"
-    return ctypes.CDLL(str(compiled([compiler("g++"), *flags, *includes, *map(str, sources)], library)))
+    command = [compiler("g++"), *flags, *includes, *map(str, sources), "-o", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return ctypes.CDLL(str(library))
 
 
 @pytest.fixture
