@@ -66,6 +66,10 @@ def main(
     engine: Annotated[
         Engine | None, typer.Option(help="Build and time engines too; needs its library.")
     ] = None,
+    plugins: Annotated[
+        Path | None,
+        typer.Option(metavar="LIBRARY", help="Build and time engines with plugins too: plugins/README.md."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cuda, or cpu to try this command.")] = "cuda",
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 20,
 ) -> None:
@@ -74,7 +78,7 @@ def main(
     sizes, shares = [int(size) for size in _numbers("--batches", batches)], _numbers("--rates", rates)
     if not all(1 <= size <= BATCH for size in sizes):
         raise UserError(f"--batches {batches} is not within 1 to {BATCH}, which exports are built for")
-    _require(device, engine)
+    _require(device, engine, plugins)
     half = device == "cuda"
     configs = [
         ExportConfig(
@@ -97,14 +101,17 @@ def main(
             raise UserError(str(error)) from error
         layers = list(_layers(configs, device))
         checks = [_checked(kernels, layer, x) for layer in layers for x in layer.types(half)]
-        outs = {config.name: _exported(config, work) for config in configs}
         runners = [device, *([str(engine)] if engine else [])]
-        checks += [_compared(out, runner) for out in outs.values() for runner in runners]
+        outs = [(out, runner) for out in [_exported(one, work) for one in configs] for runner in runners]
+        if plugins and engine:
+            plugged = [replace(config, plugins=plugins) for config in configs if config.rate_global]
+            outs += [(_exported(config, work), str(engine)) for config in plugged]
+        checks += [_compared(out, runner) for out, runner in outs]
         if wrong := [f"{check['what']}: {miss}" for check in checks for miss in check["misses"]]:
             for line in wrong:
                 typer.echo(f"failed: {line}", err=True)
             raise typer.Exit(FAILED)
-        contestants = _contestants(outs, runners, work, device)
+        contestants = _contestants(outs, work, device)
         result = {
             "machine": environment(device),
             "arch": arch,
@@ -112,7 +119,9 @@ def main(
             "precision": configs[0].precision,
             "repeat": repeat,
             "checks": checks,
-            "encoders": [row for size in sizes for row in _raced(contestants, outs, size, repeat, device)],
+            "encoders": [
+                row for size in sizes for row in _raced(contestants, image_size, size, repeat, device)
+            ],
             "kernels": [row for layer in layers for row in _steps(kernels, layer, half, repeat)],
         }
     page = _page(result)
@@ -127,11 +136,13 @@ def _numbers(option: str, text: str) -> list[float]:
         raise UserError(f"{option} {text} is no list of numbers; expected e.g. 1,8") from error
 
 
-def _require(device: str, engine: Engine | None) -> None:
+def _require(device: str, engine: Engine | None, plugins: Path | None) -> None:
     if device not in ("cuda", "cpu"):
         raise UserError(f"--device {device} is unknown; expected cuda or cpu")
     if device == "cpu" and engine:
         raise UserError(f"--engine {engine} runs on a GPU; leave it out with --device cpu")
+    if plugins and engine is not Engine.TENSORRT:
+        raise UserError(f"--plugins goes with --engine {Engine.TENSORRT} alone; add that")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("PyTorch finds no GPU here; --device cpu tries the command, at --image-size 224 say")
 
@@ -213,7 +224,8 @@ def _checked(kernels: TensorKernels, merged: Merged, x: Tensor) -> dict[str, Any
 
 def _exported(config: ExportConfig, work: Path) -> Path:
     """An export, which is verified on the CPU as always."""
-    return pipeline.export(config, work / config.name, None, False, Progress()).folder
+    name = f"{config.name}-plugins" if config.plugins else config.name
+    return pipeline.export(config, work / name, None, False, Progress()).folder
 
 
 def _compared(out: Path, runner: str) -> dict[str, Any]:
@@ -233,27 +245,22 @@ def _compared(out: Path, runner: str) -> dict[str, Any]:
 Contestants = Mapping[str, Callable[[], Runner]]
 
 
-def _contestants(outs: Mapping[str, Path], runners: list[str], work: Path, device: str) -> Contestants:
-    """Rivals first, which all are compared with, then every export on every runner."""
-    model = Manifest.read(next(iter(outs.values()))).model
+def _contestants(outs: list[tuple[Path, str]], work: Path, device: str) -> Contestants:
+    """Rivals first, which all are compared with, then every export on its runner."""
+    model = Manifest.read(outs[0][0]).model
     # Compiling for a CPU takes a minute, and tells nothing of a GPU.
     chosen = [which for which in RIVALS if device == "cuda" or which is not Rival.COMPILE]
     rivals = {which.label: rival(which, model, work, device) for which in chosen}
-    ours = {
-        f"{name}, {runner}": partial(create, out, "encoder", runner)
-        for name, out in outs.items()
-        for runner in runners
-    }
+    ours = {f"{out.name}, {runner}": partial(create, out, "encoder", runner) for out, runner in outs}
     return {**rivals, **ours}
 
 
 def _raced(
-    contestants: Contestants, outs: Mapping[str, Path], batch: int, repeat: int, device: str
+    contestants: Contestants, image_size: int, batch: int, repeat: int, device: str
 ) -> Iterator[dict[str, Any]]:
     """Seconds of a batch: pictures come from the host, embeddings stay on the device."""
-    size = Manifest.read(next(iter(outs.values()))).model.image_size
-    pictures = np.random.default_rng(0).normal(size=(batch, 3, size, size)).astype(np.float32)
-    feeds: dict[str, Array] = {"image": pictures}
+    pictures = np.random.default_rng(0).normal(size=(batch, 3, image_size, image_size))
+    feeds: dict[str, Array] = {"image": pictures.astype(np.float32)}
     with ExitStack() as stack:
         runners = {name: stack.enter_context(make()) for name, make in contestants.items()}
         calls = {name: partial(runner.infer_on_device, feeds) for name, runner in runners.items()}

@@ -125,6 +125,14 @@ def export(
         bool, typer.Option("--dynamic-batch", help="Any number of images a call.", rich_help_panel=OUTPUT)
     ] = False,
     engine: Annotated[Engine | None, typer.Option(help="Build engines too.", rich_help_panel=OUTPUT)] = None,
+    plugins: Annotated[
+        Path | None,
+        typer.Option(
+            help="Build the encoder's engine with this library of plugins.",
+            rich_help_panel=OUTPUT,
+            metavar="LIBRARY",
+        ),
+    ] = None,
     verify_images: Annotated[
         Path | None,
         typer.Option(
@@ -186,6 +194,7 @@ def export(
         fp16=fp16,
         dynamic_batch=dynamic_batch,
         engine=engine,
+        plugins=plugins,
     )
     try:
         folder = output or Path("out") / config.name

@@ -15,6 +15,7 @@ from structsam_runtime.errors import UserError
 
 from .architectures import ARCHITECTURES, PATCH, WINDOW, Architecture
 from .choices import Channels, Destination, Engine, Flatness, Gradient, MethodName, Reduction, Selection
+from .encoder.plugins import has_kernels
 from .merging import ALGM, Bipartite, Identity, Method, PiToMe, StructSAM, ToMe, ToMeSD, VidToMe
 
 METHODS: dict[MethodName, type[Any]] = {
@@ -44,6 +45,8 @@ OPTIONS = (
     "reduction",
     "margin",
 )
+PATHS = ("checkpoint", "plugins")
+"""Arguments that name files."""
 RATE = 0.55
 RATE_PROMPT, RATE_BACKGROUND, PROMPT_WINDOWS = 0.35, 0.75, 2
 """Of a prompt-aware encoder: Table 1's 283.0 GMAC on ViT-B."""
@@ -78,6 +81,7 @@ class ExportConfig:
         fp16: half precision with fp32 islands.
         dynamic_batch: leave the encoder's batch open; otherwise it is 1.
         engine: build engines too.
+        plugins: the library of plugins that the encoder's engine is built with; None for none.
     """
 
     arch: str
@@ -103,6 +107,7 @@ class ExportConfig:
     fp16: bool = False
     dynamic_batch: bool = False
     engine: Engine | None = None
+    plugins: Path | None = None
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
@@ -120,6 +125,7 @@ class ExportConfig:
         self._check_cell()
         self._check_rates()
         self._check_prompt()
+        self._check_plugins()
         depth = self.architecture.depth
         if any(not 0 <= block < depth for block in self.skip_blocks):
             raise UserError(
@@ -144,6 +150,17 @@ class ExportConfig:
             )
         if self.margin is not None and not -1 <= self.margin <= 1:
             raise UserError(f"--margin {self.margin:g} is no cosine; expected -1 to 1")
+
+    def _check_plugins(self) -> None:
+        if self.plugins is None:
+            return
+        if self.engine is not Engine.TENSORRT:
+            without = f"{self.engine} takes no plugins" if self.engine else "plugins are for engines"
+            raise UserError(f"--plugins goes with --engine {Engine.TENSORRT} alone: {without}")
+        if not all(isinstance(method, Identity) or has_kernels(method) for method in self.methods()):
+            raise UserError(
+                f"--plugins has kernels for {MethodName.STRUCTSAM} with its defaults alone; drop one"
+            )
 
     def _check_cell(self) -> None:
         if self.cell is None:
@@ -257,13 +274,13 @@ class ExportConfig:
     def as_json(self) -> dict[str, Any]:
         """The arguments as JSON has them; `from_json` reads them back."""
         values = asdict(self) | {"skip_blocks": list(self.skip_blocks)}
-        return values | {"checkpoint": None if self.checkpoint is None else str(self.checkpoint)}
+        return values | {name: None if values[name] is None else str(values[name]) for name in PATHS}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ExportConfig:
         """The config that an export was made with."""
         kinds: dict[str, Any] = {
-            "checkpoint": Path,
+            **dict.fromkeys(PATHS, Path),
             "skip_blocks": tuple,
             "method": MethodName,
             "channels": Channels,

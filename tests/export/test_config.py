@@ -20,7 +20,15 @@ from structsam_export.choices import (
     Reduction,
     Selection,
 )
-from structsam_export.config import DESTINATIONS, METHODS, OPTIONS, ExportConfig, merge_rates, option_type
+from structsam_export.config import (
+    DESTINATIONS,
+    METHODS,
+    OPTIONS,
+    PATHS,
+    ExportConfig,
+    merge_rates,
+    option_type,
+)
 from structsam_export.merging import (
     ALGM,
     Bipartite,
@@ -58,6 +66,7 @@ VALUES: dict[str, Any] = {
     "margin": 0.5,
 }
 
+PLUGGED: dict[str, Any] = {"engine": Engine.TENSORRT, "plugins": Path("folder") / "plugins.so"}
 CHANGES: dict[str, Any] = {
     "arch": "vit_l",
     "checkpoint": Path("folder") / "sam.pth",
@@ -115,19 +124,21 @@ def test_an_export_is_named_after_what_matters(changes: dict[str, Any], name: st
 
 def test_json_gives_back_the_same_config() -> None:
     others = {"method": MethodName.PITOME, "margin": 0.5, "random_weights": True}
-    assert CHANGES.keys() | others.keys() | PROMPTED.keys() == {
+    assert CHANGES.keys() | others.keys() | PROMPTED.keys() | PLUGGED.keys() == {
         field.name for field in dataclasses.fields(ExportConfig)
     }
     configs = [ExportConfig("vit_b", method=method) for method in MethodName]
-    configs += [ExportConfig(**CHANGES), ExportConfig("vit_b", **others), ExportConfig("vit_b", **PROMPTED)]
+    configs += [ExportConfig(**CHANGES), ExportConfig("vit_b", **others)]
+    configs += [ExportConfig("vit_b", **PROMPTED), ExportConfig("vit_b", **PLUGGED)]
     for config in configs:
         text = json.dumps(config.as_json())
         again = ExportConfig.from_json(json.loads(text))
         assert again == config
-        assert {name: type(value) for name, value in vars(again).items() if name != "checkpoint"} == {
-            name: type(value) for name, value in vars(config).items() if name != "checkpoint"
+        assert {name: type(value) for name, value in vars(again).items() if name not in PATHS} == {
+            name: type(value) for name, value in vars(config).items() if name not in PATHS
         }
         assert isinstance(again.checkpoint, Path | None)
+        assert isinstance(again.plugins, Path | None)
         assert again.methods() == config.methods()
 
 
@@ -165,11 +176,12 @@ def test_a_command_makes_the_same_config(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(pipeline, "export", made)
     others = {"method": MethodName.PITOME, "margin": -0.5, "random_weights": True}
-    assert CHANGES.keys() | others.keys() | PROMPTED.keys() == {
+    assert CHANGES.keys() | others.keys() | PROMPTED.keys() | PLUGGED.keys() == {
         field.name for field in dataclasses.fields(ExportConfig)
     }
     configs = [ExportConfig("vit_b", method=method) for method in MethodName]
-    configs += [ExportConfig(**CHANGES), ExportConfig("vit_b", **others), ExportConfig("vit_b", **PROMPTED)]
+    configs += [ExportConfig(**CHANGES), ExportConfig("vit_b", **others)]
+    configs += [ExportConfig("vit_b", **PROMPTED), ExportConfig("vit_b", **PLUGGED)]
     configs += [ExportConfig("vit_b", **PROMPTED | {"rate_window": 0.55, "rate_global": 0.55})]
     for config in configs:
         with pytest.raises(SystemExit):

@@ -79,6 +79,7 @@ def test_nothing_is_timed_where_something_is_wrong(
         (f"{TRY} --batches 1,x", "--batches 1,x is no list of numbers; expected e.g. 1,8"),
         (f"{TRY} --batches 9", "--batches 9 is not within 1 to 8"),
         (f"{TRY} --device tpu", "--device tpu is unknown; expected cuda or cpu"),
+        (f"{TRY} --plugins a.so", "--plugins goes with --engine tensorrt alone; add that"),
         (f"{TRY} --engine tensorrt", "--engine tensorrt runs on a GPU; leave it out with --device cpu"),
     ],
 )

@@ -6,6 +6,8 @@ Needs TensorRT's headers, which are NVIDIA's: set TENSORRT_ROOT to a folder that
 import ctypes
 import os
 import subprocess
+import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,28 @@ from .conftest import Features, compiler
 TYPES = {torch.float32: 0, torch.float16: 1, torch.int32: 3}  # of TensorRT's DataType
 CUDA = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include"
 
+NAMES = ["StructsamScore", "StructsamSelect", "StructsamMerge", "StructsamUnmerge"]
+REGISTRY = """
+    import sys
+    from pathlib import Path
+
+    import numpy as np
+    import tensorrt_rtx as trt
+    from structsam_runtime.runners.tensorrt import load_plugins
+
+    for _ in range(2):
+        load_plugins(trt, Path(sys.argv[1]))
+    for name in ("StructsamScore", "StructsamSelect", "StructsamMerge", "StructsamUnmerge"):
+        creator = trt.get_plugin_registry().get_creator(name, "1", "")
+        values = {"side": 14, "cell": 2, "merged": 36, "heads": 1}
+        fields = [
+            trt.PluginField(key, np.array([value], np.int32), trt.PluginFieldType.INT32)
+            for key, value in values.items()
+        ]
+        given = trt.PluginFieldCollection(fields)
+        if creator.create_plugin("layer", given, trt.TensorRTPhase.BUILD) is not None:
+            print(name)
+"""
 Drive = Callable[..., list[Tensor]]
 
 
@@ -117,6 +141,18 @@ def test_attributes_that_make_no_sense_give_no_plugin(
 ) -> None:
     with pytest.raises(AssertionError, match="step 3"):
         drive("StructsamScore", attributes, [features(14)], 2)
+
+
+def test_the_real_registry_loads_the_library_and_makes_plugins(plugin_library: Any) -> None:
+    """TensorRT-RTX's, which needs no GPU for it; in another process, for it keeps what it has loaded."""
+    pytest.importorskip("tensorrt_rtx")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(REGISTRY), plugin_library._name],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.split()) == (0, NAMES), done.stderr
 
 
 def test_channels_that_cannot_be_moved_are_an_error_of_the_run(drive: Drive, features: Features) -> None:

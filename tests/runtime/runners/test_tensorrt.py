@@ -66,6 +66,33 @@ def test_any_batch_gives_what_the_engine_computes(
             assert all(values.shape[0] == batch for values in left.values())
 
 
+def test_plugins_are_loaded_once_and_before_the_engine(
+    library: Any, engine_file: EngineFile, tmp_path: Path
+) -> None:
+    plugins = tmp_path / "plugins.so"
+    plugins.write_text("plugins")
+    for _ in range(2):
+        with TensorRtRunner(engine_file(), "tensorrt", plugins=plugins) as runner:
+            given = feeds(1)
+            check(runner.infer(given), given)
+    assert library.plugins == [str(plugins)]
+
+
+def test_plugins_that_do_not_load_are_told_of(library: Any, engine_file: EngineFile, tmp_path: Path) -> None:
+    plugins = tmp_path / "plugins.so"
+    with (
+        pytest.raises(UserError, match=r"no file .*plugins.so; expected a library of plugins"),
+        TensorRtRunner(engine_file(), "tensorrt", plugins=plugins),
+    ):
+        pass
+    plugins.write_text("of another machine")
+    with (
+        pytest.raises(UserError, match=r"TensorRT 10.3.0 cannot load .*plugins.so; build it here"),
+        TensorRtRunner(engine_file(), "tensorrt", plugins=plugins),
+    ):
+        pass
+
+
 def test_inputs_may_have_any_layout(library: Any, engine_file: EngineFile) -> None:
     given = feeds(2)
     given["image"] = np.asfortranarray(given["image"])
@@ -298,7 +325,8 @@ def test_the_stand_ins_offer_nothing_that_the_originals_lack(stand_ins: Any) -> 
     assert {name for name in offered(stand_ins.Cuda) if name.startswith("cuda")} <= set(dir(cudart))
     assert offered(stand_ins.Engine) - {"dtypes"} <= set(dir(trt.ICudaEngine))
     assert offered(stand_ins.Context) - {"view"} <= set(dir(trt.IExecutionContext))
-    assert offered(stand_ins.Library) - {"load"} <= set(dir(trt))
+    assert offered(stand_ins.Library) - {"load", "load_library"} <= set(dir(trt))
+    assert {"get_creator", "load_library"} <= set(dir(trt.IPluginRegistry))
 
 
 @pytest.fixture(scope="module")
