@@ -74,7 +74,7 @@ def main(
         memory = {
             name: as_row(footprint(make, feeds[name], runner != "cpu")) for name, make in contestants.items()
         }
-        profile = _profile(contestants, feeds)
+        profile = _profile(contestants, feeds, runs=min(repeat, 3))
     first = next(iter(seconds.values()))
     facts = {name: {"gmac": told[names[0]]["gmac_unmerged"]} for name in rivals} | told
     result = {
@@ -141,13 +141,19 @@ def _times(
         return interleaved(calls, repeat), feeds
 
 
-def _profile(contestants: Contestants, feeds: Mapping[str, dict[str, Array]]) -> dict[str, dict[str, float]]:
+def _profile(
+    contestants: Contestants, feeds: Mapping[str, dict[str, Array]], runs: int
+) -> dict[str, dict[str, float]]:
     """Seconds by operator, of those that ONNX Runtime runs."""
-    runners = {name: make() for name, make in contestants.items()}
-    return {
-        name: {kind: round(time, 5) for kind, time in operators(one.path, one.provider, feeds[name]).items()}
-        for name, one in runners.items()
+    made = {name: make() for name, make in contestants.items()}
+    profiles = {
+        name: operators(one.path, one.provider, feeds[name], runs)
+        for name, one in made.items()
         if isinstance(one, OnnxRuntimeRunner)
+    }
+    return {
+        name: {kind: round(seconds, 5) for kind, seconds in profile.items()}
+        for name, profile in profiles.items()
     }
 
 

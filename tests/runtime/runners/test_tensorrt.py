@@ -66,6 +66,22 @@ def test_any_batch_gives_what_the_engine_computes(
             assert all(values.shape[0] == batch for values in left.values())
 
 
+def test_free_memory_is_told_or_why_it_is_not(monkeypatch: pytest.MonkeyPatch, cuda: Any) -> None:
+    answers = [(cuda.cudaError_t.cudaSuccess, 5, 9), (cuda.cudaError_t.cudaErrorNoDevice, None, None)]
+    monkeypatch.setattr(ours, "_cudart", lambda: Answering(cuda, answers))
+    assert ours.free_memory() == 5
+    with pytest.raises(UserError, match="this needs a machine with an NVIDIA GPU"):
+        ours.free_memory()
+
+
+class Answering:
+    """The stand-in, with answers about memory in turn."""
+
+    def __init__(self, cuda: Any, answers: list[tuple[Any, Any, Any]]) -> None:
+        self.cudaError_t, self.cudaGetErrorString = cuda.cudaError_t, cuda.cudaGetErrorString
+        self.cudaMemGetInfo = lambda: answers.pop(0)
+
+
 def test_plugins_are_loaded_once_and_before_the_engine(
     library: Any, engine_file: EngineFile, tmp_path: Path
 ) -> None:
