@@ -1,6 +1,7 @@
 """Measure what merging costs in masks: a dataset, every method, every rate; the paper's tables and plots.
 
 python scripts/evaluate.py --dataset coco-panoptic --root DIR -o results              # PyTorch, all methods
+python scripts/evaluate.py --dataset thin --root DIR -o results --method structsam --ablations
 python scripts/evaluate.py OUT [OUT ...] --dataset dis5k --root DIR -o results        # exports, as they run
 """
 
@@ -19,10 +20,12 @@ from structsam_runtime.machine import machine
 from structsam_runtime.runners import RUNNERS
 
 try:
+    from structsam_export.architectures import ARCHITECTURES, DEFAULT
     from structsam_export.choices import MethodName
     from structsam_export.config import ExportConfig
     from structsam_export.evaluation import (
         ABLATIONS,
+        CHOICES,
         Candidate,
         described,
         in_pytorch,
@@ -51,13 +54,16 @@ def main(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Of the dataset; default: its usual one.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many pictures, from the first.")] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Only so many pictures, to the last.")] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(help="Repeatable; default: all. With options: bipartite:reduction=replace."),
     ] = None,
     rate: Annotated[list[float] | None, typer.Option(help="Repeatable; default: 0.35 and 0.55.")] = None,
-    ablations: Annotated[bool, typer.Option("--ablations", help="StructSAM's of Table 4 too.")] = False,
-    arch: Annotated[str | None, typer.Option(help="vit_b, vit_l or vit_h; default: vit_b.")] = None,
+    ablations: Annotated[
+        bool, typer.Option("--ablations", help="Those of Table 4, and every other choice, too.")
+    ] = False,
+    arch: Annotated[str | None, typer.Option(help=f"{', '.join(ARCHITECTURES)}; default: {DEFAULT}.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Your own. Default: Meta's, downloaded.")
     ] = None,
@@ -65,8 +71,8 @@ def main(
         bool, typer.Option("--random-weights", help="Seeded random weights: only to see it run.")
     ] = False,
     image_size: Annotated[
-        int | None, typer.Option(help="Pixels along the side of the input; default: 1024.")
-    ] = None,
+        int, typer.Option(help="Pixels along the side of the input; 0 is the architecture's own.")
+    ] = 0,
     runner: Annotated[
         str | None, typer.Option(help=f"Of exports; default: cpu. One of {', '.join(RUNNERS)}.")
     ] = None,
@@ -78,19 +84,21 @@ def main(
         merging = {"--method": method, "--rate": rate, "--ablations": ablations}
         model = {"--arch": arch, "--random-weights": random_weights, "--image-size": image_size}
         _refuse({**merging, **model}, "exports have their own")
+    if limit and last:
+        raise UserError("--limit and --last exclude each other; give one of them")
     found = open_dataset(dataset, root, split)
     if outs:
         what, candidates = of_exports(outs, runner or "cpu", checkpoint, Progress())
     else:
-        size = 1024 if image_size is None else image_size
-        config = ExportConfig(arch or "vit_b", checkpoint, random_weights, image_size=size)
-        specs = [*(method or MethodName), *(ABLATIONS if ablations else [])]
+        config = ExportConfig(arch or DEFAULT, checkpoint, random_weights, image_size=image_size)
+        specs = [*(method or MethodName), *([*ABLATIONS, *CHOICES] if ablations else [])]
         candidates = in_pytorch(config, variants(config, specs, rate or RATES), Progress())
         what = described(config, weights_source(config))
     what |= {"machine": machine()}
     results = Results(output / f"{found.name}-{found.split}")
     results.begin([one.name for one in found], what, {one.name: one.facts for one in candidates})
-    walk(candidates, dataclasses.replace(found, pictures=found.pictures[:limit]), results)
+    chosen = found.pictures[-last:] if last else found.pictures[:limit]
+    walk(candidates, dataclasses.replace(found, pictures=chosen), results)
     typer.echo(write(output, what, results))
 
 

@@ -56,8 +56,10 @@ def main(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The result, .json; its page goes beside it.")
     ],
-    arch: Annotated[str, typer.Option(help="vit_b, vit_l or vit_h.")] = "vit_b",
-    image_size: Annotated[int, typer.Option(help="Pixels along the side of the input.")] = 1024,
+    arch: Annotated[str, typer.Option(help="vit_nano, vit_b, vit_l or vit_h.")] = "vit_b",
+    image_size: Annotated[
+        int, typer.Option(help="Pixels along the side of the input; 0: what the weights were made for.")
+    ] = 0,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="No download; times are the same.")
     ] = False,
@@ -101,26 +103,26 @@ def main(
             raise UserError(str(error)) from error
         layers = list(_layers(configs, device))
         checks = [_checked(kernels, layer, x) for layer in layers for x in layer.types(half)]
+        _insist(checks)  # before minutes of exports
         runners = [device, *([str(engine)] if engine else [])]
         outs = [(out, runner) for out in [_exported(one, work) for one in configs] for runner in runners]
         if plugins and engine:
             plugged = [replace(config, plugins=plugins) for config in configs if config.rate_global]
             outs += [(_exported(config, work), str(engine)) for config in plugged]
         checks += [_compared(out, runner) for out, runner in outs]
-        if wrong := [f"{check['what']}: {miss}" for check in checks for miss in check["misses"]]:
-            for line in wrong:
-                typer.echo(f"failed: {line}", err=True)
-            raise typer.Exit(FAILED)
+        _insist(checks)
         contestants = _contestants(outs, work, device)
         result = {
             "machine": environment(device),
             "arch": arch,
-            "image_size": image_size,
+            "image_size": configs[0].image_size,
             "precision": configs[0].precision,
             "repeat": repeat,
             "checks": checks,
             "encoders": [
-                row for size in sizes for row in _raced(contestants, image_size, size, repeat, device)
+                row
+                for size in sizes
+                for row in _raced(contestants, configs[0].image_size, size, repeat, device)
             ],
             "kernels": [row for layer in layers for row in _steps(kernels, layer, half, repeat)],
         }
@@ -220,6 +222,14 @@ def _checked(kernels: TensorKernels, merged: Merged, x: Tensor) -> dict[str, Any
     ]
     what = f"kernels, {merged.what}, {'fp16' if x.dtype == torch.float16 else 'fp32'}"
     return {"what": what, "plans": agreement, "error": error, "mask_iou": None, "misses": misses}
+
+
+def _insist(checks: list[dict[str, Any]]) -> None:
+    """End here, with what is wrong, if anything is: what computes something else has no time to compare."""
+    if wrong := [f"{check['what']}: {miss}" for check in checks for miss in check["misses"]]:
+        for line in wrong:
+            typer.echo(f"failed: {line}", err=True)
+        raise typer.Exit(FAILED)
 
 
 def _exported(config: ExportConfig, work: Path) -> Path:

@@ -23,6 +23,7 @@ try:
     from rich.table import Table
 
     from structsam_export.analysis.spectral import BlockDistortion, encoder_distortion, encoder_sums
+    from structsam_export.architectures import ARCHITECTURES, DEFAULT
     from structsam_export.choices import MethodName
     from structsam_export.config import ExportConfig
     from structsam_export.manifest import model_of
@@ -45,14 +46,15 @@ def main(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The plot; its numbers go beside it as .json.")
     ],
-    arch: Annotated[str, typer.Option(help="vit_b, vit_l or vit_h.")] = "vit_b",
+    arch: Annotated[str, typer.Option(help=f"{', '.join(ARCHITECTURES)}.")] = DEFAULT,
     checkpoint: Annotated[Path | None, typer.Option(metavar="PATH")] = None,
     random_weights: Annotated[bool, typer.Option("--random-weights")] = False,
     rate: Annotated[float, typer.Option(help="Share of tokens removed, 0 to 0.75.")] = 0.55,
     method: Annotated[list[MethodName] | None, typer.Option(help="Repeatable; default: all.")] = None,
     image_size: Annotated[
-        int, typer.Option(metavar="INT", help="Pixels along the side of the input; 512 is much faster.")
-    ] = 1024,
+        int,
+        typer.Option(metavar="INT", help="Pixels along the side of the input; 0 is the architecture's own."),
+    ] = 0,
 ) -> None:
     """Plot the spectral discrepancy of every block (eq. 1) for all methods, and print its sum (eq. 2).
 

@@ -15,11 +15,12 @@ try:
     import torch
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from safetensors.torch import save_file
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
 
     from structsam_export.training.curves import plot
-    from structsam_export.training.data import read_photos
-    from structsam_export.training.loop import Settings, begin, read, restore, resume, train
+    from structsam_export.training.data import Photos, read_photos
+    from structsam_export.training.loop import Run, Settings, begin, read, restore, resume, train
     from structsam_export.training.validate import validate
 except ModuleNotFoundError as error:
     missing(error)
@@ -30,6 +31,11 @@ def main(
     data: Annotated[Path, typer.Option(help="Folder in COCO's panoptic layout.")] = Path("data"),
     steps: Annotated[int, typer.Option(min=1, help="Where training ends.")] = 14000,
     resume_run: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="PATH", help="Begin with these weights, .safetensors, at --step."),
+    ] = None,
+    step: Annotated[int, typer.Option(min=0, help="How many steps the weights of --from have had.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda ..")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Of PyTorch; default: its own.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that draw samples.")] = 1,
@@ -41,7 +47,9 @@ def main(
     ] = None,
 ) -> None:
     """Train; or score or export what was trained."""
-    settings = Settings(output, steps, device, workers, bfloat16, seed)
+    if step and not weights:
+        raise UserError(f"--step {step} without --from would skip training; leave it out")
+    settings = Settings(output, steps, device, workers, bfloat16, seed, step)
     if threads:
         torch.set_num_threads(threads)
     if export:
@@ -54,12 +62,22 @@ def main(
         raise UserError(f"{output} already holds a run; add --resume, or give -o another folder")
     photos = read_photos(data)
     output.mkdir(parents=True, exist_ok=True)
-    _train(settings, photos, resume_run)
+    state = resume(settings) if resume_run else begin(settings, _read(weights))
+    _train(state, settings, photos)
 
 
-def _train(settings: Settings, photos: Any, resume_run: bool) -> None:
+def _read(weights: Path | None) -> dict[str, torch.Tensor] | None:
+    """Weights as `--export` writes them, in fp32."""
+    if weights is None:
+        return None
+    try:
+        return {name: value.float() for name, value in load_file(weights).items()}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"--from {weights} cannot be read; expected a file of --export") from error
+
+
+def _train(state: Run, settings: Settings, photos: Photos) -> None:
     console = Console(stderr=True, highlight=False)
-    state = resume(settings) if resume_run else begin(settings)
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("training", total=settings.steps, completed=state.step)

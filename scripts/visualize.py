@@ -45,6 +45,7 @@ try:
         finish,
         watch,
     )
+    from structsam_export.architectures import ARCHITECTURES, DEFAULT
     from structsam_export.choices import MethodName
     from structsam_export.config import METHODS, ExportConfig
     from structsam_export.encoder import PromptedMaskDecoder, apply, remove
@@ -95,7 +96,7 @@ MASK_KEY = [
 def main(
     photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="Any picture.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The panels: .png, .jpg, .pdf or .svg.")],
-    arch: Annotated[str, typer.Option(help="vit_b, vit_l or vit_h.")] = "vit_b",
+    arch: Annotated[str, typer.Option(help=f"{', '.join(ARCHITECTURES)}.")] = DEFAULT,
     checkpoint: Annotated[Path | None, typer.Option(metavar="PATH")] = None,
     random_weights: Annotated[bool, typer.Option("--random-weights")] = False,
     rate: Annotated[float, typer.Option(help="Share of tokens removed, 0 to 0.75.")] = 0.55,
@@ -112,8 +113,9 @@ def main(
         typer.Option(metavar="X0 Y0 X1 Y1", help="Show its masks too; pixels of the photograph."),
     ] = None,
     image_size: Annotated[
-        int, typer.Option(metavar="INT", help="Pixels along the side of the input; 512 is much faster.")
-    ] = 1024,
+        int,
+        typer.Option(metavar="INT", help="Pixels along the side of the input; 0 is the architecture's own."),
+    ] = 0,
 ) -> None:
     """Draw what blocks merge and keep, the energy they decide by, and how the mask of a box changes.
 
@@ -129,7 +131,7 @@ def main(
     ]
     blocks = _blocks(block or [], configs[0])
     picture = read_image(photo)
-    frame = Frame.of(picture.shape[0], picture.shape[1], image_size)
+    frame = Frame.of(picture.shape[0], picture.shape[1], configs[0].image_size)
     prompts = encode(frame, box=box) if box else None
     groups = panels(picture, configs, blocks, prompts)
     key = TOKEN_KEY + MASK_KEY if prompts else TOKEN_KEY

@@ -8,13 +8,15 @@ PATCH = 16
 """Pixels along the side of a token's patch."""
 WINDOW = 14
 """Tokens along the side of an attention window."""
-EMBEDDING = 256
-"""Channels of the image embedding."""
+DEFAULT = "vit_nano"
+"""The architecture that needs no download."""
 
 
 @dataclass(frozen=True)
 class Architecture:
     """What one size of SAM differs in, and its weights.
+
+    The last five are Meta's for all sizes of theirs.
 
     Attributes:
         embed_dim: C, channels of a token.
@@ -22,7 +24,7 @@ class Architecture:
         heads: attention heads.
         global_blocks: blocks with global attention; all others attend within windows.
         file: name of the checkpoint.
-        sha256: its hash.
+        sha256: its hash; None for one that is part of this package.
         width: channels of the image embedding, the prompts and the decoder.
         decoder_mlp: hidden channels of the decoder's MLPs.
         decoder_heads: attention heads of the decoder.
@@ -34,14 +36,26 @@ class Architecture:
     heads: int
     global_blocks: tuple[int, ...]
     file: str
-    sha256: str
-    width: int = EMBEDDING
+    sha256: str | None
+    width: int = 256
     decoder_mlp: int = 2048
     decoder_heads: int = 8
     image_size: int = 1024
 
 
 ARCHITECTURES = {
+    "vit_nano": Architecture(
+        192,
+        8,
+        3,
+        (1, 3, 5, 7),
+        "vit_nano.safetensors",
+        None,
+        width=128,
+        decoder_mlp=512,
+        decoder_heads=4,
+        image_size=512,
+    ),
     "vit_b": Architecture(
         768,
         12,
@@ -67,9 +81,4 @@ ARCHITECTURES = {
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
     ),
 }
-"""What `--arch` takes."""
-
-NANO = Architecture(
-    192, 8, 3, (1, 3, 5, 7), "", "", width=128, decoder_mlp=512, decoder_heads=4, image_size=512
-)
-"""Our own small SAM, as scripts/train_nano.py trains it. Not among ARCHITECTURES before it has weights."""
+"""What `--arch` takes: our own small SAM, trained by scripts/train_nano.py, and Meta's three."""

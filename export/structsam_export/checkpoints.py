@@ -17,13 +17,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from structsam_runtime.errors import UserError
 
-from .architectures import ARCHITECTURES, PATCH, WINDOW, Architecture
+from .architectures import ARCHITECTURES, PATCH, WINDOW
 
 META = "https://dl.fbaipublicfiles.com/segment_anything/"
+SHIPPED = Path(__file__).parent / "weights"
+"""Checkpoints that are part of this package."""
 
 
 @cache
@@ -51,17 +55,18 @@ def sam_modules() -> Any:
             sys.modules.pop(loaded, None)
 
 
-def build_sam(arch: str | Architecture, image_size: int = 1024) -> Any:
+def build_sam(arch: str, image_size: int = 0) -> Any:
     """Meta's Sam with fresh weights, as its registry builds it, for any image size that patches divide.
 
     Args:
-        arch: a name in ARCHITECTURES, or the sizes themselves.
-        image_size: pixels of the square input.
+        arch: a name in ARCHITECTURES.
+        image_size: pixels of the square input; 0 is what the architecture's weights were made for.
 
     Returns:
         Sam, in eval mode.
     """
-    modules, size = sam_modules(), arch if isinstance(arch, Architecture) else ARCHITECTURES[arch]
+    modules, size = sam_modules(), ARCHITECTURES[arch]
+    image_size = image_size or size.image_size
     grid = image_size // PATCH
     sam = modules.Sam(
         image_encoder=modules.ImageEncoderViT(
@@ -137,17 +142,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get("STRUCTSAM_CACHE") or Path(home) / "structsam")
 
 
+def own_weights(arch: str) -> Path:
+    """Where an architecture's own checkpoint is, or will be once it was downloaded."""
+    size = ARCHITECTURES[arch]
+    return (cache_folder() if size.sha256 else SHIPPED) / size.file
+
+
 def download(arch: str) -> Path:
-    """Meta's checkpoint, from the cache or from Meta; with a progress bar, checked by hash.
+    """An architecture's own checkpoint: shipped, from the cache, or from Meta, with a progress bar.
 
     Returns:
-        The file. It appears in the cache whole and checked, or not at all.
+        The file. A download appears in the cache whole and checked by its hash, or not at all.
 
     Raises:
         UserError: no network, or not the file that was expected.
     """
-    size = ARCHITECTURES[arch]
-    path = cache_folder() / size.file
+    path, size = own_weights(arch), ARCHITECTURES[arch]
     if path.is_file():
         return path
     url = META + size.file
@@ -164,8 +174,8 @@ def download(arch: str) -> Path:
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint, read without running any code in it.
 
-    Takes a plain state dict (Meta, MedSAM) and one wrapped in {"model": ...} or {"state_dict": ...}, with or
-    without DataParallel's "module." before the names.
+    Takes safetensors, a plain state dict (Meta, MedSAM) and one wrapped in {"model": ...} or
+    {"state_dict": ...}, with or without DataParallel's "module." before the names.
 
     Raises:
         UserError: no such file, not a checkpoint, cut short, or one that wants to run code.
@@ -174,7 +184,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}; give --checkpoint an existing file")
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged or no safetensors; {expected}, download it again") from error
     except pickle.UnpicklingError as error:
         if "unsupported global" in str(error).lower():
             raise UserError(

@@ -15,6 +15,7 @@ class MethodName(StrEnum):
     PITOME = "pitome"
     VIDTOME = "vidtome"
     ALGM = "algm"
+    HYBRID = "hybrid"
 
 
 class Gradient(StrEnum):
@@ -42,10 +43,40 @@ class Reduction(StrEnum):
     REPLACE = "replace"
 
 
+class Scope(StrEnum):
+    """What the energy is taken over: the whole map before windows are cut, or each window, padding included.
+
+    The paper does not say; the authors' public code takes it within a window.
+    """
+
+    MAP = "map"
+    WINDOW = "window"
+
+
+class Border(StrEnum):
+    """What lies around it: the outermost tokens again, or zeros, as in the authors' public code."""
+
+    REPLICATE = "replicate"
+    ZERO = "zero"
+
+
 class Flatness(StrEnum):
-    """A cell's flatness: minus its largest energy, or minus its mean (Table 4, Mean-Flatness)."""
+    """A cell's flatness: minus its largest energy, or minus its mean (Table 4, Mean-Flatness).
+
+    Ours: minus the variance of its tokens, which is what their mean destroys, or their mean cosine, by which
+    ALGM ranks cells. Both see nothing of a cell's neighbours, which a gradient does.
+    """
 
     MAX = "max"
+    MEAN = "mean"
+    VARIANCE = "variance"
+    COSINE = "cosine"
+
+
+class Place(StrEnum):
+    """Where the relative position sees a merged cell: at its destination, or at its members' mean (ours)."""
+
+    DESTINATION = "destination"
     MEAN = "mean"
 
 

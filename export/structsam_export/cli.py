@@ -12,7 +12,20 @@ import typer
 from structsam_runtime.console import run
 from structsam_runtime.errors import UserError
 
-from .choices import Channels, Destination, Engine, Flatness, Gradient, MethodName, Reduction, Selection
+from .architectures import ARCHITECTURES, DEFAULT
+from .choices import (
+    Border,
+    Channels,
+    Destination,
+    Engine,
+    Flatness,
+    Gradient,
+    MethodName,
+    Place,
+    Reduction,
+    Scope,
+    Selection,
+)
 
 WEIGHTS, MERGING, OUTPUT = "Model", "Merging", "Output"
 ABLATION = "Ablations (default: the method's own)"
@@ -31,11 +44,16 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def export(
-    arch: Annotated[str, typer.Option(help="vit_b, vit_l or vit_h.", rich_help_panel=WEIGHTS)] = "vit_b",
+    arch: Annotated[
+        str,
+        typer.Option(
+            help=f"{', '.join(ARCHITECTURES)}; the first needs no download.", rich_help_panel=WEIGHTS
+        ),
+    ] = DEFAULT,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="Your own SAM, MedSAM or fine-tune. Default: Meta's, downloaded.",
+            help="Your own SAM, MedSAM or fine-tune. Default: vit_nano's shipped, Meta's downloaded.",
             rich_help_panel=WEIGHTS,
             metavar="PATH",
         ),
@@ -45,10 +63,19 @@ def export(
         typer.Option("--random-weights", help="Seeded random weights; no download.", rich_help_panel=WEIGHTS),
     ] = False,
     image_size: Annotated[
-        int, typer.Option(help="Pixels along the side of the input.", rich_help_panel=WEIGHTS, metavar="INT")
-    ] = 1024,
+        int,
+        typer.Option(
+            help="Pixels along the side of the input; 0 is the architecture's own.",
+            rich_help_panel=WEIGHTS,
+            metavar="INT",
+        ),
+    ] = 0,
     method: Annotated[
-        MethodName, typer.Option(help="How tokens merge.", rich_help_panel=MERGING)
+        MethodName,
+        # The names in the help: beside the option they would leave it half of the line.
+        typer.Option(
+            help=f"How tokens merge: {', '.join(MethodName)}.", rich_help_panel=MERGING, metavar="NAME"
+        ),
     ] = MethodName.STRUCTSAM,
     rate: Annotated[
         float | None,
@@ -70,14 +97,14 @@ def export(
         bool,
         typer.Option(
             "--prompt-aware",
-            help="Take a prior of where prompts are: --rate is for windows there.",
+            help="Take a prior of prompts: --rate is for windows there.",
             rich_help_panel=MERGING,
         ),
     ] = False,
     rate_background: Annotated[
         float | None,
         typer.Option(
-            help="The rate of all else, with --prompt-aware. Default: 0.75.",
+            help="Of all else, with --prompt-aware. Default: 0.75.",
             rich_help_panel=MERGING,
             metavar="FLOAT",
         ),
@@ -85,7 +112,7 @@ def export(
     prompt_windows: Annotated[
         int | None,
         typer.Option(
-            help="How many windows --rate is for, with --prompt-aware. Default: 2.",
+            help="Windows at --rate, with --prompt-aware. Default: 2.",
             rich_help_panel=MERGING,
             metavar="INT",
         ),
@@ -106,9 +133,26 @@ def export(
         int | None, typer.Option(help="Tokens along a cell's side.", rich_help_panel=ABLATION, metavar="INT")
     ] = None,
     gradient: Annotated[Gradient | None, typer.Option(rich_help_panel=ABLATION)] = None,
+    scope: Annotated[
+        Scope | None, typer.Option(help="What the gradient is taken over.", rich_help_panel=ABLATION)
+    ] = None,
+    border: Annotated[
+        Border | None, typer.Option(help="What lies around it.", rich_help_panel=ABLATION)
+    ] = None,
     flatness: Annotated[Flatness | None, typer.Option(rich_help_panel=ABLATION)] = None,
     selection: Annotated[Selection | None, typer.Option(rich_help_panel=ABLATION)] = None,
     destination: Annotated[Destination | None, typer.Option(rich_help_panel=ABLATION)] = None,
+    place: Annotated[
+        Place | None, typer.Option(help="Where attention sees a merged cell.", rich_help_panel=ABLATION)
+    ] = None,
+    proportional: Annotated[
+        bool,
+        typer.Option("--proportional", help="Attention counts every merged token.", rich_help_panel=ABLATION),
+    ] = False,
+    spread: Annotated[
+        float | None,
+        typer.Option(help="Hybrid's: how many cells may merge.", rich_help_panel=ABLATION, metavar="FLOAT"),
+    ] = None,
     margin: Annotated[
         float | None, typer.Option(help="PiToMe's, of block 0.", rich_help_panel=ABLATION, metavar="FLOAT")
     ] = None,
@@ -128,16 +172,14 @@ def export(
     plugins: Annotated[
         Path | None,
         typer.Option(
-            help="Build the encoder's engine with this library of plugins.",
+            help="With plugins: plugins/README.md.",
             rich_help_panel=OUTPUT,
             metavar="LIBRARY",
         ),
     ] = None,
     verify_images: Annotated[
         Path | None,
-        typer.Option(
-            help="Verify on these instead of three photographs.", rich_help_panel=OUTPUT, metavar="DIR"
-        ),
+        typer.Option(help="Verify on these photographs.", rich_help_panel=OUTPUT, metavar="DIR"),
     ] = None,
     output: Annotated[
         Path | None,
@@ -151,9 +193,7 @@ def export(
     ] = None,
     triton_repository: Annotated[
         Path | None,
-        typer.Option(
-            help="Also write models for Triton Inference Server.", rich_help_panel=OUTPUT, metavar="DIR"
-        ),
+        typer.Option(help="Also write models for Triton.", rich_help_panel=OUTPUT, metavar="DIR"),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an export that is there.", rich_help_panel=OUTPUT)
@@ -183,11 +223,16 @@ def export(
         cell=cell,
         channels=channels,
         gradient=gradient,
+        scope=scope,
+        border=border,
         flatness=flatness,
         selection=selection,
         cells=False if no_cells else None,
+        spread=spread,
         destination=destination,
+        place=place,
         reduction=reduction,
+        proportional=proportional or None,
         margin=margin,
         seed=seed,
         image_size=image_size,

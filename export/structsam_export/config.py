@@ -14,9 +14,21 @@ from typing import Any
 from structsam_runtime.errors import UserError
 
 from .architectures import ARCHITECTURES, PATCH, WINDOW, Architecture
-from .choices import Channels, Destination, Engine, Flatness, Gradient, MethodName, Reduction, Selection
+from .choices import (
+    Border,
+    Channels,
+    Destination,
+    Engine,
+    Flatness,
+    Gradient,
+    MethodName,
+    Place,
+    Reduction,
+    Scope,
+    Selection,
+)
 from .encoder.plugins import has_kernels
-from .merging import ALGM, Bipartite, Identity, Method, PiToMe, StructSAM, ToMe, ToMeSD, VidToMe
+from .merging import ALGM, Bipartite, Hybrid, Identity, Method, PiToMe, StructSAM, ToMe, ToMeSD, VidToMe
 
 METHODS: dict[MethodName, type[Any]] = {
     MethodName.STRUCTSAM: StructSAM,
@@ -26,6 +38,7 @@ METHODS: dict[MethodName, type[Any]] = {
     MethodName.PITOME: PiToMe,
     MethodName.VIDTOME: VidToMe,
     MethodName.ALGM: ALGM,
+    MethodName.HYBRID: Hybrid,
 }
 """What `--method` takes. An option applies to the methods that have an argument of its name."""
 DESTINATIONS = {
@@ -33,16 +46,22 @@ DESTINATIONS = {
     MethodName.BIPARTITE: (Destination.MIN, Destination.MAX, Destination.RANDOM),
     MethodName.TOMESD: (Destination.RANDOM, Destination.FIRST),
     MethodName.VIDTOME: (Destination.LATTICE, Destination.RANDOM),
+    MethodName.HYBRID: (Destination.MIN, Destination.MAX, Destination.RANDOM),
 }
 OPTIONS = (
     "cell",
     "channels",
     "gradient",
+    "scope",
+    "border",
     "flatness",
     "selection",
     "cells",
+    "spread",
     "destination",
+    "place",
     "reduction",
+    "proportional",
     "margin",
 )
 PATHS = ("checkpoint", "plugins")
@@ -63,7 +82,7 @@ class ExportConfig:
 
     Attributes:
         arch: a name in ARCHITECTURES.
-        checkpoint: a state dict; None downloads Meta's, unless random_weights.
+        checkpoint: a state dict; None takes the architecture's own, unless random_weights.
         random_weights: seeded weights instead of trained ones.
         method: how tokens merge.
         rate_window, rate_global: share of tokens removed in window and in global blocks.
@@ -74,10 +93,14 @@ class ExportConfig:
         cell: s, tokens along a cell's side.
         channels: what tokens are judged by, all channels or the mean over heads.
         gradient, flatness, selection, cells, destination: see StructSAM; ablations of Table 4.
+        scope, border: of the gradient, which the paper leaves open; see `energy.token_energy`.
+        place: where the relative position sees a merged cell, at its destination or at its tokens' mean.
+        spread: see Hybrid.
         reduction: what a slot holds, the mean of its tokens or the destination.
+        proportional: attention counts a slot as often as it has tokens.
         margin: see PiToMe; of block 0, falling to 0 behind the last block.
         seed: of random weights and of random choices; block i draws with seed + i.
-        image_size: S, pixels along the side of the encoder's input.
+        image_size: S, pixels along the side of the encoder's input; 0 is what the weights were made for.
         fp16: half precision with fp32 islands.
         dynamic_batch: leave the encoder's batch open; otherwise it is 1.
         engine: build engines too.
@@ -96,14 +119,19 @@ class ExportConfig:
     cell: int | None = None
     channels: Channels | None = None
     gradient: Gradient | None = None
+    scope: Scope | None = None
+    border: Border | None = None
     flatness: Flatness | None = None
     selection: Selection | None = None
     cells: bool | None = None
+    spread: float | None = None
     destination: Destination | None = None
+    place: Place | None = None
     reduction: Reduction | None = None
+    proportional: bool | None = None
     margin: float | None = None
     seed: int = 0
-    image_size: int = 1024
+    image_size: int = 0
     fp16: bool = False
     dynamic_batch: bool = False
     engine: Engine | None = None
@@ -114,10 +142,12 @@ class ExportConfig:
             raise UserError(f"--arch {self.arch} is unknown; expected one of {', '.join(ARCHITECTURES)}")
         if self.checkpoint is not None and self.random_weights:
             raise UserError("--checkpoint and --random-weights exclude each other; give one of them")
+        own_size = self.architecture.image_size
+        object.__setattr__(self, "image_size", self.image_size or own_size)
         if self.image_size % PATCH or not 64 <= self.image_size <= 4096:
             raise UserError(
                 f"--image-size {self.image_size} is not a multiple of {PATCH} from 64 to 4096; "
-                "SAM was trained at 1024"
+                f"{self.arch} was trained at {own_size}"
             )
         if self.seed < 0:
             raise UserError(f"--seed {self.seed} is negative; expected 0 or more")
@@ -150,6 +180,10 @@ class ExportConfig:
             )
         if self.margin is not None and not -1 <= self.margin <= 1:
             raise UserError(f"--margin {self.margin:g} is no cosine; expected -1 to 1")
+        if self.spread is not None and not 1 <= self.spread < math.inf:  # also refuses NaN
+            raise UserError(f"--spread {self.spread:g} is too few cells to merge in; expected 1 or more")
+        if self.place is Place.MEAN and not self.cells:
+            raise UserError("--place mean is that of a cell, and --no-cells has none; leave one of them out")
 
     def _check_plugins(self) -> None:
         if self.plugins is None:
@@ -234,7 +268,7 @@ class ExportConfig:
         prompt = [f"prompt{self.prompt_windows}r{self.rate_window * 100:g}"] if self.prompt_aware else []
         rate = f"r{window}" if window == whole else f"r{window}w{whole}g"
         skipped = [f"skip{block}" for block in self.skip_blocks]
-        size = [] if self.image_size == 1024 else [f"{self.image_size}px"]
+        size = [] if self.image_size == self.architecture.image_size else [f"{self.image_size}px"]
         parts = [self.arch, self.method, *prompt, rate, *self.differences(), *skipped, *size, self.precision]
         return "-".join(parts)
 
@@ -245,8 +279,8 @@ class ExportConfig:
             value = getattr(self, option)
             if value != own.get(option):
                 parts.append(
-                    f"no-{option}"  # the one option that is on by itself
-                    if value is False
+                    (option if value else f"no-{option}")
+                    if isinstance(value, bool)
                     else f"{value}-{option}"
                     if isinstance(value, StrEnum)
                     else f"{option}{value:g}"
@@ -285,9 +319,12 @@ class ExportConfig:
             "method": MethodName,
             "channels": Channels,
             "gradient": Gradient,
+            "scope": Scope,
+            "border": Border,
             "flatness": Flatness,
             "selection": Selection,
             "destination": Destination,
+            "place": Place,
             "reduction": Reduction,
             "engine": Engine,
         }

@@ -42,6 +42,7 @@ PAPER_NAMES = {
     MethodName.PITOME: "PiToMe",
     MethodName.VIDTOME: "VidToMe",
     MethodName.ALGM: "ALGM",
+    MethodName.HYBRID: "Hybrid (ours)",
 }
 BASELINE = "Baseline"
 PYTORCH = "pytorch"
@@ -54,6 +55,37 @@ ABLATIONS = {
     "structsam:destination=random": "Rand-Dst",
 }
 """Table 4 of the paper, but for its first row, which is `structsam`."""
+CHOICES = (
+    "structsam:channels=heads",
+    "structsam:flatness=variance",
+    "structsam:flatness=cosine",
+    "structsam:scope=window",
+    "structsam:border=zero",
+    "structsam:scope=window:border=zero",
+    "structsam:place=mean",
+    "structsam:proportional=yes",
+    "structsam:reduction=replace",
+    "structsam:rate_window=0",
+    "structsam:rate_global=0",
+    "structsam:skip_blocks=0",
+    "bipartite",
+    "bipartite:scope=window:border=zero",
+    "bipartite:proportional=yes",
+    "bipartite:reduction=replace",
+    "bipartite:reduction=replace:rate_window=0",
+    "bipartite:reduction=replace:rate_global=0",
+    "tome:proportional=yes",
+    "tomesd:reduction=replace",
+    "hybrid",
+    "hybrid:reduction=mean",
+    "hybrid:proportional=yes",
+    "hybrid:spread=1",
+    "hybrid:spread=1.5",
+    "hybrid:flatness=variance",
+    "hybrid:flatness=cosine",
+)
+"""What the paper leaves open, one choice at a time, and what is ours. The authors' public code takes the
+gradient within windows, with zeros around."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +164,7 @@ def configured(config: ExportConfig, spec: str, rate: float) -> ExportConfig:
     Args:
         config: everything else.
         spec: a method, and its options if they are not its own: `structsam`, `bipartite:reduction=replace`,
-            `structsam:selection=random:skip_blocks=0,1`; `cells=no` drops the cells.
+            `structsam:selection=random:skip_blocks=0,1`; `cells` and `proportional` take yes or no.
         rate: of all blocks, unless the options name `rate_window` or `rate_global`.
 
     Raises:
@@ -154,7 +186,7 @@ def _value(option: str, text: str, spec: str) -> Any:
     """An option's value from its text."""
     kinds: dict[str, Callable[[str], Any]] = {
         **{name: option_type(name) for name in OPTIONS},
-        "cells": lambda answer: {"yes": True, "no": False}[answer],
+        **dict.fromkeys(("cells", "proportional"), lambda answer: {"yes": True, "no": False}[answer]),
         "skip_blocks": lambda numbers: tuple(int(number) for number in numbers.split(",")),
         "rate_window": float,
         "rate_global": float,
@@ -174,7 +206,9 @@ def label_of(config: ExportConfig) -> str:
     parts = [PAPER_NAMES[config.method], *(part.replace("-", " ") for part in config.differences())]
     if config.prompt_aware:
         parts.append(f"prompt-aware with {config.rate_window:g} in {config.prompt_windows} windows")
-    if config.rate_unprompted != config.rate_global:
+    if not config.rate_unprompted or not config.rate_global:
+        parts.append(f"only in {'window' if config.rate_unprompted else 'global'} blocks")
+    elif config.rate_unprompted != config.rate_global:
         parts.append(f"{config.rate_unprompted:g} in window and {config.rate_global:g} in global blocks")
     if config.skip_blocks:
         parts.append(f"not in block {' '.join(map(str, config.skip_blocks))}")
@@ -195,7 +229,7 @@ def _removed(merging: Mapping[str, Any]) -> dict[str, float]:
 
 def _name(config: ExportConfig) -> str:
     """The name of an export, without what all models of one run share."""
-    size = "" if config.image_size == 1024 else f"-{config.image_size}px"
+    size = "" if config.image_size == config.architecture.image_size else f"-{config.image_size}px"
     return config.name.removeprefix(f"{config.arch}-").removesuffix(f"{size}-{config.precision}")
 
 

@@ -17,7 +17,7 @@ from structsam_runtime.manifest import FORMAT, Model, sha256
 
 from . import __version__
 from .analysis.macs import EncoderMacs
-from .architectures import EMBEDDING, PATCH
+from .architectures import PATCH
 from .config import ExportConfig
 from .encoder.exported import told_plans
 from .merging import ALGM, StructSAM
@@ -84,7 +84,7 @@ def model_of(config: ExportConfig, sam: Any) -> Model:
     return Model(
         arch=config.arch,
         image_size=config.image_size,
-        embedding=(EMBEDDING, grid, grid),
+        embedding=(config.architecture.width, grid, grid),
         low_res=4 * grid,
         mask_threshold=float(sam.mask_threshold),
         pixel_mean=tuple(sam.pixel_mean.flatten().tolist()),

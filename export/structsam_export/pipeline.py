@@ -19,8 +19,8 @@ from structsam_runtime.predictor import BATCH
 from structsam_runtime.runners.tensorrt import PLUGINS
 
 from .analysis.macs import EncoderMacs, encoder_macs
-from .architectures import EMBEDDING, PATCH
-from .checkpoints import cache_folder, download, load_sam
+from .architectures import PATCH
+from .checkpoints import download, load_sam, own_weights
 from .config import ExportConfig
 from .encoder.decoder import PromptedMaskDecoder
 from .encoder.exported import PlannedEncoder, output_names
@@ -136,7 +136,7 @@ def export(
 
 
 def fetch(config: ExportConfig) -> None:
-    """Have Meta's checkpoint at hand if the export needs it; shows a progress bar."""
+    """Have the architecture's own checkpoint at hand if the export needs it; shows a progress bar."""
     if config.checkpoint is None and not config.random_weights:
         download(config.arch)
 
@@ -152,7 +152,7 @@ def weights_source(config: ExportConfig) -> dict[str, str | None]:
     """Where the weights came from, for the manifest."""
     if config.random_weights:
         return {"source": f"random, seed {config.seed}", "sha256": None}
-    path = config.checkpoint or cache_folder() / config.architecture.file
+    path = config.checkpoint or own_weights(config.arch)
     return {"source": path.name, "sha256": sha256(path)}
 
 
@@ -184,7 +184,7 @@ def build_decoder(config: ExportConfig, sam: Any, path: Path, progress: Progress
     grid = config.image_size // PATCH
     prompts, points = 2, 3  # any two: both dimensions are dynamic
     inputs = {
-        "image_embedding": torch.zeros(1, EMBEDDING, grid, grid),
+        "image_embedding": torch.zeros(1, config.architecture.width, grid, grid),
         "point_coords": torch.zeros(prompts, points, 2),
         "point_labels": torch.ones(prompts, points, dtype=torch.int32),
         "mask_input": torch.zeros(prompts, 1, 4 * grid, 4 * grid),

@@ -18,7 +18,6 @@ from structsam_runtime.manifest import Model
 from structsam_runtime.runners.base import Array, DeviceArray, Runner, TensorSpec
 from structsam_runtime.runners.onnxruntime import PROVIDERS, OnnxRuntimeRunner
 
-from .architectures import ARCHITECTURES, EMBEDDING, PATCH, Architecture
 from .checkpoints import build_sam, randomize
 from .encoder.attention import relative_position_table
 from .graph.trace import quiet
@@ -117,26 +116,26 @@ class TorchEncoder(Runner):
     Args:
         name: for messages.
         make: makes the encoder, in fp32 on the CPU.
-        image_size: pixels of its input.
+        model: its sizes.
         device: of PyTorch.
         half: whether it computes in fp16.
         compiled: whether by `torch.compile`.
     """
 
     def __init__(
-        self, name: str, make: Callable[[], Any], image_size: int, device: str, half: bool, compiled: bool
+        self, name: str, make: Callable[[], Any], model: Model, device: str, half: bool, compiled: bool
     ) -> None:
         super().__init__(name)
-        self.make, self.image_size, self.device = make, image_size, device
+        self.make, self.model, self.device = make, model, device
         self.dtype = torch.float16 if half else torch.float32
         self.compiled = compiled
 
     def _open(self) -> tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]]:
         encoder = self.make().to(self.device, self.dtype)
         self._encoder = torch.compile(encoder) if self.compiled else encoder
-        grid, fp32 = self.image_size // PATCH, np.dtype(np.float32)
-        image = TensorSpec(fp32, ("batch", 3, self.image_size, self.image_size))
-        return {"image": image}, {"image_embedding": TensorSpec(fp32, ("batch", EMBEDDING, grid, grid))}
+        size, fp32 = self.model.image_size, np.dtype(np.float32)
+        inputs = {"image": TensorSpec(fp32, ("batch", 3, size, size))}
+        return inputs, {"image_embedding": TensorSpec(fp32, ("batch", *self.model.embedding))}
 
     def _close(self) -> None:
         del self._encoder
@@ -165,35 +164,34 @@ def rival(which: Rival, model: Model, folder: Path, runner: str) -> Callable[[],
     Raises:
         UserError: the rival is an ONNX file, and the runner takes none; or PyTorch finds no GPU.
     """
-    architecture = ARCHITECTURES[model.arch]
     if which.exported:
         if runner not in PROVIDERS:
             raise UserError(f"--rival {which} is an ONNX file, which {runner} does not run; leave it out")
         path = folder / f"{which}.onnx"
-        export(which, architecture, model.image_size, path)
+        export(which, model, path)
         return partial(OnnxRuntimeRunner, path, runner)
     device = "cpu" if runner == "cpu" else "cuda"
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--rival {which} runs on the GPU if {runner} does; PyTorch finds none: leave it out")
     half = device == "cuda" and model.precision == "fp16"
-    make = partial(encoder_of, which, architecture, model.image_size)
-    return partial(TorchEncoder, which.label, make, model.image_size, device, half, which is Rival.COMPILE)
+    make = partial(encoder_of, which, model)
+    return partial(TorchEncoder, which.label, make, model, device, half, which is Rival.COMPILE)
 
 
-def encoder_of(which: Rival, architecture: Architecture, image_size: int) -> Any:
+def encoder_of(which: Rival, model: Model) -> Any:
     """Meta's encoder with random weights, as the rival wants its attention."""
-    sam = build_sam(architecture, image_size)
+    sam = build_sam(model.arch, model.image_size)
     randomize(sam)
     encoder = sam.image_encoder.eval().requires_grad_(False)
     return encoder if which in (Rival.META, Rival.EAGER) else fuse(encoder)
 
 
-def export(which: Rival, architecture: Architecture, image_size: int, path: Path) -> None:
+def export(which: Rival, model: Model, path: Path) -> None:
     """Write a rival's graph as anyone would: by PyTorch's exporter, and nothing after it."""
-    image = torch.zeros(1, 3, image_size, image_size)
+    image = torch.zeros(1, 3, model.image_size, model.image_size)
     with quiet():
         torch.onnx.export(
-            encoder_of(which, architecture, image_size),
+            encoder_of(which, model),
             (image,),
             path,
             input_names=["image"],

@@ -363,6 +363,7 @@ class _Followed:
     def __init__(self, told: Sequence[Told], plans: Arrays, decided: Arrays) -> None:
         self.own = told[0].block.method
         self.prompt_windows, self.fragile = self.own.prompt_windows, self.own.fragile
+        self.proportional, self.footprint = self.own.proportional, self.own.footprint
         self.reduction = self.own.reduction
         self.told = {one.windows.group: one for one in told}
         self.plans, self.decided = plans, decided

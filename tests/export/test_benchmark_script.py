@@ -2,8 +2,9 @@
 
 import json
 import runpy
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from PIL import Image
 from rich.console import Console
 
 from structsam_export import pipeline
-from structsam_export.architectures import ARCHITECTURES, Architecture
 from structsam_export.config import ExportConfig
 from structsam_export.progress import Progress
 
@@ -22,17 +22,13 @@ Benchmark = Callable[[str], Ended]
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory, tiny_architecture: Architecture) -> Iterator[Path]:
-    """A folder with exports at rates 0 and 0.55."""
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an export, twice, of an architecture that other processes know too."""
     folder = tmp_path_factory.mktemp("desk")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ARCHITECTURES, "tiny", tiny_architecture)
-        for name, rate in (("r0", 0.0), ("r55", 0.55)):
-            config = ExportConfig(
-                "tiny", random_weights=True, image_size=224, rate_window=rate, rate_global=rate
-            )
-            pipeline.export(config, folder / name, None, False, Progress(Console(quiet=True)))
-        yield folder
+    config = ExportConfig("vit_nano", random_weights=True, image_size=224)
+    pipeline.export(config, folder / "one", None, False, Progress(Console(quiet=True)))
+    shutil.copytree(folder / "one", folder / "two")
+    return folder
 
 
 @pytest.fixture
@@ -53,12 +49,12 @@ def benchmark(desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 @pytest.mark.slow
 def test_one_run_tells_times_memory_and_operators_of_all(benchmark: Benchmark, desk: Path) -> None:
     rivals = "--rival meta --rival meta-fused --rival eager --rival sdpa"
-    code, out, err = benchmark(f"r0 r55 {rivals} --repeat 2 -o result.json --plot times.png")
+    code, out, err = benchmark(f"one two {rivals} --repeat 2 -o result.json --plot times.png")
     assert code == 0, err
     assert (desk / "result.md").read_text() in out
     result = json.loads((desk / "result.json").read_text())
     rows = {row["name"]: row for row in result["encoders"]}
-    assert list(rows)[-2:] == ["r0", "r55"]
+    assert list(rows)[-2:] == ["one", "two"]
     assert len(rows) == 6
     for row in rows.values():
         assert len(row["seconds"]) == 2
@@ -68,7 +64,7 @@ def test_one_run_tells_times_memory_and_operators_of_all(benchmark: Benchmark, d
         assert row["peak_host"] is None or row["peak_host"] > 1e7
         assert row["name"] in out
     assert next(iter(rows.values()))["ratio_median"] == 1
-    exported = {"Meta's, plain export", "Meta's, exported with fused attention", "r0", "r55"}
+    exported = {"Meta's, plain export", "Meta's, exported with fused attention", "one", "two"}
     assert result["operators"].keys() == exported
     assert "Attention" in result["operators"]["Meta's, exported with fused attention"]
     assert all(sum(seconds.values()) > 0 for seconds in result["operators"].values())
@@ -82,16 +78,16 @@ def test_one_run_tells_times_memory_and_operators_of_all(benchmark: Benchmark, d
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("r0 earlier.json -o result.json", "earlier.json is the result of another run, whose times do not"),
-        ("r0 r0 -o result.json", "two of the exports have the same folder name"),
+        ("one earlier.json -o result.json", "earlier.json is the result of another run, whose times do not"),
+        ("one one -o result.json", "two of the exports have the same folder name"),
         (
-            "r0 --rival mine -o result.json",
+            "one --rival mine -o result.json",
             "--rival mine is unknown; expected one of meta, meta-fused, eager",
         ),
-        ("r0 --rival meta --runner tensorrt -o result.json", "--rival meta is an ONNX file, which tensorrt"),
-        ("r0 --rival sdpa --runner tensorrt -o result.json", "PyTorch finds none: leave it out"),
-        ("r0 -o result.md", "does not end in .json"),
-        ("r0 -o result.json --plot no/times.png", "no/times.png"),
+        ("one --rival meta --runner tensorrt -o result.json", "--rival meta is an ONNX file, which tensorrt"),
+        ("one --rival sdpa --runner tensorrt -o result.json", "PyTorch finds none: leave it out"),
+        ("one -o result.md", "does not end in .json"),
+        ("one -o result.json --plot no/times.png", "no/times.png"),
     ],
 )
 def test_mistakes_are_told_in_one_line(benchmark: Benchmark, line: str, said: str) -> None:

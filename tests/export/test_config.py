@@ -11,13 +11,16 @@ import pytest
 from structsam_export import cli, pipeline
 from structsam_export.architectures import ARCHITECTURES
 from structsam_export.choices import (
+    Border,
     Channels,
     Destination,
     Engine,
     Flatness,
     Gradient,
     MethodName,
+    Place,
     Reduction,
+    Scope,
     Selection,
 )
 from structsam_export.config import (
@@ -32,6 +35,7 @@ from structsam_export.config import (
 from structsam_export.merging import (
     ALGM,
     Bipartite,
+    Hybrid,
     Identity,
     PiToMe,
     StructSAM,
@@ -43,26 +47,33 @@ from structsam_export.merging import (
 from structsam_runtime.console import run
 from structsam_runtime.errors import UserError
 
-GRID, SQUARE, MATCHING = ("gradient", "destination"), ("cell",), ("channels", "reduction")
+GRID, SQUARE = ("gradient", "scope", "border", "destination"), ("cell",)
+MATCHING = ("channels", "reduction", "proportional")
 APPLYING = {
-    MethodName.STRUCTSAM: {*GRID, *SQUARE, *MATCHING, "flatness", "selection", "cells"},
+    MethodName.STRUCTSAM: {*GRID, *SQUARE, *MATCHING, "flatness", "selection", "cells", "place"},
     MethodName.BIPARTITE: {*GRID, *SQUARE, *MATCHING},
     MethodName.TOME: {*MATCHING},
     MethodName.TOMESD: {*SQUARE, *MATCHING, "destination"},
     MethodName.PITOME: {*MATCHING, "margin"},
     MethodName.VIDTOME: {*SQUARE, *MATCHING, "destination"},
     MethodName.ALGM: {*SQUARE, *MATCHING},
+    MethodName.HYBRID: {*GRID, *SQUARE, *MATCHING, "flatness", "spread"},
 }
 """Which options each method has."""
 VALUES: dict[str, Any] = {
     "cell": 2,
     "channels": Channels.FULL,
     "gradient": Gradient.CENTRAL,
+    "scope": Scope.WINDOW,
+    "border": Border.ZERO,
     "flatness": Flatness.MEAN,
     "selection": Selection.RANDOM,
     "cells": False,
+    "spread": 1.5,
     "destination": Destination.RANDOM,
+    "place": Place.MEAN,
     "reduction": Reduction.REPLACE,
+    "proportional": True,
     "margin": 0.5,
 }
 
@@ -76,12 +87,15 @@ CHANGES: dict[str, Any] = {
     "skip_blocks": (0, 5),
     "cell": 7,
     "gradient": Gradient.CENTRAL,
+    "scope": Scope.WINDOW,
+    "border": Border.ZERO,
     "channels": Channels.HEADS,
     "flatness": Flatness.MEAN,
     "selection": Selection.RANDOM,
     "cells": False,
     "destination": Destination.RANDOM,
     "reduction": Reduction.REPLACE,
+    "proportional": True,
     "seed": 3,
     "image_size": 672,
     "fp16": True,
@@ -114,6 +128,12 @@ PROMPTED = {"prompt_windows": 2, "rate_background": 0.75, "rate_window": 0.35, "
         ),
         ({"method": MethodName.PITOME, "margin": 0.5}, "vit_b-pitome-r55-margin0.5-fp32"),
         ({"method": MethodName.TOME, "channels": Channels.HEADS}, "vit_b-tome-r55-fp32"),
+        (
+            {"flatness": Flatness.VARIANCE, "place": Place.MEAN, "proportional": True},
+            "vit_b-structsam-r55-variance-flatness-mean-place-proportional-fp32",
+        ),
+        ({"proportional": False}, "vit_b-structsam-r55-fp32"),
+        ({"method": MethodName.HYBRID, "spread": 1.5}, "vit_b-hybrid-r55-spread1.5-fp32"),
         (PROMPTED, "vit_b-structsam-prompt2r35-r75-fp32"),
         (PROMPTED | {"rate_global": 0.5, "fp16": True}, "vit_b-structsam-prompt2r35-r75w50g-fp16"),
     ],
@@ -122,14 +142,25 @@ def test_an_export_is_named_after_what_matters(changes: dict[str, Any], name: st
     assert ExportConfig(**{"arch": "vit_b"} | changes).name == name
 
 
+def configs_with_every_field(margin: float) -> list[ExportConfig]:
+    """Every method, and configs that together change every field there is."""
+    changes: list[dict[str, Any]] = [
+        CHANGES,
+        {"method": MethodName.PITOME, "margin": margin, "random_weights": True},
+        {"place": Place.MEAN},
+        {"method": MethodName.HYBRID, "spread": 1.5},
+        PROMPTED,
+        PLUGGED,
+    ]
+    fields = {field.name for field in dataclasses.fields(ExportConfig)}
+    assert set().union(*changes) == fields
+    return [ExportConfig("vit_b", method=method) for method in MethodName] + [
+        ExportConfig(**{"arch": "vit_b"} | one) for one in changes
+    ]
+
+
 def test_json_gives_back_the_same_config() -> None:
-    others = {"method": MethodName.PITOME, "margin": 0.5, "random_weights": True}
-    assert CHANGES.keys() | others.keys() | PROMPTED.keys() | PLUGGED.keys() == {
-        field.name for field in dataclasses.fields(ExportConfig)
-    }
-    configs = [ExportConfig("vit_b", method=method) for method in MethodName]
-    configs += [ExportConfig(**CHANGES), ExportConfig("vit_b", **others)]
-    configs += [ExportConfig("vit_b", **PROMPTED), ExportConfig("vit_b", **PLUGGED)]
+    configs = configs_with_every_field(margin=0.5)
     for config in configs:
         text = json.dumps(config.as_json())
         again = ExportConfig.from_json(json.loads(text))
@@ -175,13 +206,7 @@ def test_a_command_makes_the_same_config(monkeypatch: pytest.MonkeyPatch) -> Non
         raise UserError("far enough")
 
     monkeypatch.setattr(pipeline, "export", made)
-    others = {"method": MethodName.PITOME, "margin": -0.5, "random_weights": True}
-    assert CHANGES.keys() | others.keys() | PROMPTED.keys() | PLUGGED.keys() == {
-        field.name for field in dataclasses.fields(ExportConfig)
-    }
-    configs = [ExportConfig("vit_b", method=method) for method in MethodName]
-    configs += [ExportConfig(**CHANGES), ExportConfig("vit_b", **others)]
-    configs += [ExportConfig("vit_b", **PROMPTED), ExportConfig("vit_b", **PLUGGED)]
+    configs = configs_with_every_field(margin=-0.5)
     configs += [ExportConfig("vit_b", **PROMPTED | {"rate_window": 0.55, "rate_global": 0.55})]
     for config in configs:
         with pytest.raises(SystemExit):
@@ -250,6 +275,7 @@ def test_methods_are_their_own_classes_with_what_the_block_gives_them() -> None:
         MethodName.PITOME: PiToMe(0.4, margin=0.75 * 9 / 12, heads=12),
         MethodName.VIDTOME: VidToMe(0.4, heads=12, seed=8),
         MethodName.ALGM: ALGM(0.4, local=1.0, heads=12),
+        MethodName.HYBRID: Hybrid(0.4, heads=12, seed=8),
     }
     for method, own in expected.items():
         assert ExportConfig("vit_b", method=method, rate_window=0.4, seed=5).methods()[3] == own
@@ -271,7 +297,9 @@ def test_algm_has_no_second_stage_in_the_first_five_twelfths_of_the_depth(arch: 
     assert [method.local for method in methods] == [1.0] * alone + [0.5] * (len(methods) - alone)
 
 
-@pytest.mark.parametrize("method", [MethodName.TOMESD, MethodName.VIDTOME, MethodName.BIPARTITE])
+@pytest.mark.parametrize(
+    "method", [MethodName.TOMESD, MethodName.VIDTOME, MethodName.BIPARTITE, MethodName.HYBRID]
+)
 def test_every_block_draws_with_a_seed_of_its_own(method: MethodName) -> None:
     config = ExportConfig("vit_b", method=method, destination=Destination.RANDOM, seed=100)
     assert [merges.seed for merges in config.methods()] == list(range(100, 112))
@@ -286,6 +314,7 @@ def test_every_block_draws_with_a_seed_of_its_own(method: MethodName) -> None:
         (MethodName.VIDTOME, 2867 / 4096),
         (MethodName.BIPARTITE, 2867 / 4096),
         (MethodName.ALGM, 2867 / 4096),
+        (MethodName.HYBRID, 2867 / 4096),
         (MethodName.STRUCTSAM, 2868 / 4096),
     ],
 )
@@ -360,12 +389,15 @@ def test_arguments_reach_the_method() -> None:
         rate=0.3,
         cell=7,
         gradient=Gradient.CENTRAL,
+        scope=Scope.WINDOW,
+        border=Border.ZERO,
         flatness=Flatness.MEAN,
         selection=Selection.RANDOM,
         cells=False,
         destination=Destination.RANDOM,
         reduction=Reduction.REPLACE,
         heads=16,
+        proportional=True,
         seed=7,
     )
 
@@ -379,7 +411,7 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"arch": "vit_x"}, "--arch vit_x is unknown; expected one of vit_b, vit_l, vit_h"),
+        ({"arch": "vit_x"}, "--arch vit_x is unknown; expected one of vit_nano, vit_b, vit_l, vit_h"),
         ({"image_size": 100}, "--image-size 100 is not a multiple of 16"),
         ({"image_size": 48}, "--image-size 48 is not a multiple of 16 from 64"),
         ({"image_size": -1024}, "--image-size -1024 is not"),
@@ -402,6 +434,12 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
         ({"method": MethodName.PITOME, "margin": 1.5}, "--margin 1.5 is no cosine; expected -1 to 1"),
         ({"method": MethodName.PITOME, "margin": float("nan")}, "--margin nan is no cosine"),
         ({"destination": Destination.FIRST}, "structsam; expected min or max or random"),
+        (
+            {"method": MethodName.HYBRID, "spread": 0.9},
+            "--spread 0.9 is too few cells to merge in; expected 1",
+        ),
+        ({"method": MethodName.HYBRID, "spread": float("nan")}, "--spread nan is too few"),
+        ({"place": Place.MEAN, "cells": False}, "--place mean is that of a cell, and --no-cells has none"),
         ({"checkpoint": Path("sam.pth"), "random_weights": True}, "exclude each other; give one of them"),
         ({"seed": -1}, "--seed -1 is negative; expected 0 or more"),
         (

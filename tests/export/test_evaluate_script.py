@@ -378,6 +378,7 @@ def test_mistakes_with_exports(export: Path, desk: Path, script: Evaluate, line:
         (f"--dataset dis5k --root folder {TINY} -o results", "looked in folder or its DIS5K for DIS-VD/im"),
         (f"{FOLDER} --split val {TINY} -o results", "folder has no split val; expected one of all"),
         (f"{FOLDER} {TINY} -o results --limit 0", "--limit"),
+        (f"{FOLDER} {TINY} -o results --limit 1 --last 1", "--limit and --last exclude each other"),
         (f"{FOLDER} {TINY} -o results --method nose", "--method nose is unknown; expected one of structsam"),
         (f"{FOLDER} {TINY} -o results --rate 0", "--rate 0 is the unmerged model"),
         (f"{FOLDER} {TINY} -o results --rate 0.9", "the rate of window blocks is 0.9"),
@@ -418,7 +419,9 @@ def test_help(script: Evaluate) -> None:
 @pytest.mark.skipif(not COCO.exists(), reason="the annotated COCO pictures are not there")
 def test_real_annotations_run_with_the_ablations(script: Evaluate, desk: Path) -> None:
     line = f"--dataset coco-panoptic --split train2017 --root {os.path.relpath(COCO.resolve(), desk)} {TINY}"
-    code, out, err = script(f"{line} -o results --limit 2 --method structsam --ablations --rate 0.55")
+    code, out, err = script(f"{line} -o results --last 2 --method structsam --ablations --rate 0.55")
     assert code == 0, err
+    assert "| Hybrid (ours), spread1.5 | 0.55 | 54.6% / 54.6% |" in out
+    assert "| StructSAM, only in global blocks | 0.55 | 0.0% / 55.1% |" in out
     assert "| Rand-Cell | 0.55 | 55.1% / 55.1% |" in out
     assert "coco-panoptic-train2017: 2 pictures" in out

@@ -20,12 +20,23 @@ from structsam_export import pipeline
 from structsam_export.analysis.macs import encoder_macs
 from structsam_export.architectures import ARCHITECTURES, Architecture
 from structsam_export.checkpoints import load_sam
-from structsam_export.choices import Destination, Flatness, Gradient, MethodName, Reduction, Selection
+from structsam_export.choices import (
+    Border,
+    Destination,
+    Flatness,
+    Gradient,
+    MethodName,
+    Place,
+    Reduction,
+    Scope,
+    Selection,
+)
 from structsam_export.config import ExportConfig
 from structsam_export.encoder import apply
 from structsam_export.encoder.patch import merged_blocks
 from structsam_export.evaluation import (
     ABLATIONS,
+    CHOICES,
     PAPER_NAMES,
     Candidate,
     PolygraphyRunner,
@@ -111,6 +122,21 @@ def test_every_method_at_every_rate_once() -> None:
             "ToMeSD, first destination, 0.55 in window and 0.35 in global blocks",
         ),
         ("pitome:margin=0.5", {"method": MethodName.PITOME, "margin": 0.5}, "PiToMe, margin0.5"),
+        ("structsam:rate_window=0", {"rate_window": 0.0}, "StructSAM, only in global blocks"),
+        ("structsam:rate_global=0", {"rate_global": 0.0}, "StructSAM, only in window blocks"),
+        (
+            "structsam:flatness=variance:place=mean",
+            {"flatness": Flatness.VARIANCE, "place": Place.MEAN},
+            "StructSAM, variance flatness, mean place",
+        ),
+        (
+            "bipartite:scope=window:border=zero",
+            {"method": MethodName.BIPARTITE, "scope": Scope.WINDOW, "border": Border.ZERO},
+            "StructSAM (bipartite), window scope, zero border",
+        ),
+        ("tome:proportional=yes", {"method": MethodName.TOME, "proportional": True}, "ToMe, proportional"),
+        ("tome:proportional=no", {"method": MethodName.TOME}, "ToMe"),
+        ("hybrid:spread=1.5", {"method": MethodName.HYBRID, "spread": 1.5}, "Hybrid (ours), spread1.5"),
     ],
 )
 def test_a_method_takes_its_options(spec: str, changes: dict[str, Any], label: str) -> None:
@@ -127,6 +153,14 @@ def test_ablations_are_those_of_table_4() -> None:
     assert list(chosen.values()) == [
         "StructSAM", "Central-Diff", "Mean-Flatness", "No-Cell", "Rand-Cell", "Max-Dst", "Rand-Dst",
     ]  # fmt: skip
+
+
+def test_choices_are_all_different_and_none_is_of_table_4() -> None:
+    everything = ["structsam", *ABLATIONS, *CHOICES]
+    chosen = variants(config(), everything, RATES)
+    assert len(chosen) == len(RATES) * len(everything)
+    labels = list(dict.fromkeys(chosen.values()))
+    assert len(labels) == len(everything), "a row of a table each"
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..choices import Gradient
+from ..choices import Gradient, Scope
 from ..encoder.attention import MergedBlock, layer_norm
 from ..encoder.patch import grid_of, merged_blocks, remove
-from ..merging import Bipartite, StructSAM, Windows
+from ..merging import Bipartite, Hybrid, StructSAM, Windows
 
 SOBEL_MACS = 18
 """Of one channel of one token: two 3x3 kernels. We compute it by shifted additions, which count nothing."""
@@ -170,7 +170,8 @@ def block_macs(index: int, block: MergedBlock, x: Tensor) -> BlockMacs:
     qkv, proj = _sum(attention.project, slots), _sum(attention.proj, slots)
     relative = sum(_relative_position(block, one) for one in slots)
     widening = sum(_widening(block, one) for one in slots)
-    executed = _sum(attention, slots, [plan.position for plan in plans])
+    where, sizes = [plan.position for plan in plans], [plan.size for plan in plans]
+    executed = _sum(attention, slots, where, sizes)
     products = executed - qkv - proj - relative - widening
     return BlockMacs(
         block=index,
@@ -221,11 +222,16 @@ def _widening(block: MergedBlock, slots: Tensor) -> int:
 
 
 def _energy(block: MergedBlock, x: Tensor) -> int:
-    """The gradient, over the map once, on all channels or on their mean over heads: [1, H, W, C] map."""
-    method = block.method
-    if not isinstance(method, StructSAM | Bipartite) or method.gradient is Gradient.CENTRAL:
+    """The gradient, on all channels or on their mean over heads: [1, H, W, C] map.
+
+    Over the map once, or over the tokens of all windows, padding included.
+    """
+    method, windows = block.method, block.windows
+    if not isinstance(method, StructSAM | Bipartite | Hybrid) or method.gradient is Gradient.CENTRAL:
         return 0
-    return SOBEL_MACS * x.numel() // method.heads
+    by_window = method.scope is Scope.WINDOW
+    tokens = windows.per_image * windows.tokens if by_window else windows.height * windows.width
+    return SOBEL_MACS * tokens * x.shape[-1] // method.heads
 
 
 def _on_meta(encoder: nn.Module) -> Any:

@@ -56,16 +56,26 @@ class MergedAttention(nn.Module):
     The ones of a key pick exactly one term of each axis, so the product is the scaled logit plus the bias,
     and no [heads, K, K] bias is ever made or added.
 
+    A slot may instead stand at the mean place of a cell. Its bias is then the mean over the cell's tokens, of
+    the query as of the key, and since it is a sum over the axes, each axis is averaged alone: behind the rows
+    (columns) of the window come those of the cells, with the mean of their vectors and the shares of their
+    rows in place of a one.
+
     Args:
         attention: the block's own attention, whose parameters are shared, not copied.
         side: rows and columns of a window, in tokens.
+        footprint: rows and columns of the cells at whose mean place slots of several tokens stand; 1 if all
+            stand at their position.
+        proportional: whether a key counts as often as its slot has tokens, by the logarithm of that number
+            added to its logits (ToMe's proportional attention).
     """
 
-    def __init__(self, attention: Any, side: int) -> None:
+    def __init__(self, attention: Any, side: int, footprint: int = 1, proportional: bool = False) -> None:
         super().__init__()
         self.heads: int = attention.num_heads
         self.scale: float = attention.scale
         self.side = side
+        self.footprint, self.proportional = footprint, proportional
         self.qkv = attention.qkv
         self.proj = attention.proj
         self.relative: bool = attention.use_rel_pos
@@ -73,12 +83,13 @@ class MergedAttention(nn.Module):
             self.rel_pos_h: nn.Parameter = attention.rel_pos_h
             self.rel_pos_w: nn.Parameter = attention.rel_pos_w
 
-    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, size: Tensor | None = None) -> Tensor:
         """Attention within every window.
 
         Args:
             x: [B', K, C] slots.
             position: [B', K] int32, grid index of each slot within its window.
+            size: [B', K] int32, how many tokens each slot stands for; one each if not given.
 
         Returns:
             [B', K, C].
@@ -86,12 +97,14 @@ class MergedAttention(nn.Module):
         query, key, value = self.project(x)  # [B', K, heads, d] each, the key scaled
         key = key.permute(0, 2, 3, 1)  # [B', heads, d, K]
         if self.relative:
-            row, column = position // self.side, position % self.side
+            row, column = self._places(position, size)
             rows, columns = self._bias(query, self.rel_pos_h, row), self._bias(query, self.rel_pos_w, column)
             query = torch.cat([query, rows, columns], 3)
             key = torch.cat([key, self._one_hot(row, column, key)], 2)
-        weights = (query.transpose(1, 2) @ key).softmax(-1)  # [B', heads, K, K]
-        y = weights @ value.transpose(1, 2)
+        logits = query.transpose(1, 2) @ key  # [B', heads, K, K]
+        if self.proportional and size is not None:
+            logits = logits + size.float().log().to(logits.dtype)[:, None, None]
+        y = logits.softmax(-1) @ value.transpose(1, 2)
         projected: Tensor = self.proj(y.transpose(1, 2).flatten(2))
         return projected
 
@@ -109,6 +122,18 @@ class MergedAttention(nn.Module):
         projected = (F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
         return [features.view(*x.shape[:2], self.heads, -1) for features in projected]
 
+    def _places(self, position: Tensor, size: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Places of the slots on both axes: [B', K] int32 rows and columns, those of cells from `side` on."""
+        row, column = position // self.side, position % self.side
+        if self.footprint == 1 or size is None:
+            return row, column
+        cell_row, cell_column = (self.side + place // self.footprint for place in (row, column))
+        return torch.where(size > 1, cell_row, row), torch.where(size > 1, cell_column, column)
+
+    def _with_cells(self, table: Tensor) -> Tensor:
+        """What every place of an axis has [side, ...], and behind it the means of what each cell's have."""
+        return torch.cat([table, table.view(-1, self.footprint, *table.shape[1:]).mean(1)])
+
     def _bias(self, query: Tensor, rel_pos: Tensor, place: Tensor) -> Tensor:
         """What a key at every place of one axis would add to each query's logits.
 
@@ -121,13 +146,19 @@ class MergedAttention(nn.Module):
             [B', K, heads, side].
         """
         table = relative_position_table(rel_pos, self.side)
+        if self.footprint > 1:
+            table = self._with_cells(table)
         return query @ take(table, place)
 
     def _one_hot(self, row: Tensor, column: Tensor, key: Tensor) -> Tensor:
         """[B', K] rows and columns to [B', heads, 2 side, K] ones where they are, of the type of `key`."""
-        place = torch.stack([row, column], 1)[:, :, None]  # [B', 2, 1, K]
-        hot = place == count(self.side, place.device)[:, None]  # [B', 2, side, K]
-        return hot.to(key.dtype).flatten(1, 2)[:, None].expand(-1, self.heads, -1, -1)
+        place = torch.stack([row, column], 1)  # [B', 2, K]
+        if self.footprint > 1:
+            shares = self._with_cells(torch.eye(self.side, dtype=key.dtype, device=key.device))
+            hot = take(shares, place).transpose(2, 3)  # [B', 2, side, K]
+        else:
+            hot = (place[:, :, None] == count(self.side, place.device)[:, None]).to(key.dtype)
+        return hot.flatten(1, 2)[:, None].expand(-1, self.heads, -1, -1)
 
 
 class MergedBlock(nn.Module):
@@ -146,7 +177,7 @@ class MergedBlock(nn.Module):
         self.windows = windows
         self.method = method
         self.norm1 = block.norm1
-        self.attn = MergedAttention(block.attn, windows.side)
+        self.attn = MergedAttention(block.attn, windows.side, method.footprint, method.proportional)
         self.norm2 = block.norm2
         self.mlp = block.mlp
         self._original = (block,)  # in a tuple, so that its parameters are not registered twice
@@ -198,7 +229,7 @@ class MergedBlock(nn.Module):
         batch, device = features.shape[0], features.device
         source = windows.source(features.flatten(0, 2))
         slots = [
-            self.attn(plan.merge_rows(source, group.rows(batch, device)), plan.position)
+            self.attn(plan.merge_rows(source, group.rows(batch, device)), plan.position, plan.size)
             for group, plan in zip(windows.groups, plans, strict=True)
         ]
         return unmerge_groups(plans, slots, windows.token_of_row(batch, device)).view(features.shape)

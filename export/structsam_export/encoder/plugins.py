@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..choices import Destination, Flatness, Gradient, Reduction, Selection
 from ..merging import MergePlan, StructSAM
 from .attention import MergedBlock, layer_norm
 from .patch import merged_blocks
@@ -25,15 +24,9 @@ Shape = tuple[Any, ...]  # of sizes that may be symbols
 
 def has_kernels(method: object) -> bool:
     """Whether the plugins compute what a method does: Algorithm 1 with its defaults, whatever its rate."""
-    return isinstance(method, StructSAM) and (
-        method.cells
-        and not method.prompt_windows
-        and method.gradient is Gradient.SOBEL
-        and method.flatness is Flatness.MAX
-        and method.selection is Selection.FLATNESS
-        and method.destination is Destination.MIN
-        and method.reduction is Reduction.MEAN
-    )
+    if type(method) is not StructSAM:
+        return False
+    return method == StructSAM(method.rate, method.cell, heads=method.heads, seed=method.seed)
 
 
 class PluginBlock(MergedBlock):

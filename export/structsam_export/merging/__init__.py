@@ -7,6 +7,7 @@ Read `plan.py` first (what a method returns), then `structsam.py` (Algorithm 1 o
 from .algm import ALGM
 from .bipartite import Bipartite
 from .energy import gradient_energy
+from .hybrid import Hybrid
 from .method import Identity, Method, Replay
 from .pitome import PiToMe
 from .plan import MergePlan, unmerge_groups
@@ -20,6 +21,7 @@ from .windows import Windows
 __all__ = [
     "ALGM",
     "Bipartite",
+    "Hybrid",
     "Identity",
     "MergePlan",
     "Method",

@@ -10,9 +10,10 @@ from torch import Tensor
 from ..choices import Reduction
 from .cells import cell_tokens, largest_first, merged_cells
 from .collapse import collapse, first_to_merge
+from .flatness import likeness
 from .index import count, inverse, lookup
 from .matching import match, removed
-from .metric import head_mean, snap, unit
+from .metric import head_mean
 from .plan import MergePlan
 from .windows import Windows
 
@@ -33,6 +34,7 @@ class ALGM:
         local: share of the removed tokens that the first stage removes, in [0, 1].
         reduction: means weighted by size, or the token at a slot's position alone: a cell's last.
         heads: similarity is taken on the mean over this many heads; 1 is all channels.
+        proportional: attention counts every slot as often as it has tokens; see `Method.proportional`.
     """
 
     rate: float
@@ -40,8 +42,10 @@ class ALGM:
     local: float = 0.5
     reduction: Reduction = Reduction.MEAN
     heads: int = 1
+    proportional: bool = False
     fragile = False
     prompt_windows = 0
+    footprint = 1
 
     def merged(self, windows: Windows) -> int:
         """M: cells of one window that collapse in the first stage.
@@ -103,21 +107,3 @@ class ALGM:
             size=local.size,
             padding=None if padding is None else lookup(padding, local.position),
         )
-
-
-def likeness(members: Tensor) -> Tensor:
-    """Mean cosine of all pairs in a cell.
-
-    With unit vectors u, |sum u|^2 = sum |u|^2 + the cosines of all ordered pairs: no pair is multiplied out.
-
-    Args:
-        members: [B', G, m, c].
-
-    Returns:
-        [B', G] in [-1, 1]; 1 for cells of zeros.
-    """
-    number = members.shape[2]
-    direction = unit(members)
-    alone = direction.square().sum((-1, -2))  # how many are not zero
-    pairs = direction.sum(-2).square().sum(-1) - alone
-    return torch.where(alone == 0, 1.0, snap(pairs / (number * (number - 1))))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..choices import Destination
+from .index import count, lookup
 
 
 def choose(energy: Tensor, destination: Destination, seed: int) -> Tensor:
@@ -30,6 +31,23 @@ def choose(energy: Tensor, destination: Destination, seed: int) -> Tensor:
         raise ValueError(f"{destination} does not choose by energy")
     busiest = destination is Destination.MAX
     return (energy.argmax(-1) if busiest else energy.argmin(-1)).to(torch.int32)
+
+
+def split(cells: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
+    """Destinations, and the sources, which are all others.
+
+    Args:
+        cells: [B', G, m] int32, tokens.
+        member: [B', G] int32 below m, which one of each cell is a destination.
+
+    Returns:
+        [B', G] and [B', G (m - 1)] int32 tokens, cell by cell; sources go round the cell.
+    """
+    number, members = cells.shape[1:]
+    start = count(number, cells.device)[:, None] * members
+    others = (member[..., None] + 1 + count(members - 1, cells.device)) % members
+    flat = cells.flatten(1)
+    return lookup(flat, start[:, 0] + member), lookup(flat, (start + others).flatten(1))
 
 
 def draw(number: int, seed: int, device: torch.device) -> Tensor:

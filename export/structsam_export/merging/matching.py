@@ -31,6 +31,7 @@ class Matching(ABC):
     rate: float
     fragile = False
     prompt_windows = 0
+    footprint = 1
 
     @abstractmethod
     def sources(self, windows: Windows) -> int:

@@ -32,6 +32,19 @@ class Method(Protocol):
         """How many windows of an image, those with the most prior, merge at a rate of their own."""
         ...
 
+    @property
+    def proportional(self) -> bool:
+        """Whether attention counts a key as often as its slot has tokens (ToMe's proportional attention)."""
+        ...
+
+    @property
+    def footprint(self) -> int:
+        """Rows and columns of the cell at whose mean place a slot of several tokens stands.
+
+        1 where it stands at its `position`.
+        """
+        ...
+
     def plan(self, x: Tensor, windows: Windows) -> MergePlan:
         """The plan for every window.
 
@@ -56,6 +69,8 @@ class Identity:
     reduction = Reduction.REPLACE
     fragile = False
     prompt_windows = 0
+    proportional = False
+    footprint = 1
 
     def plan(self, x: Tensor, windows: Windows) -> MergePlan:
         """The identity plan; see `Method.plan`."""
@@ -83,6 +98,8 @@ class Replay:
     reduction: Reduction
     fragile = False
     prompt_windows = 0
+    proportional = False
+    footprint = 1
 
     def plan(self, x: Tensor, windows: Windows) -> MergePlan:
         """The recorded plan; see `Method.plan`."""

@@ -29,12 +29,14 @@ class PiToMe(Matching):
         margin: cosine at which a neighbour begins to count, in [-1, 1].
         reduction: the mean of a destination and its sources, or the destination alone.
         heads: similarity is taken on the mean over this many heads; 1 is all channels.
+        proportional: attention counts every slot as often as it has tokens; see `Method.proportional`.
     """
 
     rate: float
     margin: float = 0.75
     reduction: Reduction = Reduction.MEAN
     heads: int = 1
+    proportional: bool = False
     fragile = True  # a swap of neighbouring ranks swaps a source with a destination
 
     def sources(self, windows: Windows) -> int:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..choices import Destination, Flatness, Gradient, Reduction, Selection
+from ..choices import Border, Destination, Flatness, Gradient, Place, Reduction, Scope, Selection
 from .cells import cell_tokens, largest_first, lexicographic, merged_cells
 from .collapse import collapse, first_to_merge
 from .destination import choose, draw
-from .energy import gradient_energy
+from .energy import token_energy
+from .flatness import flatness
 from .index import inverse, lookup
 from .metric import head_mean
 from .plan import MergePlan
@@ -22,8 +23,8 @@ from .windows import Windows
 class StructSAM:
     """Merge the flattest cells of every window, keep all others (Algorithm 1).
 
-    The energy is taken over the whole map before windows are cut, with replicated borders; padding has
-    energy 0, so cells of padding are the flattest there are and merge first.
+    By default the energy is taken over the whole map before windows are cut, with replicated borders; padding
+    has energy 0, so cells of padding are the flattest there are and merge first.
 
     Prompt-aware (section 3.3): cells under a prior (see `PromptedWindows`) merge last, in the order of the
     highest prior among their tokens and then of their flatness; and `prompt_windows` windows of every image,
@@ -33,13 +34,17 @@ class StructSAM:
         rate: r, the share of tokens to remove, in [0, 1 - 1/s^2].
         cell: s, rows and columns of a cell; divides the window.
         gradient: operator of the energy.
-        flatness: how a cell's energies become its flatness.
+        scope: the energy is taken over the map, or within each window, padding included.
+        border: of what it is taken over: replicated, or zeros.
+        flatness: by what cells are ranked: their largest or mean energy, or what is alike in their features.
         selection: which cells merge.
         cells: False drops the grid (Table 4, No-Cell): the calmest tokens, wherever they lie, merge in
             groups of s * s neighbours in energy order. The paper does not define it; this reading is ours.
         destination: which token gives a merged cell its position.
+        place: where the relative position sees a merged cell: there, or at the mean of its tokens (ours).
         reduction: a merged cell becomes its mean, as the paper says, or its destination (ours).
-        heads: the gradient is taken on the mean over this many heads; 1 is all channels.
+        heads: gradient and features are taken on the mean over this many heads; 1 is all channels.
+        proportional: attention counts every slot as often as it has tokens; see `Method.proportional`.
         seed: of the random choices, which are drawn once and are the same for every image.
         prompt_windows: how many windows of an image merge at `rate_prompt`; 0 where there is only one.
         rate_prompt: r of those.
@@ -48,12 +53,16 @@ class StructSAM:
     rate: float
     cell: int = 2
     gradient: Gradient = Gradient.SOBEL
+    scope: Scope = Scope.MAP
+    border: Border = Border.REPLICATE
     flatness: Flatness = Flatness.MAX
     selection: Selection = Selection.FLATNESS
     cells: bool = True
     destination: Destination = Destination.MIN
+    place: Place = Place.DESTINATION
     reduction: Reduction = Reduction.MEAN
     heads: int = 1
+    proportional: bool = False
     seed: int = 0
     prompt_windows: int = 0
     rate_prompt: float = 0.0
@@ -62,6 +71,11 @@ class StructSAM:
     def fragile(self) -> bool:
         """Without cells, groups are cut from the order of all energies: a swap renames later groups."""
         return not self.cells
+
+    @property
+    def footprint(self) -> int:
+        """A merged slot is a whole cell; see `Method.footprint`."""
+        return self.cell if self.place is Place.MEAN else 1
 
     def slots(self, windows: Windows) -> int:
         """K = N - M (s^2 - 1); see `Method.slots`."""
@@ -77,9 +91,10 @@ class StructSAM:
         merged = self.merged(windows)
         if not merged:
             return MergePlan.identity(x.shape[0] * windows.per_image, windows.tokens, x.device)
-        energy = windows.cut(gradient_energy(head_mean(x, self.heads), self.gradient))  # [B', N]
+        x = head_mean(x, self.heads)
+        energy = token_energy(x, windows, self.gradient, self.scope, self.border)  # [B', N]
         groups = self._cells(windows, energy) if self.cells else self._sorted_groups(energy)
-        score = self._flatness(lookup(energy, groups))
+        score = self._score(groups, energy, x, windows)
         if (levels := windows.levels) is not None:
             late = lookup(levels, groups).amax(-1)  # a cell merges as a whole: its most wanted token decides
             score = lexicographic(-late, place=inverse(largest_first(score)))
@@ -96,10 +111,8 @@ class StructSAM:
         """No-Cell: tokens from the calmest to the busiest, s * s at a time: [B', N / s^2, s * s] int32."""
         return largest_first(-energy).view(energy.shape[0], -1, self.cell**2)
 
-    def _flatness(self, energy: Tensor) -> Tensor:
-        """How soon each cell merges: [B', cells, s * s] energies to [B', cells], the largest first."""
+    def _score(self, groups: Tensor, energy: Tensor, x: Tensor, windows: Windows) -> Tensor:
+        """How soon each cell merges, the largest first; see `flatness`."""
         if self.selection is Selection.RANDOM:
-            return draw(energy.shape[1], self.seed, energy.device).expand(energy.shape[:2])
-        if self.flatness is Flatness.MEAN:
-            return -energy.sqrt().mean(-1)
-        return -energy.amax(-1)
+            return draw(groups.shape[1], self.seed, energy.device).expand(groups.shape[:2])
+        return flatness(self.flatness, groups, energy, x, windows)

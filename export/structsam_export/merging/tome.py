@@ -27,11 +27,13 @@ class ToMe(Matching):
         rate: r, the share of tokens to remove; more than half is half.
         reduction: the mean of a destination and its sources, or the destination alone.
         heads: similarity is taken on the mean over this many heads; 1 is all channels.
+        proportional: attention counts every slot as often as it has tokens; see `Method.proportional`.
     """
 
     rate: float
     reduction: Reduction = Reduction.MEAN
     heads: int = 1
+    proportional: bool = False
 
     def sources(self, windows: Windows) -> int:
         """Half of the tokens; see `Matching.sources`."""

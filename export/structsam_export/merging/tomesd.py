@@ -26,6 +26,7 @@ class ToMeSD(FixedLayout):
         destination: a random token of each cell, or the first.
         reduction: the mean of a destination and its sources, or the destination alone.
         heads: similarity is taken on the mean over this many heads; 1 is all channels.
+        proportional: attention counts every slot as often as it has tokens; see `Method.proportional`.
         seed: of the layout.
     """
 
@@ -34,6 +35,7 @@ class ToMeSD(FixedLayout):
     destination: Destination = Destination.RANDOM
     reduction: Reduction = Reduction.MEAN
     heads: int = 1
+    proportional: bool = False
     seed: int = 0
 
     def destinations(self, windows: Windows) -> list[int]:

@@ -28,6 +28,7 @@ class VidToMe(FixedLayout):
         destination: one frame (`lattice`), or `random` tokens.
         reduction: the destination alone, or the mean of it and its sources.
         heads: similarity is taken on the mean over this many heads; 1 is all channels.
+        proportional: attention counts every slot as often as it has tokens; see `Method.proportional`.
         seed: of the frame or the tokens.
     """
 
@@ -36,6 +37,7 @@ class VidToMe(FixedLayout):
     destination: Destination = Destination.LATTICE
     reduction: Reduction = Reduction.REPLACE
     heads: int = 1
+    proportional: bool = False
     seed: int = 0
 
     def destinations(self, windows: Windows) -> list[int]:

@@ -20,18 +20,18 @@ from torch.utils.data import DataLoader
 from structsam_runtime.console import whole_file
 from structsam_runtime.errors import UserError
 
-from ..architectures import NANO
+from ..architectures import DEFAULT
 from ..checkpoints import build_sam, load_weights
 from .data import Photos, Samples
 from .losses import Losses, objective
 from .validate import validate
 
-NAME = "vit_nano"
-MATRIX_RATE, RATE = 2e-3, 1e-3
+ARCH = DEFAULT
+MATRIX_RATE, RATE = 1e-3, 5e-4
 """Learning rates of the transformers' matrices and of all else, between warm-up and decay."""
 WARMUP = 60
 """Steps in which the rate rises."""
-DECAY = 0.25
+DECAY = 0.75
 """Last share of the steps, in which the rate falls to zero."""
 AVERAGING = 0.999
 """Of the weights, from step to step; the average is what is validated and exported."""
@@ -70,6 +70,7 @@ class Settings:
         workers: processes that draw samples; 0 is none beside this one.
         bfloat16: compute in it where that is safe; faster on processors and GPUs that have it.
         seed: of weights and samples.
+        first: the step that it begins with; not 0 if it goes on from weights alone.
         stages: see STAGES.
     """
 
@@ -79,6 +80,7 @@ class Settings:
     workers: int = 1
     bfloat16: bool = False
     seed: int = 0
+    first: int = 0
     stages: tuple[Stage, ...] = STAGES
 
     @property
@@ -99,7 +101,7 @@ class Settings:
     @property
     def decay_from(self) -> int:
         """The step at which the rate begins to fall."""
-        return self.steps - int(DECAY * self.steps)
+        return self.steps - int(DECAY * (self.steps - self.first))
 
     def stage(self, step: int) -> Stage:
         """The stage that a step belongs to."""
@@ -108,7 +110,7 @@ class Settings:
     def pace(self, step: int) -> float:
         """What the learning rates are multiplied with at a step, 0..1."""
         falling = (self.steps - step) / max(1, self.steps - self.decay_from)
-        return min(1.0, (step + 1) / WARMUP, falling)
+        return min(1.0, (step + 1 - self.first) / WARMUP, falling)
 
 
 @dataclass
@@ -129,9 +131,9 @@ class Run:
 
 
 def _weights(size: int, device: str, state: dict[str, Tensor] | None) -> Any:
-    sam = build_sam(NANO, size)
+    sam = build_sam(ARCH, size)
     if state is not None:
-        load_weights(sam, state, NAME, "the checkpoint")
+        load_weights(sam, state, ARCH, "the checkpoint")
     return sam.to(device)
 
 
@@ -153,11 +155,12 @@ def _optimizers(sam: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
     )
 
 
-def begin(settings: Settings) -> Run:
-    """A run from fresh weights."""
+def begin(settings: Settings, weights: dict[str, Tensor] | None = None) -> Run:
+    """A run from fresh weights, or from those of another run, whose optimizer's state is not needed."""
     torch.manual_seed(settings.seed)
-    sam = _weights(settings.stage(0).size, settings.device, None).train().requires_grad_(True)
-    return Run(sam, copy.deepcopy(sam).requires_grad_(False), _optimizers(sam), 0)
+    size = settings.stage(settings.first).size
+    sam = _weights(size, settings.device, weights).train().requires_grad_(True)
+    return Run(sam, copy.deepcopy(sam).requires_grad_(False), _optimizers(sam), settings.first)
 
 
 def restore(saved: dict[str, Any], size: int, device: str) -> Run:

@@ -217,6 +217,8 @@ Table = list[list[str]]
 """Rows of cells, the first being the header."""
 Column = tuple[str, Callable[[Summary], str]]
 """A title, and what stands below it."""
+AGREEMENT: Column = ("agreement", lambda s: percent(s.quality["agreement"]))
+"""With the unmerged model, from which it has no change to tell."""
 
 
 def table_1(summaries: Sequence[Summary]) -> Table:
@@ -234,7 +236,7 @@ def table_3(summaries: Sequence[Summary]) -> Table:
     columns: list[Column] = [
         _quality("mIoU", "iou"),
         _quality("b-mIoU", "boundary_iou"),
-        ("agreement", lambda s: percent(s.quality["agreement"])),
+        AGREEMENT,
     ]
     return _by_dataset(summaries, columns, costs=("GMAC", "Imgs/s", "Mem GB"))
 
@@ -244,7 +246,7 @@ def table_4(summaries: Sequence[Summary]) -> Table:
     merged = [s for s in summaries if s.facts["rate"]]
     rates = sorted({s.facts["rate"] for s in merged})
     several = len({s.dataset for s in summaries}) > 1
-    columns = [_quality("mIoU", "iou"), _quality("b-mIoU", "boundary_iou")]
+    columns = [_quality("mIoU", "iou"), _quality("b-mIoU", "boundary_iou"), AGREEMENT]
     header = ["method", *(f"r={rate:g} {title}" for rate in rates for title, _ in columns)]
     rows = []
     places = dict.fromkeys((s.dataset, s.label) for s in merged)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from structsam_export.analysis.macs import SOBEL_MACS, EncoderMacs, count_macs, encoder_macs, table_5
 from structsam_export.architectures import ARCHITECTURES
 from structsam_export.checkpoints import build_sam
-from structsam_export.choices import Channels, Gradient, MethodName, Reduction
+from structsam_export.choices import Channels, Gradient, MethodName, Reduction, Scope
 from structsam_export.config import ExportConfig
 from structsam_export.encoder import apply, merged_blocks
 from structsam_export.encoder.exported import told_plans
@@ -195,7 +195,25 @@ def test_replacing_averages_nothing(build_encoder: Build, tiny: str, method: Met
     assert (sum(block.averaging for block in means.blocks) > 0) == (method is not MethodName.STRUCTSAM)
 
 
-@pytest.mark.parametrize("method", [MethodName.STRUCTSAM, MethodName.BIPARTITE])
+GRADIENT = [MethodName.STRUCTSAM, MethodName.BIPARTITE, MethodName.HYBRID]
+
+
+@pytest.mark.parametrize("method", GRADIENT)
+def test_within_windows_the_gradient_is_taken_of_padding_too(
+    build_encoder: Build, tiny: str, method: MethodName
+) -> None:
+    """20 x 20 tokens are padded to 28 x 28 for windows, and are one window of a global block."""
+    over_map = priced(build_encoder(320), method)
+    within = priced(build_encoder(320), method, scope=Scope.WINDOW)
+    for one, other in zip(over_map.blocks, within.blocks, strict=True):
+        padded = 784 if one.kind == "window" else 400
+        assert other.energy * 400 == one.energy * padded
+    assert within.total - over_map.total == sum(block.energy for block in within.blocks) - sum(
+        block.energy for block in over_map.blocks
+    )
+
+
+@pytest.mark.parametrize("method", GRADIENT)
 def test_central_differences_cost_nothing(build_encoder: Build, tiny: str, method: MethodName) -> None:
     sobel = priced(build_encoder(320), method)
     central = priced(build_encoder(320), method, gradient=Gradient.CENTRAL)

@@ -9,22 +9,30 @@ from torch import Tensor
 
 from structsam_export.merging import StructSAM
 
-Attend = Callable[[Any, Tensor, Tensor, int], Tensor]
+Attend = Callable[..., Tensor]
 
 
-def gathered_attention(attention: Any, x: Tensor, position: Tensor, side: int) -> Tensor:
+def gathered_attention(
+    attention: Any, x: Tensor, position: Tensor, side: int, shares: Tensor | None = None
+) -> Tensor:
     """SAM's Attention before its projection, among slots [B', K, C] that stand at `position` [B', K].
 
-    The bias is gathered for every pair of slots: q . Rh[row_i - row_j] + q . Rw[column_i - column_j].
+    The bias is gathered for every pair of slots: q . Rh[row_i - row_j] + q . Rw[column_i - column_j]. With
+    `shares` [B', K, N], of every token in a slot's place, it is the mean over all pairs of their tokens.
     """
+    if shares is None:
+        shares = torch.nn.functional.one_hot(position.long(), side * side).to(x.dtype)
     batch, slots, _ = x.shape
     qkv = attention.qkv(x).view(batch, slots, 3, attention.num_heads, -1)
     query, key, value = qkv.permute(2, 0, 3, 1, 4)  # [B', heads, K, d] each
     logits = (query * attention.scale) @ key.transpose(2, 3)
-    places = (position.long() // side, position.long() % side)
-    for place, vectors in zip(places, (attention.rel_pos_h, attention.rel_pos_w), strict=True):
-        distance = place[:, :, None] - place[:, None, :] + side - 1
-        logits = logits + torch.einsum("bhqd,bqkd->bhqk", query, vectors[distance])
+    token = torch.arange(side * side)
+    for place, vectors in zip(
+        (token // side, token % side), (attention.rel_pos_h, attention.rel_pos_w), strict=True
+    ):
+        pairs = vectors[place[:, None] - place + side - 1]  # [N, N, d], of every two tokens
+        pairs = torch.einsum("bkm,bqmd->bqkd", shares, torch.einsum("bqn,nmd->bqmd", shares, pairs))
+        logits = logits + torch.einsum("bhqd,bqkd->bhqk", query, pairs)
     return (logits.softmax(3) @ value).transpose(1, 2).reshape(batch, slots, -1)
 
 

@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from structsam_export.choices import Destination, Reduction
+from structsam_export.choices import Destination, Place, Reduction
 from structsam_export.encoder.attention import MergedAttention, MergedBlock, relative_position_table
 from structsam_export.encoder.patch import grid_of, windows_of
 from structsam_export.merging import (
     ALGM,
     Bipartite,
+    Hybrid,
     Identity,
+    MergePlan,
     Method,
     PiToMe,
     StructSAM,
@@ -24,7 +26,7 @@ from structsam_export.merging import (
     Windows,
 )
 
-Attend = Callable[[Any, Tensor, Tensor, int], Tensor]
+Attend = Callable[..., Tensor]
 
 # Outputs are of order one and every product sums some hundred terms of order one in another order than the
 # reference, so fp32 may differ by some ten times its 6e-8; fp64 then shows that nothing but rounding does.
@@ -63,6 +65,53 @@ def test_attention_among_merged_slots_has_sams_relative_position(
     slots = plan.merge(windows.cut(features.to(dtype)))
     expected = block.attn.proj(plain_attention(block.attn, slots, plan.position, windows.side))
     assert close(MergedAttention(block.attn, windows.side)(slots, plan.position), expected)
+
+
+def shares_of(plan: MergePlan, dtype: torch.dtype) -> Tensor:
+    """[B', K, N]: one over the size of a slot for every token in it."""
+    member = torch.nn.functional.one_hot(plan.slot.long(), plan.position.shape[1]).to(dtype)
+    return (member / plan.size[:, None]).transpose(1, 2)
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("destination", [Destination.MIN, Destination.MAX])
+def test_a_cell_at_its_mean_place_has_the_mean_bias_of_its_tokens(
+    encoder: Any,
+    features: Tensor,
+    plain_attention: Attend,
+    index: int,
+    destination: Destination,
+    dtype: torch.dtype,
+) -> None:
+    """Over all pairs of a token of the one and a token of the other, whichever token is the destination."""
+    windows, block = windows_of(encoder)[index], copy.deepcopy(encoder.blocks[index]).to(dtype)
+    plan = StructSAM(0.55, destination=destination, place=Place.MEAN).plan(features, windows)
+    slots = plan.merge(windows.cut(features.to(dtype)))
+    shares = shares_of(plan, dtype)
+    expected = block.attn.proj(plain_attention(block.attn, slots, plan.position, windows.side, shares))
+    attention = MergedAttention(block.attn, windows.side, footprint=2)
+    assert close(attention(slots, plan.position, plan.size), expected)
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("place", Place)
+def test_proportional_attention_is_attention_among_copies(
+    encoder: Any, features: Tensor, plain_attention: Attend, index: int, place: Place, dtype: torch.dtype
+) -> None:
+    """Of a slot for each of its tokens, all at the slot's place. The logarithm is always fp32."""
+    windows, block = windows_of(encoder)[index], copy.deepcopy(encoder.blocks[index]).to(dtype)
+    method = StructSAM(0.55, place=place)
+    plan = method.plan(features, windows)
+    slots = plan.merge(windows.cut(features.to(dtype)))
+    copies = plan.position.gather(1, plan.slot.long())
+    rows = plan.slot.long()[..., None].expand(-1, -1, windows.tokens)
+    shares = shares_of(plan, dtype).gather(1, rows) if place is Place.MEAN else None
+    attended = plain_attention(block.attn, plan.unmerge(slots), copies, windows.side, shares)
+    attention = MergedAttention(block.attn, windows.side, method.footprint, proportional=True)
+    own = plan.unmerge(attention(slots, plan.position, plan.size))
+    assert torch.allclose(own, block.attn.proj(attended), rtol=0, atol=ROUNDING[torch.float32])
 
 
 @pytest.mark.parametrize("dtype", ROUNDING)
@@ -118,6 +167,7 @@ METHODS = [
     PiToMe(0.55, heads=2),
     VidToMe(0.55, heads=2),
     ALGM(0.55, heads=2),
+    Hybrid(0.55, heads=2),
 ]
 
 
@@ -138,6 +188,29 @@ def test_a_block_is_merge_attention_unmerge_and_projection(
     out, (told,) = MergedBlock(block, windows, method).forward_with_plans(features)
     assert close(out, expected)
     assert torch.equal(told.slot, plan.slot)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize(
+    "method",
+    [StructSAM(0.55, place=Place.MEAN), Bipartite(0.55, heads=2, proportional=True)],
+    ids=["mean place", "proportional"],
+)
+def test_a_block_attends_as_its_method_says(
+    encoder: Any, features: Tensor, method: Method, index: int
+) -> None:
+    windows, block = windows_of(encoder)[index], encoder.blocks[index]
+    normed = block.norm1(features)
+    plan = method.plan(normed, windows)
+    attention = MergedAttention(block.attn, windows.side, method.footprint, method.proportional)
+    slots = attention(plan.merge(windows.cut(normed)), plan.position, plan.size)
+    rows = windows.token_of_row(len(features), features.device).long()
+    x = features + plan.unmerge(slots).flatten(0, 1)[rows].view(features.shape)
+    expected = x + block.mlp(block.norm2(x))
+    made = MergedBlock(block, windows, method)(features)
+    assert close(made, expected)
+    plain = MergedBlock(block, windows, StructSAM(0.55) if index else Bipartite(0.55, heads=2))(features)
+    assert not close(made, plain), "it makes a difference"
 
 
 @pytest.mark.parametrize("method", [Identity(), StructSAM(0.0)])

@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from structsam_export.checkpoints import randomize
-from structsam_export.choices import Destination, Flatness, Gradient, Reduction, Selection
+from structsam_export.choices import (
+    Border,
+    Destination,
+    Flatness,
+    Gradient,
+    Place,
+    Reduction,
+    Scope,
+    Selection,
+)
 from structsam_export.encoder import apply
 from structsam_export.encoder.exported import PlannedEncoder, output_names
 from structsam_export.graph.lint import lint
@@ -22,6 +31,7 @@ from structsam_export.graph.trace import trace
 from structsam_export.merging import (
     ALGM,
     Bipartite,
+    Hybrid,
     Method,
     PiToMe,
     Replay,
@@ -92,6 +102,12 @@ ABLATIONS = {
     "busiest destination": StructSAM(0.55, destination=Destination.MAX),
     "random destination": StructSAM(0.55, destination=Destination.RANDOM),
     "every cell merges": StructSAM(0.75),
+    "gradient within windows": StructSAM(0.55, scope=Scope.WINDOW, border=Border.ZERO),
+    "variance of a cell": StructSAM(0.55, flatness=Flatness.VARIANCE),
+    "cosine within a cell": StructSAM(0.55, flatness=Flatness.COSINE),
+    "mean place": StructSAM(0.55, place=Place.MEAN),
+    "proportional attention": StructSAM(0.55, proportional=True),
+    "hybrid": Hybrid(0.55, heads=2),
 }
 
 
@@ -155,6 +171,8 @@ METHODS = {
     "mean flatness": StructSAM(0.55, flatness=Flatness.MEAN),
     "no cells": StructSAM(0.55, cells=False),
     "busiest destination": StructSAM(0.55, destination=Destination.MAX),
+    "gradient within windows": StructSAM(0.55, scope=Scope.WINDOW, border=Border.ZERO),
+    "variance of a cell": StructSAM(0.55, flatness=Flatness.VARIANCE),
 }
 
 
@@ -192,7 +210,10 @@ def agreements(made: Mapping[str, NDArray[Any]], expected: tuple[Tensor, ...]) -
 
 MATCHING: dict[str, tuple[Method, float]] = {
     "structsam, replace": (StructSAM(0.35, reduction=Reduction.REPLACE, heads=12), 1.0),
+    "structsam, cosine": (StructSAM(0.55, flatness=Flatness.COSINE, heads=12), 1.0),
     "bipartite": (Bipartite(0.55, heads=12), 0.995),
+    "hybrid": (Hybrid(0.55, heads=12), 0.995),
+    "hybrid, mean": (Hybrid(0.35, reduction=Reduction.MEAN, heads=12), 0.995),
     "bipartite, replace": (Bipartite(0.35, reduction=Reduction.REPLACE, heads=12), 0.995),
     "tome": (ToMe(0.55, heads=12), 0.995),
     "tome, replace": (ToMe(0.35, Reduction.REPLACE, heads=12), 0.995),

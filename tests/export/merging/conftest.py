@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from structsam_export.choices import Destination, Gradient, Reduction
+from structsam_export.choices import Border, Destination, Flatness, Gradient, Reduction, Scope
 from structsam_export.merging import (
     ALGM,
     Bipartite,
+    Hybrid,
     MergePlan,
     Method,
     PiToMe,
@@ -47,6 +48,12 @@ class Make(Protocol):
 
 METHODS: dict[str, Make] = {
     "structsam": lambda r, how, heads=1: StructSAM(r, reduction=how, heads=heads),
+    "structsam variance": lambda r, how, heads=1: StructSAM(
+        r, flatness=Flatness.VARIANCE, reduction=how, heads=heads
+    ),
+    "structsam cosine": lambda r, how, heads=1: StructSAM(
+        r, flatness=Flatness.COSINE, reduction=how, heads=heads
+    ),
     "bipartite": lambda r, how, heads=1: Bipartite(r, reduction=how, heads=heads),
     "tome": lambda r, how, heads=1: ToMe(r, how, heads),
     "tomesd": lambda r, how, heads=1: ToMeSD(r, reduction=how, heads=heads),
@@ -57,6 +64,10 @@ METHODS: dict[str, Make] = {
     ),
     "algm": lambda r, how, heads=1: ALGM(r, reduction=how, heads=heads),
     "algm local": lambda r, how, heads=1: ALGM(r, local=1.0, reduction=how, heads=heads),
+    "hybrid": lambda r, how, heads=1: Hybrid(r, reduction=how, heads=heads),
+    "hybrid variance": lambda r, how, heads=1: Hybrid(
+        r, flatness=Flatness.VARIANCE, reduction=how, heads=heads
+    ),
 }
 """Every method with its own options, and those whose second option changes what is computed."""
 
@@ -64,8 +75,10 @@ SOBEL = ((-1, 0, 1), (-2, 0, 2), (-1, 0, 1))  # the derivative along columns; tr
 CENTRAL = ((0, 0, 0), (-1, 0, 1), (0, 0, 0))
 
 
-def gradient_magnitude(image: Ints, row: int, column: int, kernel: Any) -> float:
-    """G(t): both derivatives of every channel, borders replicated over the whole map."""
+def gradient_magnitude(
+    image: Ints, row: int, column: int, kernel: Any, border: Border = Border.REPLICATE
+) -> float:
+    """G(t): both derivatives of every channel; around the map its border again, or zeros."""
     height, width, channels = image.shape
     total = 0
     for channel in range(channels):
@@ -73,8 +86,10 @@ def gradient_magnitude(image: Ints, row: int, column: int, kernel: Any) -> float
         for i, j in itertools.product(range(3), range(3)):
             y = min(max(row + i - 1, 0), height - 1)
             x = min(max(column + j - 1, 0), width - 1)
-            across += kernel[i][j] * int(image[y, x, channel])
-            down += kernel[j][i] * int(image[y, x, channel])
+            outside = (y, x) != (row + i - 1, column + j - 1)
+            value = 0 if outside and border is Border.ZERO else int(image[y, x, channel])
+            across += kernel[i][j] * value
+            down += kernel[j][i] * value
         total += across**2 + down**2
     return math.sqrt(total)
 
@@ -94,10 +109,12 @@ class Partition:
     target: dict[Token, Token] = field(default_factory=dict)
 
 
-def partition_window(energy: dict[Token, float], side: int, method: StructSAM) -> Partition:
-    """Algorithm 1 on one window whose gradient magnitudes are known."""
+def cells_in_order(
+    energy: dict[Token, float], features: dict[Token, Ints | None], side: int, method: StructSAM | Hybrid
+) -> list[list[Token]]:
+    """The cells of one window, the flattest first."""
     s = method.cell
-    if method.cells:
+    if not isinstance(method, StructSAM) or method.cells:
         cells = [
             [(s * top + i, s * left + j) for i in range(s) for j in range(s)]
             for top in range(side // s)
@@ -108,10 +125,38 @@ def partition_window(energy: dict[Token, float], side: int, method: StructSAM) -
         cells = [calmest[start : start + s * s] for start in range(0, len(calmest), s * s)]
 
     def flatness(cell: list[Token]) -> float:
+        if method.flatness is Flatness.VARIANCE:
+            return -variance([features[token] for token in cell])
+        if method.flatness is Flatness.COSINE:
+            return mean_cosine([features[token] for token in cell])
         members = [energy[token] for token in cell]
         return -sum(members) / len(members) if method.flatness == "mean" else -max(members)
 
-    cells = sorted(cells, key=lambda cell: -flatness(cell))  # stable: of equal cells the first stays first
+    return sorted(cells, key=lambda cell: -flatness(cell))  # stable: of equal cells the first stays first
+
+
+def variance(members: list[Ints | None]) -> float:
+    """Mean squared distance from the mean; padding is zeros."""
+    known = [np.zeros(1, np.int64) if one is None else one for one in members]
+    total, squares = sum(known), sum(int((one * one).sum()) for one in known)
+    return (squares * len(known) - int((total * total).sum())) / len(known) ** 2
+
+
+def mean_cosine(members: list[Ints | None]) -> float:
+    """Of all pairs; 1 for cells that are padding, or nothing but zeros."""
+    if all(token is None or not token.any() for token in members):
+        return 1.0
+    blank = np.zeros(16, dtype=np.int64)
+    pairs = itertools.combinations([blank if token is None else token for token in members], 2)
+    cosines = [cosine(*pair) for pair in pairs]
+    return sum(cosines) / len(cosines)
+
+
+def partition_window(
+    energy: dict[Token, float], features: dict[Token, Ints | None], side: int, method: StructSAM
+) -> Partition:
+    """Algorithm 1 on one window whose gradient magnitudes are known."""
+    s, cells = method.cell, cells_in_order(energy, features, side, method)
     rate = Fraction(method.rate).limit_denominator(
         10**6
     )  # the number that was meant, without fp64's rounding
@@ -144,20 +189,34 @@ def cut_windows(image: Any, side: int, padding: Any) -> list[dict[Token, Any]]:
     ]
 
 
-def energies(images: Ints, side: int, gradient: Gradient) -> list[dict[Token, float]]:
+def energies(
+    images: Ints,
+    side: int,
+    gradient: Gradient,
+    scope: Scope = Scope.MAP,
+    border: Border = Border.REPLICATE,
+) -> list[dict[Token, float]]:
     """G(t) in every window of every image [B, H, W, C]; windows are padded as SAM's."""
     kernel = SOBEL if gradient is Gradient.SOBEL else CENTRAL
+    blank = np.zeros(images.shape[3], images.dtype)
     windows = []
     for image in images:
-        places = itertools.product(range(image.shape[0]), range(image.shape[1]))
-        energy = np.array([gradient_magnitude(image, *place, kernel) for place in places])
-        windows += cut_windows(energy.reshape(image.shape[:2]), side, padding=0.0)
+        maps = [image]
+        if scope is Scope.WINDOW:
+            cut = cut_windows(image, side, padding=blank)
+            maps = [np.array([one[token] for token in sorted(one)]).reshape(side, side, -1) for one in cut]
+        for one in maps:
+            places = itertools.product(range(one.shape[0]), range(one.shape[1]))
+            energy = np.array([gradient_magnitude(one, *place, kernel, border) for place in places])
+            windows += cut_windows(energy.reshape(one.shape[:2]), side, padding=0.0)
     return windows
 
 
 def algorithm_1(images: Ints, side: int, method: StructSAM) -> list[Partition]:
     """Algorithm 1 for every window of every image [B, H, W, C]."""
-    return [partition_window(window, side, method) for window in energies(images, side, method.gradient)]
+    known = energies(images, side, method.gradient, method.scope, method.border)
+    features = [window for image in images for window in cut_windows(image, side, padding=None)]
+    return [partition_window(*window, side, method) for window in zip(known, features, strict=True)]
 
 
 def exact_directions(rng: np.random.Generator, shape: tuple[int, ...], blank: float = 0.0) -> Ints:
@@ -306,6 +365,8 @@ def plain() -> SimpleNamespace:
         algorithm_1=algorithm_1,
         energies=energies,
         cut_windows=cut_windows,
+        cells_in_order=cells_in_order,
+        mean_cosine=mean_cosine,
         exact_directions=exact_directions,
         tokens_of=tokens_of,
         cosine=cosine,

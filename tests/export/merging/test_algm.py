@@ -1,6 +1,5 @@
 """ALGM: the score of its cells, its first stage as StructSAM's with that score, and both stages exactly."""
 
-import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -14,28 +13,18 @@ from torch import Tensor
 
 from structsam_export.choices import Reduction
 from structsam_export.merging import ALGM, StructSAM, Windows
-from structsam_export.merging.algm import likeness
 from structsam_export.merging.cells import cell_tokens
+from structsam_export.merging.flatness import likeness
 from structsam_export.merging.reduction import CellMean
 
 PERCENT = st.integers(0, 75)
 Slots = list[list[int]]
 
 
-def mean_cosine(plain: SimpleNamespace, members: list[Any]) -> float:
-    """Of all pairs; 1 for cells that are padding, or nothing but zeros."""
-    if all(token is None or not token.any() for token in members):
-        return 1.0
-    blank = np.zeros(16, dtype=np.int64)
-    pairs = itertools.combinations([blank if token is None else token for token in members], 2)
-    cosines = [plain.cosine(*pair) for pair in pairs]
-    return sum(cosines) / len(cosines)
-
-
 def collapsed(plain: SimpleNamespace, tokens: list[Any], side: int, merged: int) -> Slots:
     """Cells that merge, onto their last token, in raster order; then the tokens of the others."""
     cells = plain.cells_of(side, 2)
-    score = [mean_cosine(plain, [tokens[token] for token in cell]) for cell in cells]
+    score = [plain.mean_cosine([tokens[token] for token in cell]) for cell in cells]
     first = sorted(range(len(cells)), key=lambda cell: -score[cell])[:merged]  # stable
     together = [[cells[cell][-1], *cells[cell][:-1]] for cell in sorted(first)]
     return together + [[token] for cell in range(len(cells)) if cell not in first for token in cells[cell]]
@@ -51,7 +40,7 @@ def test_likeness_is_the_mean_of_all_pairwise_cosines(plain: SimpleNamespace, da
     score = likeness(windows.cut(x)[:, cells.long()])
     for window, own in zip(plain.tokens_of(images, side), score.tolist(), strict=True):
         for cell, value in zip(cells.tolist(), own, strict=True):
-            assert abs(value - mean_cosine(plain, [window[token] for token in cell])) <= 2**-20
+            assert abs(value - plain.mean_cosine([window[token] for token in cell])) <= 2**-20
 
 
 @pytest.mark.parametrize("cell", [2, 7])

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from structsam_export.choices import Destination, Gradient, Reduction
+from structsam_export.choices import Border, Destination, Gradient, Reduction, Scope
 from structsam_export.merging import Bipartite
 
 
@@ -17,6 +17,8 @@ from structsam_export.merging import Bipartite
     gradient=st.sampled_from(Gradient),
     destination=st.sampled_from([Destination.MIN, Destination.MAX]),
     reduction=st.sampled_from(Reduction),
+    scope=st.sampled_from(Scope),
+    border=st.sampled_from(Border),
 )
 def test_tokens_merge_into_the_calmest_of_any_cell(
     plain: SimpleNamespace,
@@ -25,14 +27,16 @@ def test_tokens_merge_into_the_calmest_of_any_cell(
     gradient: Gradient,
     destination: Destination,
     reduction: Reduction,
+    scope: Scope,
+    border: Border,
 ) -> None:
     images, side = data.draw(plain.exact_maps())
     x, windows = plain.on_grid(images, side)
-    method = Bipartite(percent / 100, gradient=gradient, destination=destination, reduction=reduction)
+    method = Bipartite(percent / 100, 2, gradient, scope, border, destination, reduction)
     plan = method.plan(x, windows)
     merged = percent * side * side // 100
     expected = []
-    energies = plain.energies(images, side, gradient)
+    energies = plain.energies(images, side, gradient, scope, border)
     for tokens, energy in zip(plain.tokens_of(images, side), energies, strict=True):
         chosen, others = [], []
         for cell in plain.cells_of(side, 2):

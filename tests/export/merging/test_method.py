@@ -15,6 +15,7 @@ from structsam_export.choices import Destination, Reduction
 from structsam_export.merging import (
     ALGM,
     Bipartite,
+    Hybrid,
     Identity,
     MergePlan,
     Method,
@@ -136,7 +137,7 @@ def test_tokens_are_judged_by_the_mean_over_heads(
 )
 def test_tokens_removed_at_1024_pixels(rate: float, whole: int, window: int) -> None:
     """int(r N), but for methods that can halve at most, and for ALGM's cells alone, which are StructSAM's."""
-    methods: list[Method] = [Bipartite(rate), ToMeSD(rate), VidToMe(rate), ALGM(rate)]
+    methods: list[Method] = [Bipartite(rate), ToMeSD(rate), VidToMe(rate), ALGM(rate), Hybrid(rate)]
     capped: list[Method] = [ToMe(rate), PiToMe(rate)]
     for windows, removed in ((GLOBAL, whole), (WINDOW, window)):
         assert {windows.tokens - method.slots(windows) for method in methods} == {removed}

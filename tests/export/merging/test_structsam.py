@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from structsam_export.choices import Destination, Flatness, Gradient, Selection
+from structsam_export.choices import Border, Destination, Flatness, Gradient, Place, Scope, Selection
 from structsam_export.merging import Identity, MergePlan, StructSAM, Windows
 
 DESTINATIONS = [Destination.MIN, Destination.MAX, Destination.RANDOM]
@@ -82,13 +82,53 @@ def place_of(token: tuple[int, int], side: int) -> int:
     gradient=st.sampled_from(Gradient),
     destination=st.sampled_from([Destination.MIN, Destination.MAX]),
     cells=st.booleans(),
+    place=st.sampled_from(Place),
 )
 def test_plan_is_algorithm_1(
-    plain: SimpleNamespace, case: Case, data: Any, gradient: Gradient, destination: Destination, cells: bool
+    plain: SimpleNamespace,
+    case: Case,
+    data: Any,
+    gradient: Gradient,
+    destination: Destination,
+    cells: bool,
+    place: Place,
+) -> None:
+    """Where attention sees a cell is not the plan's business."""
+    rate = data.draw(RATES[case.cell])
+    method = StructSAM(rate, case.cell, gradient, destination=destination, cells=cells, place=place)
+    check_equals_reference(plain, case, method)
+    assert method.footprint == (case.cell if place is Place.MEAN else 1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    case=cases(),
+    data=st.data(),
+    gradient=st.sampled_from(Gradient),
+    scope=st.sampled_from(Scope),
+    border=st.sampled_from(Border),
+)
+def test_energy_over_windows_and_with_zeros_around_is_what_it_says(
+    plain: SimpleNamespace, case: Case, data: Any, gradient: Gradient, scope: Scope, border: Border
 ) -> None:
     rate = data.draw(RATES[case.cell])
-    method = StructSAM(rate, case.cell, gradient, destination=destination, cells=cells)
-    check_equals_reference(plain, case, method)
+    check_equals_reference(plain, case, StructSAM(rate, case.cell, gradient, scope, border))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    data=st.data(),
+    percent=st.integers(0, 75),
+    flatness=st.sampled_from([Flatness.VARIANCE, Flatness.COSINE]),
+    cells=st.booleans(),
+)
+def test_cells_are_ranked_by_their_features(
+    plain: SimpleNamespace, data: Any, percent: int, flatness: Flatness, cells: bool
+) -> None:
+    """Exactly: sums of whole numbers and of cosines in sixteenths."""
+    images, side = data.draw(plain.exact_maps())
+    method = StructSAM(percent / 100, flatness=flatness, cells=cells)
+    check_equals_reference(plain, Case(images, side, 2), method)
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from structsam_export.architectures import ARCHITECTURES, Architecture
 from structsam_export.training import loop
 from structsam_export.training.data import Photos, read_photos
 
@@ -52,6 +53,6 @@ def photos(folder: Path) -> Photos:
 
 
 @pytest.fixture
-def small_nano(tiny_architecture: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def small_nano(tiny_architecture: Architecture, monkeypatch: pytest.MonkeyPatch) -> None:
     """What training builds while a test runs."""
-    monkeypatch.setattr(loop, "NANO", tiny_architecture)
+    monkeypatch.setitem(ARCHITECTURES, loop.ARCH, tiny_architecture)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from structsam_export.architectures import ARCHITECTURES, NANO
+from structsam_export.architectures import DEFAULT
 from structsam_export.checkpoints import build_sam, randomize
 from structsam_export.training import loop
 from structsam_export.training.curves import plot
@@ -47,21 +47,26 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_nano_fits_in_a_package_and_is_not_offered_yet() -> None:
-    sam = build_sam(NANO, NANO.image_size)
+def test_nano_fits_in_a_package() -> None:
+    sam = build_sam(DEFAULT)
     numbers = sum(value.numel() for value in sam.state_dict().values())
     assert 3e6 < numbers < 8e6  # times two bytes in half precision: under 16 MB
     assert sam.image_encoder(torch.zeros(1, 3, 512, 512)).shape == (1, 128, 32, 32)
-    assert NANO not in ARCHITECTURES.values()
 
 
 def test_pace_rises_stays_and_falls(tmp_path: Path) -> None:
     long = Settings(tmp_path, 1000)
-    assert long.decay_from == 750
+    assert long.decay_from == 250
     assert long.pace(0) == 1 / 60
-    assert [long.pace(step) for step in (59, 400, 750)] == [1, 1, 1]
-    assert long.pace(875) == 0.5
-    assert long.pace(999) == 1 / 250
+    assert [long.pace(step) for step in (59, 100, 250)] == [1, 1, 1]
+    assert long.pace(625) == 0.5
+    assert long.pace(999) == 1 / 750
+
+
+def test_a_run_from_weights_warms_up_and_falls_in_its_own_steps(tmp_path: Path) -> None:
+    later = Settings(tmp_path, 9000, first=8000)
+    assert later.decay_from == 8250
+    assert [later.pace(step) for step in (8000, 8059, 8250, 8625, 8999)] == [1 / 60, 1, 1, 0.5, 1 / 750]
 
 
 def test_stages_by_step(tmp_path: Path) -> None:
@@ -148,7 +153,7 @@ def test_a_longer_run_goes_on_from_before_the_decay(photos: Photos, tmp_path: Pa
     short = settings(tmp_path, 8)
     train(begin(short), short, photos, lambda record: None)
     assert resume(short).step == 8
-    assert resume(settings(tmp_path, 20)).step == short.decay_from == 6
+    assert resume(settings(tmp_path, 20)).step == short.decay_from == 2
 
 
 @pytest.mark.usefixtures("small_nano")

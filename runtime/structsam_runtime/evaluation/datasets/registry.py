@@ -11,6 +11,7 @@ from .base import Annotated
 from .cityscapes import read_cityscapes
 from .coco import read_instances, read_panoptic
 from .inbreast import read_inbreast
+from .labels import read_labels
 from .pairs import COIFT, DIS5K, FOLDER, HRSOD, THINOBJECT5K, read_pairs
 
 WHOLE = ("all",)  # of a dataset that has no splits
@@ -51,6 +52,8 @@ DATASETS = {
     "ade20k": Family(read_ade20k, ("validation", "training")),
     "inbreast": Family(read_inbreast, WHOLE),
     "folder": Family(partial(read_pairs, layouts=FOLDER), WHOLE),
+    "labels": Family(read_labels, WHOLE),
+    "thin": Family(read_labels, WHOLE, min_area=40),
 }
 
 
@@ -78,7 +81,7 @@ def open_dataset(name: str, root: Path, split: str | None = None, min_area: int 
         root: the folder that it was unpacked to.
         split: by default the first of the dataset's.
         min_area: pixels; smaller objects are left out. By default nothing is, except from coco-panoptic what
-            has less than 32 * 32.
+            has less than 32 * 32, and from thin what has less than 40.
 
     Raises:
         UserError: there is no such dataset or split, the folder does not hold it, or a package that reads it
