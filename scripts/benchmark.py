@@ -1,15 +1,14 @@
-"""Time exported encoders side by side, in one run.
+"""Time exported encoders and their rivals side by side, in one run.
 
-python scripts/benchmark.py OUT [OUT ...] --rival meta -o benchmarks/cpu.json
+python scripts/benchmark.py OUT [OUT ...] --rival meta --rival sdpa -o benchmarks/cpu.json
 """
 
 import json
-import platform
-import statistics
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,17 +16,22 @@ import numpy as np
 import typer
 from rich.progress import track
 
-from structsam_runtime import Manifest, OnnxRuntimeRunner, Predictor, UserError
-from structsam_runtime.console import run
+from structsam_runtime import Manifest, Predictor, UserError
+from structsam_runtime.console import check_output, run
 from structsam_runtime.image import prepare, read_image
-from structsam_runtime.machine import cores, gpus, processor
 from structsam_runtime.prior import prior
+from structsam_runtime.profile import operators
 from structsam_runtime.prompts import encode
 from structsam_runtime.runners import RUNNERS, create
+from structsam_runtime.runners.base import Array, Runner
+from structsam_runtime.runners.onnxruntime import OnnxRuntimeRunner
 from structsam_runtime.runners.tensorrt import LIBRARIES, bindings
 from structsam_runtime.tables import check_result, markdown, write_result
+from structsam_runtime.timing import as_row, environment, footprint, interleaved, spread
 
-RIVAL, META = "meta", "Meta's, plain export"
+Contestants = Mapping[str, Callable[[], Runner]]
+SHOWN = 8
+"""Operators of which the table tells each; the others together."""
 
 
 def main(
@@ -36,57 +40,72 @@ def main(
         Path, typer.Option("--output", "-o", help="The result, .json; its table goes beside it.")
     ],
     rival: Annotated[
-        str | None,
-        typer.Option(help="meta: Meta's own encoder, plainly exported, as the baseline."),
+        list[str] | None,
+        typer.Option(
+            help="Meta's own encoder to compare with; again for more: meta (plainly exported), meta-fused "
+            "(exported with fused attention), eager, sdpa and compile (PyTorch)."
+        ),
     ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 7,
     runner: Annotated[str, typer.Option(help=f"One of {', '.join(RUNNERS)}.")] = "cpu",
     image: Annotated[
         Path | None, typer.Option(metavar="PHOTO", help="Default: a photograph that scikit-image ships.")
     ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the times.")] = None,
 ) -> None:
     """Interleaved repetitions of every encoder on one photograph; medians, minima, ratios to the first."""
-    if rival not in (None, RIVAL):
-        raise UserError(f"--rival {rival} is unknown; expected {RIVAL}")
-    if rival and runner in LIBRARIES:
-        raise UserError(f"--rival {rival} is an ONNX file, which {runner} does not run; leave it out")
     check_result(output)
-    names = [out.resolve().name for out in outs]
-    if len(set(names)) != len(names):
-        raise UserError(f"two of the exports have the same folder name: {', '.join(names)}; rename one")
+    if plot:
+        check_output(plot)
+        _require_matplotlib()
+    names = _names(outs)
     manifests = [Manifest.read(out) for out in outs]
     if len({(known.model.arch, known.model.image_size) for known in manifests}) != 1:
         raise UserError("the exports differ in architecture or image size; benchmark one kind per run")
     picture = read_image(image) if image else _photograph()
     tensor, _ = prepare(picture, manifests[0].model)
-    encoders = {name: create(out, "encoder", runner) for name, out in zip(names, outs, strict=True)}
     inputs = {"image": tensor, "prior": prior(manifests[0].model)}  # without prompts: the time is the same
-    with ExitStack() as stack:
-        if rival:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            plain = OnnxRuntimeRunner(_meta(manifests[0], folder / "meta.onnx"), runner)
-            encoders = {META: plain, **encoders}
-        runners = {name: stack.enter_context(encoder) for name, encoder in encoders.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in runners}
-        for turn in track(range(repeat + 1), description="timing", transient=True):
-            for name, encoder in runners.items():
-                feeds = {wanted: inputs[wanted] for wanted in encoder.inputs}
-                start = time.perf_counter()
-                encoder.infer(feeds)
-                if turn:  # the first is a warm-up
-                    seconds[name].append(time.perf_counter() - start)
-    many = _many_prompts(outs[0], picture, runner)
     told = {name: _told(out) for name, out in zip(names, outs, strict=True)}
-    baseline = {META: {"gmac": told[names[0]]["gmac_unmerged"]}} if rival else {}
+    ours = {name: partial(create, out, "encoder", runner) for name, out in zip(names, outs, strict=True)}
+    with tempfile.TemporaryDirectory() as folder:
+        rivals = _rivals(rival or [], manifests[0], Path(folder), runner)
+        contestants: Contestants = {**rivals, **ours}
+        seconds, feeds = _times(contestants, inputs, repeat)
+        memory = {
+            name: as_row(footprint(make, feeds[name], runner != "cpu")) for name, make in contestants.items()
+        }
+        profile = _profile(contestants, feeds, runs=min(repeat, 3))
+    first = next(iter(seconds.values()))
+    facts = {name: {"gmac": told[names[0]]["gmac_unmerged"]} for name in rivals} | told
     result = {
-        "machine": _machine(runner),
+        "machine": environment(runner) | {"library": _library(runner)},
         "repeat": repeat,
-        "encoders": _rows(seconds, baseline | told),
-        "decoder": many,
+        "encoders": [
+            {"name": name, **facts[name], **spread(times, first), **memory[name]}
+            for name, times in seconds.items()
+        ],
+        "operators": profile,
+        "decoder": _many_prompts(outs[0], picture, runner),
     }
     table = _table(result)
     write_result(output, result, table)
+    if plot:
+        _plot(result, plot)
     typer.echo(table)
+
+
+def _names(outs: list[Path]) -> list[str]:
+    """What the exports are called: their folders."""
+    for out in outs:
+        if out.suffix == ".json":
+            raise UserError(
+                f"{out} is the result of another run, whose times do not compare with those of this one; "
+                "give the folders of all exports, and they are timed together"
+            )
+    names = [out.resolve().name for out in outs]
+    if len(set(names)) != len(names):
+        raise UserError(f"two of the exports have the same folder name: {', '.join(names)}; rename one")
+    return names
 
 
 def _photograph() -> Any:
@@ -98,22 +117,44 @@ def _photograph() -> Any:
     return photograph()
 
 
-def _meta(known: Manifest, path: Path) -> Path:
-    """Meta's encoder, unpatched, as anyone would export it. Random weights: they do not change the time."""
+def _rivals(chosen: list[str], known: Manifest, folder: Path, runner: str) -> dict[str, Callable[[], Runner]]:
+    """Meta's own encoder, unpatched, in the forms that are asked for."""
+    if not chosen:
+        return {}
     try:
-        import torch
-
-        from structsam_export.checkpoints import load_sam
-        from structsam_export.graph.trace import quiet
+        from structsam_export.rivals import Rival, rival
     except ModuleNotFoundError as error:
-        raise UserError(f'--rival {RIVAL} needs {error.name}; pip install -e ".[export,cpu]"') from error
-    sam = load_sam(known.model.arch, known.model.image_size, None, random_weights=True)
-    image = torch.zeros(1, 3, known.model.image_size, known.model.image_size)
-    with quiet():
-        torch.onnx.export(
-            sam.image_encoder, (image,), path, input_names=["image"], dynamo=True, verbose=False
-        )
-    return path
+        raise UserError(f'--rival needs {error.name}; pip install -e ".[export,cpu]"') from error
+    if unknown := set(chosen) - set(Rival):
+        raise UserError(f"--rival {', '.join(unknown)} is unknown; expected one of {', '.join(Rival)}")
+    return {Rival(which).label: rival(Rival(which), known.model, folder, runner) for which in chosen}
+
+
+def _times(
+    contestants: Contestants, inputs: Mapping[str, Array], repeat: int
+) -> tuple[dict[str, list[float]], dict[str, dict[str, Array]]]:
+    """Seconds of every run, interleaved, and what each was given."""
+    with ExitStack() as stack:
+        runners = {name: stack.enter_context(make()) for name, make in contestants.items()}
+        feeds = {name: {key: inputs[key] for key in runner.inputs} for name, runner in runners.items()}
+        calls = {name: partial(runner.infer, feeds[name]) for name, runner in runners.items()}
+        return interleaved(calls, repeat), feeds
+
+
+def _profile(
+    contestants: Contestants, feeds: Mapping[str, dict[str, Array]], runs: int
+) -> dict[str, dict[str, float]]:
+    """Seconds by operator, of those that ONNX Runtime runs."""
+    made = {name: make() for name, make in contestants.items()}
+    profiles = {
+        name: operators(one.path, one.provider, feeds[name], runs)
+        for name, one in made.items()
+        if isinstance(one, OnnxRuntimeRunner)
+    }
+    return {
+        name: {kind: round(seconds, 5) for kind, seconds in profile.items()}
+        for name, profile in profiles.items()
+    }
 
 
 def _many_prompts(out: Path, picture: Any, runner: str) -> dict[str, Any]:
@@ -157,37 +198,6 @@ def _told(out: Path) -> dict[str, Any]:
     }
 
 
-def _rows(seconds: dict[str, list[float]], told: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Median, spread and minimum of each, and its ratio to the first, by medians and by minima."""
-    first = next(iter(seconds.values()))
-    return [
-        {
-            "name": name,
-            **told[name],
-            "median_s": round(statistics.median(times), 4),
-            "min_s": round(min(times), 4),
-            "max_s": round(max(times), 4),
-            "ratio_median": round(statistics.median(times) / statistics.median(first), 4),
-            "ratio_min": round(min(times) / min(first), 4),
-            "seconds": [round(value, 4) for value in times],
-        }
-        for name, times in seconds.items()
-    ]
-
-
-def _machine(runner: str) -> dict[str, Any]:
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "processor": processor(),
-        "cores": cores(),
-        "gpus": gpus(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "library": _library(runner),
-        "runner": runner,
-    }
-
-
 def _library(runner: str) -> str:
     """What runs the encoders, and its version."""
     if runner in LIBRARIES:
@@ -204,13 +214,16 @@ def _table(result: dict[str, Any]) -> str:
         f"{where}, {machine['library']} ({machine['runner']}), {machine['date']}, "
         f"{result['repeat']} interleaved runs"
     )
+    clocks = f"Clocks: {'; '.join(machine['clocks']) or 'unknown'}"
     columns = [
         "encoder",
         "GMAC",
         "median s",
-        "min s",
+        "min to max s",
+        "images/s",
         "time by medians",
         "by minima",
+        "peak memory MB",
         "same merges",
         "mask IoU",
     ]
@@ -218,10 +231,12 @@ def _table(result: dict[str, Any]) -> str:
         [
             row["name"],
             f"{row['gmac']:.1f}",
-            f"{row['median_s']:.2f}",
-            f"{row['min_s']:.2f}",
+            f"{row['median_s']:.3g}",
+            f"{row['min_s']:.3g} to {row['max_s']:.3g}",
+            f"{1 / row['median_s']:.3g}",
             f"{row['ratio_median']:.2f}",
             f"{row['ratio_min']:.2f}",
+            _megabytes(row),
             f"{row['plans']:.2%}" if row.get("plans") is not None else "",
             f"{row['mask_iou']:.4f}" if "mask_iou" in row else "",
         ]
@@ -232,7 +247,54 @@ def _table(result: dict[str, Any]) -> str:
         f"{many['boxes']} boxes on one picture: {many['one_call_s']:.2f} s in one call of the decoder, "
         f"{many['call_for_each_s']:.2f} s in a call for each ({many['ratio']:.2f})"
     )
-    return f"{head}\n\n{markdown([columns, *rows])}\n\n{tail}\n"
+    profile = [_operator_table(result["operators"])] if result["operators"] else []
+    return "\n\n".join([head, clocks, markdown([columns, *rows]), *profile, tail]) + "\n"
+
+
+def _megabytes(row: dict[str, Any]) -> str:
+    """Peak memory of the host, and of the GPU where there is one."""
+    sizes = [row["peak_host"], row["peak_device"]]
+    return " + GPU ".join(f"{size / 1e6:.0f}" for size in sizes if size is not None)
+
+
+def _operator_table(profile: dict[str, dict[str, float]]) -> str:
+    """Seconds by operator, those that take longest in the first encoder first."""
+    total: dict[str, float] = {}
+    for seconds in profile.values():
+        for kind, time_taken in seconds.items():
+            total[kind] = total.get(kind, 0.0) + time_taken
+    shown = sorted(total, key=lambda kind: -total[kind])[:SHOWN]
+    rows = [["seconds by operator", *shown, "others"]]
+    for name, seconds in profile.items():
+        others = sum(time_taken for kind, time_taken in seconds.items() if kind not in shown)
+        rows.append([name, *(f"{seconds.get(kind, 0.0):.3f}" for kind in shown), f"{others:.3f}"])
+    return markdown(rows)
+
+
+def _require_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError('--plot needs matplotlib; pip install -e ".[evaluate]"') from error
+
+
+def _plot(result: dict[str, Any], path: Path) -> None:
+    """A bar for the median of each, a line from the fastest run to the slowest."""
+    from matplotlib.figure import Figure
+
+    rows = result["encoders"][::-1]  # from the bottom up
+    medians = [row["median_s"] for row in rows]
+    reach = [
+        [median - row["min_s"] for median, row in zip(medians, rows, strict=True)],
+        [row["max_s"] - median for median, row in zip(medians, rows, strict=True)],
+    ]
+    figure = Figure(figsize=(9, 1.2 + 0.4 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh([row["name"] for row in rows], medians, xerr=reach, color="#0072B2", ecolor="black", capsize=3)
+    machine = result["machine"]
+    where = ", ".join([*(machine["gpus"] or [machine["processor"]]), machine["library"]])
+    axes.set(xlabel="seconds per image: median, fastest to slowest run", title=where)
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

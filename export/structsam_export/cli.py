@@ -169,6 +169,14 @@ def export(
         bool, typer.Option("--dynamic-batch", help="Any number of images a call.", rich_help_panel=OUTPUT)
     ] = False,
     engine: Annotated[Engine | None, typer.Option(help="Build engines too.", rich_help_panel=OUTPUT)] = None,
+    plugins: Annotated[
+        Path | None,
+        typer.Option(
+            help="With plugins: plugins/README.md.",
+            rich_help_panel=OUTPUT,
+            metavar="LIBRARY",
+        ),
+    ] = None,
     verify_images: Annotated[
         Path | None,
         typer.Option(help="Verify on these photographs.", rich_help_panel=OUTPUT, metavar="DIR"),
@@ -185,9 +193,7 @@ def export(
     ] = None,
     triton_repository: Annotated[
         Path | None,
-        typer.Option(
-            help="Also write models for Triton Inference Server.", rich_help_panel=OUTPUT, metavar="DIR"
-        ),
+        typer.Option(help="Also write models for Triton.", rich_help_panel=OUTPUT, metavar="DIR"),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an export that is there.", rich_help_panel=OUTPUT)
@@ -233,6 +239,7 @@ def export(
         fp16=fp16,
         dynamic_batch=dynamic_batch,
         engine=engine,
+        plugins=plugins,
     )
     try:
         folder = output or Path("out") / config.name

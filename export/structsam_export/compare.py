@@ -12,6 +12,7 @@ from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import Manifest
 from structsam_runtime.runners import check_engine, file_of
 from structsam_runtime.runners.onnxruntime import PROVIDERS
+from structsam_runtime.runners.tensorrt import PLUGINS
 
 from .choices import Engine
 from .config import ExportConfig
@@ -81,9 +82,10 @@ def runners(folder: Path, runner: str, manifest: Manifest, plans: list[str]) -> 
     encoder, decoder = (folder / file_of(part, runner) for part in ("encoder", "decoder"))
     if runner not in PROVIDERS:
         check_engine(folder, manifest, runner)
-    manifest.check_files(folder, [encoder.name, decoder.name])
+    plugins = [PLUGINS] if runner not in PROVIDERS and PLUGINS in manifest.files else []
+    manifest.check_files(folder, [encoder.name, decoder.name, *plugins])
     if runner not in PROVIDERS:
-        builder = EngineBuilder(Engine(runner))
+        builder = EngineBuilder(Engine(runner), folder / PLUGINS if plugins else None)
         return builder.runner(encoder), builder.runner(decoder)
     provider = PROVIDERS[runner]
     return onnx_runner(encoder, plans, provider), onnx_runner(decoder, provider=provider)

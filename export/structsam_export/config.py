@@ -27,6 +27,7 @@ from .choices import (
     Scope,
     Selection,
 )
+from .encoder.plugins import has_kernels
 from .merging import ALGM, Bipartite, Hybrid, Identity, Method, PiToMe, StructSAM, ToMe, ToMeSD, VidToMe
 
 METHODS: dict[MethodName, type[Any]] = {
@@ -63,6 +64,8 @@ OPTIONS = (
     "proportional",
     "margin",
 )
+PATHS = ("checkpoint", "plugins")
+"""Arguments that name files."""
 RATE = 0.55
 RATE_PROMPT, RATE_BACKGROUND, PROMPT_WINDOWS = 0.35, 0.75, 2
 """Of a prompt-aware encoder: Table 1's 283.0 GMAC on ViT-B."""
@@ -101,6 +104,7 @@ class ExportConfig:
         fp16: half precision with fp32 islands.
         dynamic_batch: leave the encoder's batch open; otherwise it is 1.
         engine: build engines too.
+        plugins: the library of plugins that the encoder's engine is built with; None for none.
     """
 
     arch: str
@@ -131,6 +135,7 @@ class ExportConfig:
     fp16: bool = False
     dynamic_batch: bool = False
     engine: Engine | None = None
+    plugins: Path | None = None
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
@@ -150,6 +155,7 @@ class ExportConfig:
         self._check_cell()
         self._check_rates()
         self._check_prompt()
+        self._check_plugins()
         depth = self.architecture.depth
         if any(not 0 <= block < depth for block in self.skip_blocks):
             raise UserError(
@@ -178,6 +184,17 @@ class ExportConfig:
             raise UserError(f"--spread {self.spread:g} is too few cells to merge in; expected 1 or more")
         if self.place is Place.MEAN and not self.cells:
             raise UserError("--place mean is that of a cell, and --no-cells has none; leave one of them out")
+
+    def _check_plugins(self) -> None:
+        if self.plugins is None:
+            return
+        if self.engine is not Engine.TENSORRT:
+            without = f"{self.engine} takes no plugins" if self.engine else "plugins are for engines"
+            raise UserError(f"--plugins goes with --engine {Engine.TENSORRT} alone: {without}")
+        if not all(isinstance(method, Identity) or has_kernels(method) for method in self.methods()):
+            raise UserError(
+                f"--plugins has kernels for {MethodName.STRUCTSAM} with its defaults alone; drop one"
+            )
 
     def _check_cell(self) -> None:
         if self.cell is None:
@@ -291,13 +308,13 @@ class ExportConfig:
     def as_json(self) -> dict[str, Any]:
         """The arguments as JSON has them; `from_json` reads them back."""
         values = asdict(self) | {"skip_blocks": list(self.skip_blocks)}
-        return values | {"checkpoint": None if self.checkpoint is None else str(self.checkpoint)}
+        return values | {name: None if values[name] is None else str(values[name]) for name in PATHS}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ExportConfig:
         """The config that an export was made with."""
         kinds: dict[str, Any] = {
-            "checkpoint": Path,
+            **dict.fromkeys(PATHS, Path),
             "skip_blocks": tuple,
             "method": MethodName,
             "channels": Channels,

@@ -12,7 +12,7 @@ from polygraphy.backend.base import BaseRunner
 
 from structsam_runtime.errors import UserError
 from structsam_runtime.runners import cuda
-from structsam_runtime.runners.tensorrt import bindings, logger
+from structsam_runtime.runners.tensorrt import bindings, load_plugins, logger
 
 from .choices import Engine
 
@@ -43,17 +43,21 @@ class EngineBuilder:
 
     Args:
         engine: which library.
+        plugins: a library of plugins that graphs may need.
 
     Raises:
-        UserError: the library is not installed, or there is no GPU and it needs one.
+        UserError: the library is not installed, there is no GPU and it needs one, or plugins do not load.
     """
 
     engine: Engine
+    plugins: Path | None = None
 
     def __post_init__(self) -> None:
         _ = self.version  # imports the library, so that a missing one is told before a missing GPU
         if self.engine is Engine.TENSORRT:
             self.require_gpu()
+        if self.plugins:
+            load_plugins(self.library, self.plugins)
 
     def require_gpu(self) -> None:
         """Raises UserError where there is none to build on, or to run on."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import sha256
 from structsam_runtime.predictor import BATCH
+from structsam_runtime.runners.tensorrt import PLUGINS
 
 from .analysis.macs import EncoderMacs, encoder_macs
 from .architectures import PATCH
@@ -22,6 +25,7 @@ from .config import ExportConfig
 from .encoder.decoder import PromptedMaskDecoder
 from .encoder.exported import PlannedEncoder, output_names
 from .encoder.patch import apply
+from .encoder.plugins import PluginEncoder
 from .engine import EngineBuilder, Profile, Shape
 from .graph.lint import lint
 from .graph.passes import run_passes
@@ -91,11 +95,13 @@ def export(
         VerificationError: the export is not what PyTorch computes.
     """
     check_output(output, force)
+    if repository and config.plugins:
+        raise UserError("--triton-repository with --plugins: a server loads plugins its own way; drop one")
     if repository:
         check_repository(repository, output, config.engine, force)
     if config.fp16 and config.cells is False:
         raise UserError("--no-cells follows the order of all energies, which --fp16 does not keep; drop one")
-    builder = EngineBuilder(config.engine) if config.engine else None
+    builder = EngineBuilder(config.engine, config.plugins) if config.engine else None
     pictures = read_pictures(verify_images)
     with staged(output.resolve()) as folder:  # a link to a folder stays a link
         fetch(config)  # before the step, whose spinner would fight with the progress bar
@@ -117,7 +123,7 @@ def export(
             notes.append(f"mask IoU {report.mask_iou:.4f} over {report.prompts} prompts")
         if misses := report.misses(config.precision):
             raise VerificationError("; ".join(misses))
-        engine = build_engines(config, builder, folder, progress) if builder else None
+        engine = build_engines(config, builder, encoder, folder, progress) if builder else None
         macs = encoder_macs(encoder)
         content = manifest(config, sam, folder, weights, macs, asdict(report), engine)
         write(folder / "manifest.json", content)
@@ -153,11 +159,16 @@ def weights_source(config: ExportConfig) -> dict[str, str | None]:
 def build_encoder(config: ExportConfig, sam: Any, path: Path, progress: Progress) -> Any:
     """Write the encoder's graph; returns the patched encoder that it was made from, in fp32."""
     encoder = sam.image_encoder
+    module = PlannedEncoder(encoder)
+    build(config, module, *example_images(config), output_names(encoder), path, progress)
+    return encoder
+
+
+def example_images(config: ExportConfig) -> tuple[dict[str, Tensor], Dynamic | None]:
+    """Inputs to trace an encoder with, and which of their dimensions stay open."""
     batch = 2 if config.dynamic_batch else 1
     inputs = {name: torch.zeros(batch, *shape) for name, shape in encoder_inputs(config).items()}
-    dynamic = {name: {0: "batch"} for name in inputs} if config.dynamic_batch else None
-    build(config, PlannedEncoder(encoder), inputs, output_names(encoder), dynamic, path, progress)
-    return encoder
+    return inputs, {name: {0: "batch"} for name in inputs} if config.dynamic_batch else None
 
 
 def encoder_inputs(config: ExportConfig) -> dict[str, Shape]:
@@ -182,7 +193,7 @@ def build_decoder(config: ExportConfig, sam: Any, path: Path, progress: Progress
     dynamic = {name: {0: "prompts"} for name in DECODER_INPUTS[1:]}
     for name in ("point_coords", "point_labels"):
         dynamic[name] = {0: "prompts", 1: "points"}
-    build(config, decoder, inputs, DECODER_OUTPUTS, dynamic, path, progress)
+    build(config, decoder, inputs, dynamic, DECODER_OUTPUTS, path, progress)
     return decoder
 
 
@@ -190,8 +201,8 @@ def build(
     config: ExportConfig,
     module: nn.Module,
     inputs: Mapping[str, Tensor],
-    outputs: Sequence[str],
     dynamic: Dynamic | None,
+    outputs: Sequence[str],
     path: Path,
     progress: Progress,
 ) -> None:
@@ -212,7 +223,11 @@ def build(
     told = [value for value in model.graph.output if value.name.startswith("blocks.")]
     for value in told:
         model.graph.output.remove(value)
-    errors = [finding for finding in lint(model, OLDEST) if finding.severity == "error"]
+    errors = [
+        finding
+        for finding in lint(model, OLDEST)
+        if finding.severity == "error" and not (config.plugins and finding.rule == "domain")
+    ]
     if errors:
         told_of = "; ".join(f"{finding.node or 'graph'}: {finding.message}" for finding in errors)
         raise LintError(f"TensorRT would refuse the {what}: {told_of}")
@@ -226,14 +241,41 @@ def _copy(module: nn.Module, half: bool) -> nn.Module:
 
 
 def build_engines(
-    config: ExportConfig, builder: EngineBuilder, folder: Path, progress: Progress
+    config: ExportConfig, builder: EngineBuilder, encoder: nn.Module, folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Write `encoder.engine` and `decoder.engine`; returns what the manifest says of them."""
+    """Write `encoder.engine` and `decoder.engine`; returns what the manifest says of them.
+
+    Where plugins are asked for, the encoder's engine comes of another graph than `encoder.onnx`, which needs
+    none and stays as it is; and the library that the engine needs goes into the folder with it.
+    """
+    graphs = {what: folder / f"{what}.onnx" for what in ("encoder", "decoder")}
+    with tempfile.TemporaryDirectory() as other:
+        if config.plugins:
+            graphs["encoder"] = build_plugin_graph(config, encoder, Path(other), progress)
+            shutil.copyfile(config.plugins, folder / PLUGINS)
+        return _build_engines(config, builder, graphs, folder, progress)
+
+
+def build_plugin_graph(config: ExportConfig, encoder: nn.Module, folder: Path, progress: Progress) -> Path:
+    """Write the patched encoder's graph with plugins: another `encoder.onnx`, in another folder."""
+    path, module = folder / "encoder.onnx", PluginEncoder(encoder)
+    build(config, module, *example_images(config), ["image_embedding"], path, progress)
+    return path
+
+
+def _build_engines(
+    config: ExportConfig,
+    builder: EngineBuilder,
+    graphs: Mapping[str, Path],
+    folder: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """An engine of every graph."""
     profiles = {"encoder": encoder_profile(config), "decoder": decoder_profile(config)}
     for what, profile in profiles.items():
         with progress.step(f"build {what} with {builder.engine}") as notes:
             path = folder / f"{what}.engine"
-            builder.build(folder / f"{what}.onnx", path, profile)
+            builder.build(graphs[what], path, profile)
             notes.append(f"{path.stat().st_size / 1e6:.0f} MB")
     built = {"library": str(builder.engine), "version": builder.version}
     return {**built, **asdict(builder.target), "profiles": profiles}

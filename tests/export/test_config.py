@@ -23,7 +23,15 @@ from structsam_export.choices import (
     Scope,
     Selection,
 )
-from structsam_export.config import DESTINATIONS, METHODS, OPTIONS, ExportConfig, merge_rates, option_type
+from structsam_export.config import (
+    DESTINATIONS,
+    METHODS,
+    OPTIONS,
+    PATHS,
+    ExportConfig,
+    merge_rates,
+    option_type,
+)
 from structsam_export.merging import (
     ALGM,
     Bipartite,
@@ -69,6 +77,7 @@ VALUES: dict[str, Any] = {
     "margin": 0.5,
 }
 
+PLUGGED: dict[str, Any] = {"engine": Engine.TENSORRT, "plugins": Path("folder") / "plugins.so"}
 CHANGES: dict[str, Any] = {
     "arch": "vit_l",
     "checkpoint": Path("folder") / "sam.pth",
@@ -141,6 +150,7 @@ def configs_with_every_field(margin: float) -> list[ExportConfig]:
         {"place": Place.MEAN},
         {"method": MethodName.HYBRID, "spread": 1.5},
         PROMPTED,
+        PLUGGED,
     ]
     fields = {field.name for field in dataclasses.fields(ExportConfig)}
     assert set().union(*changes) == fields
@@ -155,10 +165,11 @@ def test_json_gives_back_the_same_config() -> None:
         text = json.dumps(config.as_json())
         again = ExportConfig.from_json(json.loads(text))
         assert again == config
-        assert {name: type(value) for name, value in vars(again).items() if name != "checkpoint"} == {
-            name: type(value) for name, value in vars(config).items() if name != "checkpoint"
+        assert {name: type(value) for name, value in vars(again).items() if name not in PATHS} == {
+            name: type(value) for name, value in vars(config).items() if name not in PATHS
         }
         assert isinstance(again.checkpoint, Path | None)
+        assert isinstance(again.plugins, Path | None)
         assert again.methods() == config.methods()
 
 

@@ -7,7 +7,7 @@ from ..manifest import Manifest
 from . import cuda
 from .base import Runner
 from .onnxruntime import PROVIDERS, OnnxRuntimeRunner
-from .tensorrt import LIBRARIES, TensorRtRunner, bindings
+from .tensorrt import LIBRARIES, PLUGINS, TensorRtRunner, bindings
 
 RUNNERS = (*PROVIDERS, *LIBRARIES)
 """What `--runner` takes: providers of ONNX Runtime for the .onnx files, libraries for the engines."""
@@ -37,8 +37,9 @@ def create(
     if threads is not None:
         raise UserError(f"threads is {threads}, but {runner} runs on the GPU; leave it out")
     check_engine(folder, manifest, runner)
-    manifest.check_files(folder, [file])
-    return TensorRtRunner(folder / file, runner)
+    plugins = [PLUGINS] if PLUGINS in manifest.files else []
+    manifest.check_files(folder, [file, *plugins])
+    return TensorRtRunner(folder / file, runner, plugins=folder / PLUGINS if plugins else None)
 
 
 def file_of(part: str, runner: str) -> str:

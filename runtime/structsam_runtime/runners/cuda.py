@@ -46,6 +46,17 @@ def gpu() -> Gpu:
     return Gpu(properties.name.decode(), f"{properties.major}.{properties.minor}")
 
 
+def free_memory() -> int:
+    """Bytes of the GPU's memory that nobody has.
+
+    Raises:
+        UserError: there is no GPU, or cuda-python is not installed.
+    """
+    error, free, _ = _cudart().cudaMemGetInfo()
+    _require(error, "cudaMemGetInfo")
+    return int(free)
+
+
 class CudaArray(DeviceArray):
     """An array in a GPU's memory, given back when nobody holds the array any more, or by :meth:`free`.
 
@@ -153,11 +164,16 @@ def _call(function: str, *arguments: Any) -> Any:
         UserError: what a person can mend.
         CudaError: anything else.
     """
+    error, *values = getattr(_cudart(), function)(*arguments)
+    _require(error, function)
+    return values[0] if values else None
+
+
+def _require(error: Any, function: str) -> None:
+    """Raise what `_call` does, unless a function succeeded."""
     cudart = _cudart()
-    error, *values = getattr(cudart, function)(*arguments)
     if error != cudart.cudaError_t.cudaSuccess:
         said = f"{function}: {cudart.cudaGetErrorString(error)[1].decode()}"
         if error.name in _REMEDIES:
             raise UserError(f"CUDA failed in {said}; {_REMEDIES[error.name]}")
         raise CudaError(said)
-    return values[0] if values else None

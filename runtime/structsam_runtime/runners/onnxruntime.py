@@ -123,7 +123,7 @@ class OnnxRuntimeRunner(Runner):
         files = (self.path, self.path.with_name(f"{self.path.name}.data"))  # weights may be kept apart
         return Memory(weights=sum(file.stat().st_size for file in files if file.is_file()), activations=None)
 
-    def _create(self, ort: ModuleType) -> Any:
+    def _options(self, ort: ModuleType) -> Any:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; what matters of the warnings is checked after the start
         # Two defaults spend memory for nothing here. The pattern keeps a second arena beside the first: for
@@ -133,9 +133,12 @@ class OnnxRuntimeRunner(Runner):
         options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", FOLDED)
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
+        return options
+
+    def _create(self, ort: ModuleType) -> Any:
         try:
             return ort.InferenceSession(
-                self.path, options, providers=[PROVIDERS[self.provider]], enable_fallback=0
+                self.path, self._options(ort), providers=[PROVIDERS[self.provider]], enable_fallback=0
             )
         except _start_errors(ort) as error:
             raise UserError(

@@ -16,7 +16,12 @@ from .base import Array, DeviceArray, Memory, Runner, TensorSpec, as_text
 
 LIBRARIES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Their Python modules."""
+PLUGINS = "plugins.so"
+"""The library of plugins in the folder of an export whose engines need one."""
 _EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
+
+_PLUGIN = ("StructsamScore", "1", "")
+"""Name, version and namespace of one of the plugins: all come in one library."""
 
 Shape = tuple[int, ...]
 
@@ -57,6 +62,21 @@ def logger(trt: Any) -> Any:
     return Logger()
 
 
+def load_plugins(trt: Any, path: Path) -> None:
+    """Let TensorRT know the plugins of a library, unless it knows ours already.
+
+    Raises:
+        UserError: there is no such file, or TensorRT cannot load it.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}; expected a library of plugins, as plugins/README.md builds it")
+    registry = trt.get_plugin_registry()
+    if registry.get_creator(*_PLUGIN) is None and registry.load_library(str(path)) is None:
+        raise UserError(
+            f"TensorRT {trt.__version__} cannot load {path}; build it here: see plugins/README.md"
+        )
+
+
 class EngineError(Exception):
     """An engine that was loaded and does not run."""
 
@@ -76,6 +96,7 @@ class TensorRtRunner(Runner):
             captured in the second run with the same shapes, and again after a change: the library's state
             belongs to one shape. TensorRT-RTX captures by itself. Inputs that are on the GPU already are then
             copied on the GPU, for a graph reads the addresses that it was captured with.
+        plugins: the library of plugins that the engine was built with, if it was.
 
     Raises:
         UserError: the library is unknown. On entering the ``with`` block: the file is missing or not an
@@ -85,11 +106,13 @@ class TensorRtRunner(Runner):
 
     _native = cuda.CudaArray
 
-    def __init__(self, path: Path, library: str, cuda_graph: bool = False) -> None:
+    def __init__(
+        self, path: Path, library: str, cuda_graph: bool = False, plugins: Path | None = None
+    ) -> None:
         if library not in LIBRARIES:
             raise UserError(f"library '{library}' is unknown, expected one of {', '.join(LIBRARIES)}")
         super().__init__(str(path))
-        self.path, self.library, self.cuda_graph = path, library, cuda_graph
+        self.path, self.library, self.cuda_graph, self.plugins = path, library, cuda_graph, plugins
         self._stack = ExitStack()
         self._engine: Any = None
         self._context: Any = None
@@ -107,6 +130,8 @@ class TensorRtRunner(Runner):
         with ExitStack() as stack:
             stack.callback(self._forget)
             self._log = logger(trt)
+            if self.plugins:
+                load_plugins(trt, self.plugins)
             self._engine = self._load(trt)
             self._context = self._created(trt)
             self._stream = stack.enter_context(closing(cuda.Stream()))

@@ -257,6 +257,19 @@ class Library(ModuleType):
     def __init__(self, name: str, cuda: Cuda) -> None:
         super().__init__(name)
         self.cuda, self.engine = cuda, None
+        self.plugins: list[str] = []  # libraries that were loaded
+
+    def get_plugin_registry(self) -> Any:
+        return SimpleNamespace(
+            get_creator=lambda name, version, namespace: "a creator" if self.plugins else None,
+            load_library=self.load_library,
+        )
+
+    def load_library(self, path: str) -> str | None:
+        if Path(path).read_text() != "plugins":
+            return None
+        self.plugins.append(path)
+        return "a handle"
 
     @staticmethod
     def nptype(dtype: Any) -> Any:

@@ -60,6 +60,18 @@ def test_providers_run_the_onnx_file(export_folder: Path, name: str) -> None:
     assert (runner.path, runner.provider, runner.threads) == (export_folder / "decoder.onnx", name, 2)
 
 
+def test_plugins_of_an_export_come_with_it_and_are_checked(folder: Path, library: Any) -> None:
+    assert create(folder, "encoder", "tensorrt").plugins is None
+    (folder / "plugins.so").write_bytes(b"plugins")
+    assert create(folder, "encoder", "tensorrt").plugins is None  # not the export's
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    record = {"bytes": 7, "sha256": hashlib.sha256(b"plugins").hexdigest()}
+    say(folder, files=files | {"plugins.so": record})
+    assert create(folder, "encoder", "tensorrt").plugins == folder / "plugins.so"
+    (folder / "plugins.so").write_bytes(b"pIugins")  # code that somebody exchanged
+    assert "plugins.so" in refused(folder, "tensorrt")
+
+
 @pytest.mark.parametrize(("name", "record"), [("tensorrt", HERE), ("tensorrt-rtx", RTX)])
 def test_libraries_run_the_engine(folder: Path, library: Any, name: str, record: dict[str, Any]) -> None:
     say(folder, engine=record)

@@ -66,6 +66,49 @@ def test_any_batch_gives_what_the_engine_computes(
             assert all(values.shape[0] == batch for values in left.values())
 
 
+def test_free_memory_is_told_or_why_it_is_not(monkeypatch: pytest.MonkeyPatch, cuda: Any) -> None:
+    answers = [(cuda.cudaError_t.cudaSuccess, 5, 9), (cuda.cudaError_t.cudaErrorNoDevice, None, None)]
+    monkeypatch.setattr(ours, "_cudart", lambda: Answering(cuda, answers))
+    assert ours.free_memory() == 5
+    with pytest.raises(UserError, match="this needs a machine with an NVIDIA GPU"):
+        ours.free_memory()
+
+
+class Answering:
+    """The stand-in, with answers about memory in turn."""
+
+    def __init__(self, cuda: Any, answers: list[tuple[Any, Any, Any]]) -> None:
+        self.cudaError_t, self.cudaGetErrorString = cuda.cudaError_t, cuda.cudaGetErrorString
+        self.cudaMemGetInfo = lambda: answers.pop(0)
+
+
+def test_plugins_are_loaded_once_and_before_the_engine(
+    library: Any, engine_file: EngineFile, tmp_path: Path
+) -> None:
+    plugins = tmp_path / "plugins.so"
+    plugins.write_text("plugins")
+    for _ in range(2):
+        with TensorRtRunner(engine_file(), "tensorrt", plugins=plugins) as runner:
+            given = feeds(1)
+            check(runner.infer(given), given)
+    assert library.plugins == [str(plugins)]
+
+
+def test_plugins_that_do_not_load_are_told_of(library: Any, engine_file: EngineFile, tmp_path: Path) -> None:
+    plugins = tmp_path / "plugins.so"
+    with (
+        pytest.raises(UserError, match=r"no file .*plugins.so; expected a library of plugins"),
+        TensorRtRunner(engine_file(), "tensorrt", plugins=plugins),
+    ):
+        pass
+    plugins.write_text("of another machine")
+    with (
+        pytest.raises(UserError, match=r"TensorRT 10.3.0 cannot load .*plugins.so; build it here"),
+        TensorRtRunner(engine_file(), "tensorrt", plugins=plugins),
+    ):
+        pass
+
+
 def test_inputs_may_have_any_layout(library: Any, engine_file: EngineFile) -> None:
     given = feeds(2)
     given["image"] = np.asfortranarray(given["image"])
@@ -298,7 +341,8 @@ def test_the_stand_ins_offer_nothing_that_the_originals_lack(stand_ins: Any) -> 
     assert {name for name in offered(stand_ins.Cuda) if name.startswith("cuda")} <= set(dir(cudart))
     assert offered(stand_ins.Engine) - {"dtypes"} <= set(dir(trt.ICudaEngine))
     assert offered(stand_ins.Context) - {"view"} <= set(dir(trt.IExecutionContext))
-    assert offered(stand_ins.Library) - {"load"} <= set(dir(trt))
+    assert offered(stand_ins.Library) - {"load", "load_library"} <= set(dir(trt))
+    assert {"get_creator", "load_library"} <= set(dir(trt.IPluginRegistry))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,202 @@
+"""Meta's own encoder in the forms that an export has to beat, behind the runtime's interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from structsam_runtime.errors import UserError
+from structsam_runtime.manifest import Model
+from structsam_runtime.runners.base import Array, DeviceArray, Runner, TensorSpec
+from structsam_runtime.runners.onnxruntime import PROVIDERS, OnnxRuntimeRunner
+
+from .checkpoints import build_sam, randomize
+from .encoder.attention import relative_position_table
+from .graph.trace import quiet
+
+FUSED_OPSET = 23
+"""The oldest with Attention."""
+
+
+class Rival(StrEnum):
+    """`--rival`. Weights are random: they do not change the time."""
+
+    META = "meta"
+    META_FUSED = "meta-fused"
+    EAGER = "eager"
+    SDPA = "sdpa"
+    COMPILE = "compile"
+
+    @property
+    def label(self) -> str:
+        """What it is called in a table."""
+        return {
+            Rival.META: "Meta's, plain export",
+            Rival.META_FUSED: "Meta's, exported with fused attention",
+            Rival.EAGER: "Meta's, PyTorch eager",
+            Rival.SDPA: "Meta's, PyTorch with fused attention",
+            Rival.COMPILE: "Meta's, PyTorch with fused attention, compiled",
+        }[self]
+
+    @property
+    def exported(self) -> bool:
+        """Whether it is an ONNX file, which runs where ours do; else it is PyTorch."""
+        return self in (Rival.META, Rival.META_FUSED)
+
+
+class FusedAttention(nn.Module):
+    """SAM's attention by PyTorch's fused operator, the relative position as its additive mask.
+
+    The same numbers as Meta's but for rounding.
+
+    Args:
+        attention: Meta's, whose parameters are shared.
+        side: rows and columns of what it attends in, in tokens.
+    """
+
+    def __init__(self, attention: Any, side: int) -> None:
+        super().__init__()
+        self.attention, self.side = attention, side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B', side, side, C] to the same."""
+        windows, side, heads = x.shape[0], self.side, self.attention.num_heads
+        qkv = self.attention.qkv(x).view(windows, side * side, 3, heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()  # [B', heads, N, d] each
+        y = F.scaled_dot_product_attention(query, key, value, attn_mask=self._bias(query))
+        y = y.transpose(1, 2).reshape(windows, side, side, -1)
+        projected: Tensor = self.attention.proj(y)
+        return projected
+
+    def _bias(self, query: Tensor) -> Tensor | None:
+        """[B', heads, N, d] queries to what relative position adds, [B', heads, N, N]."""
+        if not self.attention.use_rel_pos:
+            return None
+        grid = query.view(*query.shape[:2], self.side, self.side, -1)  # [B', heads, row, column, d]
+        of_rows = grid @ relative_position_table(self.attention.rel_pos_h, self.side)
+        of_columns = grid.transpose(2, 3) @ relative_position_table(self.attention.rel_pos_w, self.side)
+        bias = (
+            of_rows[..., :, None] + of_columns.transpose(2, 3)[..., None, :]
+        )  # [.., row, column, row, column]
+        return bias.flatten(4, 5).flatten(2, 3)
+
+
+def fuse(encoder: Any) -> Any:
+    """Put FusedAttention into every block of Meta's ImageEncoderViT, in place."""
+    grid = encoder.img_size // encoder.patch_embed.proj.kernel_size[0]
+    for block in encoder.blocks:
+        block.attn = FusedAttention(block.attn, block.window_size or grid)
+    return encoder
+
+
+class TorchArray(DeviceArray):
+    """A tensor where PyTorch left it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.shape, self.dtype = tuple(tensor.shape), np.dtype(np.float32)
+        self._tensor = tensor
+
+    def numpy(self) -> Array:
+        """A copy of the values in fp32."""
+        values: Array = self._tensor.float().cpu().numpy()
+        return values
+
+
+class TorchEncoder(Runner):
+    """An image encoder that PyTorch runs, fp32 in and out at any precision, as an export's.
+
+    Args:
+        name: for messages.
+        make: makes the encoder, in fp32 on the CPU.
+        model: its sizes.
+        device: of PyTorch.
+        half: whether it computes in fp16.
+        compiled: whether by `torch.compile`.
+    """
+
+    def __init__(
+        self, name: str, make: Callable[[], Any], model: Model, device: str, half: bool, compiled: bool
+    ) -> None:
+        super().__init__(name)
+        self.make, self.model, self.device = make, model, device
+        self.dtype = torch.float16 if half else torch.float32
+        self.compiled = compiled
+
+    def _open(self) -> tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]]:
+        encoder = self.make().to(self.device, self.dtype)
+        self._encoder = torch.compile(encoder) if self.compiled else encoder
+        size, fp32 = self.model.image_size, np.dtype(np.float32)
+        inputs = {"image": TensorSpec(fp32, ("batch", 3, size, size))}
+        return inputs, {"image_embedding": TensorSpec(fp32, ("batch", *self.model.embedding))}
+
+    def _close(self) -> None:
+        del self._encoder
+
+    def _run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        return {name: array.numpy() for name, array in self._run_on_device(feeds).items()}
+
+    @torch.no_grad()
+    def _run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, DeviceArray]:
+        image = torch.from_numpy(feeds["image"]).to(self.device, self.dtype)
+        embedding = self._encoder(image)
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return {"image_embedding": TorchArray(embedding)}
+
+
+def rival(which: Rival, model: Model, folder: Path, runner: str) -> Callable[[], Runner]:
+    """What makes a rival of an export's encoder, from things that can be pickled.
+
+    Args:
+        which: of them.
+        model: the export's.
+        folder: where a rival that is an ONNX file is written.
+        runner: what the exports run on: the rival runs on the same device, on a GPU in their precision.
+
+    Raises:
+        UserError: the rival is an ONNX file, and the runner takes none; or PyTorch finds no GPU.
+    """
+    if which.exported:
+        if runner not in PROVIDERS:
+            raise UserError(f"--rival {which} is an ONNX file, which {runner} does not run; leave it out")
+        path = folder / f"{which}.onnx"
+        export(which, model, path)
+        return partial(OnnxRuntimeRunner, path, runner)
+    device = "cpu" if runner == "cpu" else "cuda"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--rival {which} runs on the GPU if {runner} does; PyTorch finds none: leave it out")
+    half = device == "cuda" and model.precision == "fp16"
+    make = partial(encoder_of, which, model)
+    return partial(TorchEncoder, which.label, make, model, device, half, which is Rival.COMPILE)
+
+
+def encoder_of(which: Rival, model: Model) -> Any:
+    """Meta's encoder with random weights, as the rival wants its attention."""
+    sam = build_sam(model.arch, model.image_size)
+    randomize(sam)
+    encoder = sam.image_encoder.eval().requires_grad_(False)
+    return encoder if which in (Rival.META, Rival.EAGER) else fuse(encoder)
+
+
+def export(which: Rival, model: Model, path: Path) -> None:
+    """Write a rival's graph as anyone would: by PyTorch's exporter, and nothing after it."""
+    image = torch.zeros(1, 3, model.image_size, model.image_size)
+    with quiet():
+        torch.onnx.export(
+            encoder_of(which, model),
+            (image,),
+            path,
+            input_names=["image"],
+            output_names=["image_embedding"],
+            opset_version=FUSED_OPSET if which is Rival.META_FUSED else None,
+            dynamo=True,
+            verbose=False,
+        )

@@ -1,0 +1,2 @@
+// The same kernels as a library for the CPU, for tests.
+#include "structsam.cu"

@@ -1,0 +1,178 @@
+"""The graph with plugins: run with the kernels in their place, it is the encoder that PyTorch runs."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+from rich.console import Console
+from torch import Tensor
+
+from structsam_export import pipeline
+from structsam_export.choices import Destination, Engine, Gradient, MethodName, Reduction
+from structsam_export.config import ExportConfig
+from structsam_export.encoder.plugins import DOMAIN, has_kernels
+from structsam_export.engine import Target
+from structsam_export.merging import Identity, StructSAM, ToMe
+from structsam_export.merging.kernels import TensorKernels
+from structsam_export.progress import Progress
+from structsam_plugins import Kernels, Layer
+from structsam_plugins.build import build
+from structsam_runtime import UserError
+
+SIZE = 256  # 16 x 16 tokens: windows are padded
+NAMES = ("Score", "Select", "Merge", "Unmerge")
+
+
+@pytest.fixture(scope="session")
+def operators(tmp_path_factory: pytest.TempPathFactory) -> list[type[OpRun]]:
+    """The four operators for ONNX's reference implementation, by the kernels for the CPU."""
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ here to compile the kernels with")
+    kernels = TensorKernels(Kernels(build("cpu", tmp_path_factory.mktemp("kernels"))))
+
+    def score(shape: Callable[..., Layer], x: Tensor) -> Any:
+        return kernels.score(shape(x), x)
+
+    def select(shape: Callable[..., Layer], score: Tensor, member: Tensor) -> Any:
+        return kernels.select(shape(score.new_empty(len(score), 1, 1, 1), whole=True), score, member)
+
+    def merge(shape: Callable[..., Layer], x: Tensor, token: Tensor) -> Any:
+        return (kernels.merge(shape(x), x, token),)
+
+    def unmerge(shape: Callable[..., Layer], slots: Tensor, slot: Tensor, residual: Tensor) -> Any:
+        return (kernels.unmerge(shape(residual), slots, slot, residual),)
+
+    def operator(name: str, call: Callable[..., Any]) -> type[OpRun]:
+        def run(self: Any, *inputs: Any, side: int, cell: int, merged: int, heads: int) -> tuple[Any, ...]:
+            def shape(x: Tensor, whole: bool = False) -> Layer:
+                sizes = (len(x), side, side, heads) if whole else tuple(x.shape)
+                return Layer(*sizes, side, cell, merged, heads)
+
+            outputs = call(shape, *(torch.from_numpy(np.ascontiguousarray(values)) for values in inputs))
+            return tuple(output.numpy() for output in outputs)
+
+        return type(f"Structsam{name}", (OpRun,), {"op_domain": DOMAIN, "_run": run})
+
+    return [operator(n, call) for n, call in zip(NAMES, (score, select, merge, unmerge), strict=True)]
+
+
+@pytest.fixture
+def config(tiny: str, tmp_path: Path) -> Callable[..., ExportConfig]:
+    """An export that asks for plugins, which need not be there before an engine is built."""
+
+    def make(**changes: Any) -> ExportConfig:
+        plain: dict[str, Any] = {"arch": tiny, "random_weights": True, "image_size": SIZE}
+        plain |= {"engine": Engine.TENSORRT, "plugins": tmp_path / "library.so"}
+        return ExportConfig(**plain | changes)
+
+    return make
+
+
+def graph(config: ExportConfig, folder: Path) -> tuple[onnx.ModelProto, Any]:
+    """The graph that the engine would be built from, and the encoder that it comes from."""
+    encoder = pipeline.load(config).image_encoder
+    path = pipeline.build_plugin_graph(config, encoder, folder, Progress(Console(quiet=True)))
+    return onnx.load(path), encoder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("half", [False, True])
+def test_it_computes_the_embedding(
+    half: bool,
+    config: Callable[..., ExportConfig],
+    operators: list[type[OpRun]],
+    tmp_path: Path,
+    photographs: Any,
+) -> None:
+    model, encoder = graph(config(fp16=half, dynamic_batch=True), tmp_path)
+    onnx.checker.check_model(model)
+    image = photographs(SIZE)[:2]
+    (embedding,) = ReferenceEvaluator(model, new_ops=operators).run(None, {"image": image.numpy()})
+    with torch.no_grad():
+        expected = encoder(image)
+    error = (torch.from_numpy(embedding) - expected).abs().max() / expected.abs().max()
+    assert embedding.dtype == np.float32
+    assert error < (5e-2 if half else 1e-5)
+
+
+def test_only_what_merges_has_plugins_and_nothing_else_plans(
+    config: Callable[..., ExportConfig], tmp_path: Path
+) -> None:
+    model, _ = graph(config(skip_blocks=(1,)), tmp_path)
+    counts = Counter(node.op_type for node in model.graph.node)
+    assert [counts[f"Structsam{name}"] for name in NAMES] == [3] * 4
+    assert not {"TopK", "ScatterElements", "ReduceMax", "ArgMin"} & counts.keys()
+    window = next(node for node in model.graph.node if node.op_type == "StructsamScore")
+    told = {attribute.name: attribute.i for attribute in window.attribute}
+    assert told == {"side": 14, "cell": 2, "merged": 36, "heads": 1}
+
+
+def test_the_engine_comes_of_another_graph_and_the_library_comes_along(
+    config: Callable[..., ExportConfig], tmp_path: Path
+) -> None:
+    """With a builder that only looks at what it gets."""
+    asked, built = config(), dict[str, bool]()
+    assert asked.plugins is not None
+    asked.plugins.write_bytes(b"library")
+
+    def look(graph: Path, engine: Path, profile: Any) -> None:
+        nodes = onnx.load(graph, load_external_data=False).graph.node
+        built[engine.name] = any(node.domain == DOMAIN for node in nodes)
+        engine.write_bytes(b"engine")
+
+    builder: Any = SimpleNamespace(
+        engine=Engine.TENSORRT, version="10.3.0", target=Target("NVIDIA Test", ("9.0",)), build=look
+    )
+    folder = tmp_path / "out"
+    folder.mkdir()
+    progress = Progress(Console(quiet=True))
+    sam = pipeline.load(asked)
+    encoder = pipeline.build_encoder(asked, sam, folder / "encoder.onnx", progress)
+    pipeline.build_decoder(asked, sam, folder / "decoder.onnx", progress)
+    plain = (folder / "encoder.onnx").read_bytes()
+    pipeline.build_engines(asked, builder, encoder, folder, progress)
+    assert built == {"encoder.engine": True, "decoder.engine": False}
+    assert (folder / "plugins.so").read_bytes() == b"library"
+    assert (folder / "encoder.onnx").read_bytes() == plain
+    assert not any(node.domain == DOMAIN for node in onnx.load_from_string(plain).graph.node)
+
+
+def test_kernels_are_for_the_papers_algorithm_alone() -> None:
+    assert has_kernels(StructSAM(0.5))
+    assert has_kernels(StructSAM(0.5, heads=12))
+    assert not has_kernels(StructSAM(0.5, gradient=Gradient.CENTRAL))
+    assert not has_kernels(StructSAM(0.5, prompt_windows=2))
+    assert not has_kernels(ToMe(0.5))
+    assert not has_kernels(Identity())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"engine": None}, "--plugins goes with --engine tensorrt alone: plugins are for engines"),
+        ({"engine": Engine.TENSORRT_RTX}, "alone: tensorrt-rtx takes no plugins"),
+        ({"method": MethodName.TOME}, "has kernels for structsam with its defaults alone"),
+        ({"destination": Destination.MAX}, "has kernels for structsam with its defaults alone"),
+        ({"reduction": Reduction.REPLACE}, "has kernels for structsam with its defaults alone"),
+    ],
+)
+def test_what_plugins_do_not_go_with_is_refused(
+    change: dict[str, Any], said: str, config: Callable[..., ExportConfig]
+) -> None:
+    with pytest.raises(UserError, match=said):
+        config(**change)
+
+
+def test_the_config_survives_its_json(config: Callable[..., ExportConfig]) -> None:
+    made = config()
+    assert ExportConfig.from_json(made.as_json()) == made
+    assert f"--plugins {made.plugins}" in made.command()

@@ -1,0 +1,45 @@
+"""The device code compiles, by itself and as plugins/README.md says."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from structsam_plugins import KernelError, Kernels
+from structsam_plugins.build import SOURCES, build
+
+from .conftest import compiler
+
+
+def test_nvcc_compiles_the_kernels_without_a_warning(cuda_library: Path) -> None:
+    assert Kernels(cuda_library)
+
+
+@pytest.mark.parametrize(("device", "said"), [("cuda", "need nvcc"), ("cpu", r"need g\+\+")])
+def test_a_compiler_that_is_missing_is_named(
+    device: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(KernelError, match=said):
+        build(device, tmp_path)
+
+
+@pytest.mark.slow
+def test_cmake_builds_what_can_be_built_here(tmp_path: Path) -> None:
+    """Always the library for the CPU; with nvcc the kernels, with TensorRT's headers the plugins too."""
+    cmake, _, root = compiler("cmake"), compiler("g++"), os.environ.get("TENSORRT_ROOT")
+    options = ["-DCMAKE_CUDA_ARCHITECTURES=90", *([f"-DTENSORRT_ROOT={root}"] if root else [])]
+    told = run(cmake, "-S", str(SOURCES.parent), "-B", str(tmp_path), *options)
+    run(cmake, "--build", str(tmp_path))
+    built = {path.stem for path in tmp_path.glob("*.so")}
+    assert "libstructsam_host" in built
+    assert ("libstructsam_kernels" in built) != ("no nvcc" in told)
+    if "libstructsam_kernels" in built:
+        assert ("libstructsam_tensorrt" in built) != ("no NvInfer.h" in told)
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
