@@ -172,6 +172,14 @@ def test_what_plugins_do_not_go_with_is_refused(
         config(**change)
 
 
+def test_a_triton_repository_is_not_written_with_plugins(
+    config: Callable[..., ExportConfig], tmp_path: Path
+) -> None:
+    progress = Progress(Console(quiet=True))
+    with pytest.raises(UserError, match="--triton-repository with --plugins"):
+        pipeline.export(config(), tmp_path / "out", None, False, progress, tmp_path / "models")
+
+
 def test_the_config_survives_its_json(config: Callable[..., ExportConfig]) -> None:
     made = config()
     assert ExportConfig.from_json(made.as_json()) == made
