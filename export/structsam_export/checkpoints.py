@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from structsam_runtime.errors import UserError
 
-from .architectures import ARCHITECTURES, PATCH, WINDOW
+from .architectures import ARCHITECTURES, PATCH, WINDOW, Architecture
 
 META = "https://dl.fbaipublicfiles.com/segment_anything/"
 SHIPPED = Path(__file__).parent / "weights"
@@ -55,17 +55,17 @@ def sam_modules() -> Any:
             sys.modules.pop(loaded, None)
 
 
-def build_sam(arch: str, image_size: int = 0) -> Any:
+def build_sam(arch: str | Architecture, image_size: int = 0) -> Any:
     """Meta's Sam with fresh weights, as its registry builds it, for any image size that patches divide.
 
     Args:
-        arch: a name in ARCHITECTURES.
+        arch: a name in ARCHITECTURES, or the sizes themselves.
         image_size: pixels of the square input; 0 is what the architecture's weights were made for.
 
     Returns:
         Sam, in eval mode.
     """
-    modules, size = sam_modules(), ARCHITECTURES[arch]
+    modules, size = sam_modules(), arch if isinstance(arch, Architecture) else ARCHITECTURES[arch]
     image_size = image_size or size.image_size
     grid = image_size // PATCH
     sam = modules.Sam(

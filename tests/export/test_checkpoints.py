@@ -14,16 +14,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from structsam_export import checkpoints
-from structsam_export.architectures import ARCHITECTURES
+from structsam_export.architectures import ARCHITECTURES, DEFAULT
 from structsam_export.checkpoints import (
     build_sam,
     cache_folder,
     download,
     load_sam,
     load_weights,
+    own_weights,
     randomize,
     read_checkpoint,
 )
@@ -138,6 +140,26 @@ def test_a_damaged_file_is_called_damaged(tmp_path: Path, what: str) -> None:
 def test_a_missing_file_is_told(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"no checkpoint at .*; give --checkpoint an existing file"):
         read_checkpoint(tmp_path / name)
+
+
+def test_safetensors_are_read_and_damaged_ones_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sam.safetensors"
+    save_file(WEIGHTS, path)
+    assert same(read_checkpoint(path), WEIGHTS)
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(UserError, match=r"sam.safetensors is damaged or no safetensors; expected .* again"):
+        read_checkpoint(path)
+
+
+def test_the_small_sam_is_shipped_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "download_url_to_file", None)  # it must not be needed
+    path = download(DEFAULT)
+    assert path == own_weights(DEFAULT)
+    assert path.stat().st_size < 16e6
+    shipped, loaded = load_file(path), load_sam(DEFAULT, 512, None, random_weights=False).state_dict()
+    assert all(value.dtype is torch.float16 for value in shipped.values())
+    assert same({name: value.float() for name, value in shipped.items()}, loaded)
+    assert all(value.isfinite().all() for value in loaded.values())
 
 
 class Hostile:
