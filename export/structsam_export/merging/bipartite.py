@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..choices import Destination, Gradient, Reduction
@@ -54,7 +55,7 @@ class Bipartite(Matching):
         x = head_mean(x, self.heads)
         energy = windows.cut(gradient_energy(x, self.gradient))  # [B', N]
         cells = cell_tokens(windows.side, self.cell, x.device).expand(energy.shape[0], -1, -1)
-        member = choose(lookup(energy, cells), self.destination, self.seed)[..., None]  # [B', cells, 1]
+        member = choose(lookup(energy, cells), self.destination, self.seed).to(torch.int32)  # [B', cells, 1]
         others = (member + 1 + count(self.cell**2 - 1, x.device)) % self.cell**2
         start = count(cells.shape[1], x.device)[:, None] * self.cell**2
         destination, source = (

@@ -18,18 +18,18 @@ def choose(energy: Tensor, destination: Destination, seed: int) -> Tensor:
         seed: of the random choice, which is the same for every window and image.
 
     Returns:
-        [B', cells] int32 below m; of equal energies the first.
+        [B', cells, 1] below m; of equal energies the first.
 
     Raises:
         ValueError: another destination.
     """
     if destination is Destination.RANDOM:
         drawn = draw(energy.shape[1], seed, energy.device)
-        return (drawn * energy.shape[2]).to(torch.int32).expand(energy.shape[:2])
+        return (drawn * energy.shape[2]).long()[:, None].expand(*energy.shape[:2], 1)
     if destination not in (Destination.MIN, Destination.MAX):
         raise ValueError(f"{destination} does not choose by energy")
     busiest = destination is Destination.MAX
-    return (energy.argmax(-1) if busiest else energy.argmin(-1)).to(torch.int32)
+    return energy.argmax(-1, keepdim=True) if busiest else energy.argmin(-1, keepdim=True)
 
 
 def draw(number: int, seed: int, device: torch.device) -> Tensor:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..choices import Destination, Flatness, Gradient, Reduction, Selection
-from .cells import cell_tokens, largest_first, lexicographic, merged_cells
-from .collapse import collapse, first_to_merge
+from .cells import cell_tokens, largest_first, lexicographic, member_of, merged_cells
+from .collapse import collapse, ordered
 from .destination import choose, draw
 from .energy import gradient_energy
 from .index import inverse, lookup
@@ -77,23 +77,31 @@ class StructSAM:
         merged = self.merged(windows)
         if not merged:
             return MergePlan.identity(x.shape[0] * windows.per_image, windows.tokens, x.device)
-        energy = windows.cut(gradient_energy(head_mean(x, self.heads), self.gradient))  # [B', N]
-        groups = self._cells(windows, energy) if self.cells else self._sorted_groups(energy)
-        score = self._flatness(lookup(energy, groups))
+        energy = gradient_energy(head_mean(x, self.heads), self.gradient)  # [B, H, W]
+        cells = self._cells(windows, energy)
+        groups = cells.expand(x.shape[0] * windows.per_image, -1, -1)  # [B', cells, s * s]
+        energy = windows.cut(energy, groups)
+        score = self._flatness(energy)
         if (levels := windows.levels) is not None:
             late = lookup(levels, groups).amax(-1)  # a cell merges as a whole: its most wanted token decides
             score = lexicographic(-late, place=inverse(largest_first(score)))
-        tokens = first_to_merge(groups, score)
-        member = choose(lookup(energy, tokens[:, :merged]), self.destination, self.seed)
-        plan = collapse(tokens, member)
+        order = largest_first(score)
+        tokens = ordered(cells, order)
+        if self.destination is Destination.RANDOM:  # drawn for a rank
+            place = member_of(tokens[:, :merged], choose(energy[:, :merged], self.destination, self.seed))
+        else:  # chosen in all cells, before they are ordered, so that only the choice is
+            place = lookup(member_of(groups, choose(energy, self.destination, self.seed)), order)[:, :merged]
+        plan = collapse(tokens, place)
         return plan.replacing() if self.reduction is Reduction.REPLACE else plan
 
     def _cells(self, windows: Windows, energy: Tensor) -> Tensor:
-        """The grid of cells, the same in every window: [B', cells, s * s] int32."""
-        return cell_tokens(windows.side, self.cell, energy.device).expand(energy.shape[0], -1, -1)
+        """The grid of cells, [N / s^2, s * s] int32, the same in every window.
 
-    def _sorted_groups(self, energy: Tensor) -> Tensor:
-        """No-Cell: tokens from the calmest to the busiest, s * s at a time: [B', N / s^2, s * s] int32."""
+        No-Cell: every window's tokens from the calmest to the busiest, s * s at a time: [B', N / s^2, s * s].
+        """
+        if self.cells:
+            return cell_tokens(windows.side, self.cell, energy.device)
+        energy = windows.cut(energy)
         return largest_first(-energy).view(energy.shape[0], -1, self.cell**2)
 
     def _flatness(self, energy: Tensor) -> Tensor:
