@@ -19,7 +19,7 @@ from structsam_runtime.runners.base import Array, DeviceArray, Runner, TensorSpe
 from structsam_runtime.runners.onnxruntime import PROVIDERS, OnnxRuntimeRunner
 
 from .checkpoints import build_sam, randomize
-from .encoder.attention import relative_position_table
+from .encoder.attention import relative_positions
 from .graph.trace import quiet
 
 FUSED_OPSET = 23
@@ -81,12 +81,18 @@ class FusedAttention(nn.Module):
         if not self.attention.use_rel_pos:
             return None
         grid = query.view(*query.shape[:2], self.side, self.side, -1)  # [B', heads, row, column, d]
-        of_rows = grid @ relative_position_table(self.attention.rel_pos_h, self.side)
-        of_columns = grid.transpose(2, 3) @ relative_position_table(self.attention.rel_pos_w, self.side)
+        of_rows = grid @ _table(self.attention.rel_pos_h, self.side)
+        of_columns = grid.transpose(2, 3) @ _table(self.attention.rel_pos_w, self.side)
         bias = (
             of_rows[..., :, None] + of_columns.transpose(2, 3)[..., None, :]
         )  # [.., row, column, row, column]
         return bias.flatten(4, 5).flatten(2, 3)
+
+
+def _table(rel_pos: Tensor, side: int) -> Tensor:
+    """[L, d] relative positions of an axis to [side (query), d, side (key)], by the distance of the two."""
+    place = torch.arange(side, device=rel_pos.device)
+    return relative_positions(rel_pos, side)[place[:, None] - place + side - 1].transpose(1, 2)
 
 
 def fuse(encoder: Any) -> Any:

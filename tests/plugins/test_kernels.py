@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from structsam_export.merging import MergePlan, StructSAM, Windows
-from structsam_export.merging.cells import cell_tokens
-from structsam_export.merging.collapse import collapse, first_to_merge
+from structsam_export.merging.cells import cell_tokens, largest_first, member_of
+from structsam_export.merging.collapse import collapse, ordered
 from structsam_export.merging.energy import gradient_energy
 from structsam_export.merging.index import lookup
 from structsam_export.merging.kernels import TensorKernels
@@ -106,17 +106,14 @@ def test_scores_of_photographs_lead_to_the_plan_of_those_scores(
     layer = case.layer(x)
     score, member = kernels.score(layer, x)
     slot, _, position = kernels.select(layer, score, member)
-    cells = cell_tokens(case.side, case.cell, x.device).expand(layer.windows, -1, -1)
-    expected = collapse(first_to_merge(cells, score), member=_chosen(cells, score, member, layer.merged))
+    cells = cell_tokens(case.side, case.cell, x.device)
+    order = largest_first(score)
+    chosen = member_of(cells.expand(layer.windows, -1, -1), member[..., None].long())
+    expected = collapse(ordered(cells, order), place=lookup(chosen, order)[:, : layer.merged])
     assert torch.equal(slot, expected.slot)
     assert torch.equal(position, expected.position)
     theirs = case.method.plan(x, case.windows)
     assert (slot == theirs.slot).float().mean() > 0.999
-
-
-def _chosen(cells: Tensor, score: Tensor, member: Tensor, merged: int) -> Tensor:
-    order = score.sort(dim=1, descending=True, stable=True).indices
-    return member.gather(1, order)[:, :merged]
 
 
 def test_equal_scores_merge_by_index(kernels: TensorKernels, device: str) -> None:

@@ -45,8 +45,8 @@ class BlockMacs:
             are free, as in the paper's Table 5.
         similarity: products of tokens with tokens, to decide what merges.
         averaging: the products that take the mean of a variable number of tokens; see `Mix`.
-        widening: what our attention adds, because its queries and keys carry the relative position as extra
-            channels instead of an added bias.
+        widening: what our attention adds, because queries meet all distances at once, and because queries
+            and keys carry the relative position as extra channels where it is not an added bias.
         proj_before: what `proj` costs if tokens are unmerged before it, as in the authors' code.
         relative_position_before: what `relative_position` costs on all tokens.
     """
@@ -216,9 +216,16 @@ def _relative_position(block: MergedBlock, tokens: Tensor) -> int:
 
 
 def _widening(block: MergedBlock, slots: Tensor) -> int:
-    """Two one-hot parts of `side` channels in every product of a query and a key: [B', K, C] slots."""
-    number = slots.shape[1]
-    return len(slots) * block.attn.heads * number**2 * 2 * block.windows.side if block.attn.relative else 0
+    """What `_relative_position` does not price, of [B', K, C] slots.
+
+    Products with all 2 side - 1 distances of an axis, of which a slot needs those to `side` places; and where
+    the bias is carried, two one-hot parts of `side` channels in every product of a query and a key.
+    """
+    if not block.attn.relative:
+        return 0
+    number, side = slots.shape[1], block.windows.side
+    carried = 0 if block.attn.adds(number) else len(slots) * block.attn.heads * number**2 * 2 * side
+    return 2 * slots.numel() * (side - 1) + carried
 
 
 def _energy(block: MergedBlock, x: Tensor) -> int:

@@ -24,42 +24,70 @@ def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     return F.layer_norm(x.float(), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
-def relative_position_table(rel_pos: Tensor, side: int) -> Tensor:
-    """SAM's relative position vectors for every pair of places on one axis.
+def relative_positions(rel_pos: Tensor, side: int, footprint: int = 1) -> Tensor:
+    """SAM's relative position vectors of one axis, interpolated as SAM does for other image sizes.
 
     Args:
-        rel_pos: [L, d], the vectors for distances -(L-1)/2 .. (L-1)/2; interpolated if L is not 2 side - 1,
-            as SAM does for other image sizes.
+        rel_pos: [L, d], the vectors for distances -(L-1)/2 .. (L-1)/2.
         side: places on the axis.
+        footprint: places along a cell's side, if cells stand at their mean place.
 
     Returns:
-        [side (query), d, side (key)]: entry (i, :, j) belongs to the distance i - j.
+        [2 side - 1, d], for distances -(side - 1) .. side - 1; where cells stand at their mean place, behind
+        them the means of `footprint` neighbours, [2 side - footprint, d].
     """
     if rel_pos.shape[0] != 2 * side - 1:
-        rel_pos = F.interpolate(rel_pos.T[None].float(), size=2 * side - 1, mode="linear")[0].T.to(
-            rel_pos.dtype
-        )
-    place = count(side, rel_pos.device)
-    distance = place[:, None] - place[None, :] + side - 1  # [query, key]
-    return take(rel_pos, distance).transpose(1, 2)
+        resized = F.interpolate(rel_pos.T[None].float(), size=2 * side - 1, mode="linear")[0].T
+        rel_pos = resized.to(rel_pos.dtype)
+    if footprint == 1:
+        return rel_pos
+    return torch.cat([rel_pos, rel_pos.unfold(0, footprint, 1).mean(2)])
+
+
+def distances(side: int, footprint: int = 1) -> Tensor:
+    """Which relative position each place of a window has to every row and every column.
+
+    Returns:
+        [side * side, 2 side] int32: entry (p, i) is the number of the distance row_p - i among those of
+        `relative_positions`, entry (p, side + j) that of column_p - j, counted behind all of the rows'. Where
+        cells stand at their mean place, theirs follow in raster order, [(side / footprint)^2, 2 side].
+    """
+    place = count(side, torch.device("cpu"))
+    axes, vectors = [place[:, None] - place + side - 1], 2 * side - 1  # [place, key]
+    if footprint > 1:
+        axes.append(vectors + place[::footprint, None] - place + side - 1)  # of a cell's first place
+        vectors += 2 * side - footprint
+    return torch.cat([_grid(axis, axis + vectors) for axis in axes])
+
+
+def shares(side: int, footprint: int = 1) -> Tensor:
+    """[side * side, 2 side]: ones at each place's row and, behind all rows, at its column.
+
+    Where cells stand at their mean place, theirs follow, [(side / footprint)^2, 2 side]: a share for each of
+    their rows and columns.
+    """
+    eye = torch.eye(side)
+    axes = [eye] if footprint == 1 else [eye, eye.view(-1, footprint, side).mean(1)]
+    return torch.cat([_grid(axis, axis) for axis in axes])
+
+
+def _grid(rows: Tensor, columns: Tensor) -> Tensor:
+    """What n places on each of two axes have, [n, side] both, for every pair of them: [n * n, 2 side]."""
+    number = len(rows)
+    return torch.cat([rows.repeat_interleave(number, 0), columns.repeat(number, 1)], 1)
 
 
 class MergedAttention(nn.Module):
     """Multi-head attention among the slots of a plan, with SAM's decomposed relative position.
 
     The bias of a pair of slots is q . Rh[row_q - row_k] + q . Rw[column_q - column_k], with the row and
-    column of each slot's `position`: exact for every kept token. Widened queries and keys carry it:
-
-        query = [q, q . Rh[row_q - i] for every row i, q . Rw[column_q - j] for every column j]
-        key   = [k * scale, 1 where i is row_k, 1 where j is column_k]
-
-    The ones of a key pick exactly one term of each axis, so the product is the scaled logit plus the bias,
-    and no [heads, K, K] bias is ever made or added.
+    column of each slot's `position`: exact for every kept token. The products with all distances are one
+    small matrix product, of which every slot takes those that it has to the rows and columns of the window.
 
     A slot may instead stand at the mean place of a cell. Its bias is then the mean over the cell's tokens, of
-    the query as of the key, and since it is a sum over the axes, each axis is averaged alone: behind the rows
-    (columns) of the window come those of the cells, with the mean of their vectors and the shares of their
-    rows in place of a one.
+    the query as of the key, and since it is a sum over the axes, each axis is averaged alone: the query's
+    distances are to consecutive places, so their vectors' mean is one more vector, and the key has a share
+    for each of its rows in place of a one.
 
     Args:
         attention: the block's own attention, whose parameters are shared, not copied.
@@ -82,6 +110,10 @@ class MergedAttention(nn.Module):
         if self.relative:
             self.rel_pos_h: nn.Parameter = attention.rel_pos_h
             self.rel_pos_w: nn.Parameter = attention.rel_pos_w
+            self.distance: Tensor
+            self.register_buffer("distance", distances(side, footprint), persistent=False)
+            self.shares: Tensor
+            self.register_buffer("shares", shares(side, footprint), persistent=False)
 
     def forward(self, x: Tensor, position: Tensor, size: Tensor | None = None) -> Tensor:
         """Attention within every window.
@@ -94,71 +126,101 @@ class MergedAttention(nn.Module):
         Returns:
             [B', K, C].
         """
-        query, key, value = self.project(x)  # [B', K, heads, d] each, the key scaled
-        key = key.permute(0, 2, 3, 1)  # [B', heads, d, K]
-        if self.relative:
-            row, column = self._places(position, size)
-            rows, columns = self._bias(query, self.rel_pos_h, row), self._bias(query, self.rel_pos_w, column)
-            query = torch.cat([query, rows, columns], 3)
-            key = torch.cat([key, self._one_hot(row, column, key)], 2)
-        logits = query.transpose(1, 2) @ key  # [B', heads, K, K]
+        query, key, value = self.project(x)  # [B', heads, K, d] each
+        logits = self._logits(query, key, self._place(position, size))  # [B', heads, K, K]
         if self.proportional and size is not None:
             logits = logits + size.float().log().to(logits.dtype)[:, None, None]
-        y = logits.softmax(-1) @ value.transpose(1, 2)
-        projected: Tensor = self.proj(y.transpose(1, 2).flatten(2))
-        return projected
+        y = (logits.softmax(-1) @ value).transpose(1, 2).flatten(2)
+        return self._linear(y, self.proj.weight, self.proj.bias)
 
     def project(self, x: Tensor) -> list[Tensor]:
-        """Queries, scaled keys and values: [B', K, C] to three of [B', K, heads, d].
+        """Queries, scaled keys and values: [B', K, C] to three of [B', heads, K, d].
 
-        Three products instead of one that is cut afterwards: a third of a weight costs nothing to cut, the
-        result would be copied. The scale sits in the key's weights, so no pass over features applies it; it
-        is a power of two where d is a power of four, and then rounds nothing.
+        The scale sits in the key's weights, so no pass over features applies it; it is a power of two where
+        d is a power of four, and then rounds nothing. One product and one transpose for all three.
         """
-        weights = list(self.qkv.weight.chunk(3))
-        biases = [None] * 3 if self.qkv.bias is None else list(self.qkv.bias.chunk(3))
-        weights[1] = weights[1] * self.scale
-        biases[1] = None if biases[1] is None else biases[1] * self.scale
-        projected = (F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
-        return [features.view(*x.shape[:2], self.heads, -1) for features in projected]
+        weight, bias = self._scaled(self.qkv.weight), self.qkv.bias
+        projected = self._linear(x, weight, None if bias is None else self._scaled(bias))
+        features = projected.view(*x.shape[:2], 3 * self.heads, -1).transpose(1, 2)
+        return list(features.chunk(3, 1))
 
-    def _places(self, position: Tensor, size: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Places of the slots on both axes: [B', K] int32 rows and columns, those of cells from `side` on."""
-        row, column = position // self.side, position % self.side
+    def _scaled(self, qkv: Tensor) -> Tensor:
+        """A weight or a bias [3 C, ..] with the keys' part scaled."""
+        query, key, value = qkv.chunk(3)
+        return torch.cat([query, key * self.scale, value])
+
+    @staticmethod
+    def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """[B', K, C] times a weight. On rows, because ONNX's Gemm, which adds the bias, takes matrices."""
+        return F.linear(x.flatten(0, 1), weight, bias).view(*x.shape[:2], -1)
+
+    def _place(self, position: Tensor, size: Tensor | None) -> Tensor:
+        """Where slots stand, [B', K] int32: a position, or a cell, whose numbers follow all positions."""
         if self.footprint == 1 or size is None:
-            return row, column
-        cell_row, cell_column = (self.side + place // self.footprint for place in (row, column))
-        return torch.where(size > 1, cell_row, row), torch.where(size > 1, cell_column, column)
+            return position
+        row, column = position // self.side // self.footprint, position % self.side // self.footprint
+        cell = self.side**2 + row * (self.side // self.footprint) + column
+        return torch.where(size > 1, cell, position)
 
-    def _with_cells(self, table: Tensor) -> Tensor:
-        """What every place of an axis has [side, ...], and behind it the means of what each cell's have."""
-        return torch.cat([table, table.view(-1, self.footprint, *table.shape[1:]).mean(1)])
+    def _logits(self, query: Tensor, key: Tensor, place: Tensor) -> Tensor:
+        """Products of queries and keys [B', heads, K, d] with their bias: [B', heads, K, K]."""
+        if not self.relative:
+            return query @ key.transpose(2, 3)
+        place = place[:, None].expand(-1, self.heads, -1)
+        relative = self._relative(query, take(self.distance, place))
+        if self.adds(query.shape[2]):
+            return _added(query @ key.transpose(2, 3), relative)
+        return _widened(query, key, relative, take(self.shares, place))
 
-    def _bias(self, query: Tensor, rel_pos: Tensor, place: Tensor) -> Tensor:
-        """What a key at every place of one axis would add to each query's logits.
+    def adds(self, slots: int) -> bool:
+        """Whether the bias of K slots is added to the logits, or carried by wider queries and keys.
+
+        Both give the same logits. Where no token is merged, slots stand in raster order and the two terms
+        are added in two passes over [K, K]. Carrying them instead takes 2 side multiply-accumulates for
+        every pair, but no pass: cheaper for the short sides of windows, dearer than the passes where that is
+        more than the product of query and key itself takes. Merged slots are in any order: there a passing
+        bias would have to be gathered first, and carrying it is cheaper by far.
+        """
+        head = self.qkv.weight.shape[1] // self.heads
+        return slots == self.side**2 and 2 * self.side > head
+
+    def _relative(self, query: Tensor, index: Tensor) -> Tensor:
+        """What a key in every row and in every column would add to each query's logits.
 
         Args:
-            query: [B', K, heads, d], unscaled.
-            rel_pos: [L, d] of that axis.
-            place: [B', K] int32, the slots' places on it.
+            query: [B', heads, K, d], unscaled.
+            index: [B', heads, K, 2 side] int32, of `distances`.
 
         Returns:
-            [B', K, heads, side].
+            [B', heads, K, 2 side].
         """
-        table = relative_position_table(rel_pos, self.side)
-        if self.footprint > 1:
-            table = self._with_cells(table)
-        return query @ take(table, place)
+        axes = (self.rel_pos_h, self.rel_pos_w)
+        vectors = [relative_positions(vectors, self.side, self.footprint) for vectors in axes]
+        return (query @ torch.cat(vectors).T).gather(3, index.long())
 
-    def _one_hot(self, row: Tensor, column: Tensor, key: Tensor) -> Tensor:
-        """[B', K] rows and columns to [B', heads, 2 side, K] ones where they are, of the type of `key`."""
-        place = torch.stack([row, column], 1)  # [B', 2, K]
-        if self.footprint > 1:
-            shares = self._with_cells(torch.eye(self.side, dtype=key.dtype, device=key.device))
-            hot = take(shares, place).transpose(2, 3)  # [B', 2, side, K]
-        else:
-            hot = (place[:, :, None] == count(self.side, place.device)[:, None]).to(key.dtype)
-        return hot.flatten(1, 2)[:, None].expand(-1, self.heads, -1, -1)
+
+def _widened(query: Tensor, key: Tensor, relative: Tensor, shares: Tensor) -> Tensor:
+    """Logits with their bias in one product, so that no [K, K] bias is made or added:
+
+        query = [q, what a key in every row adds, what one in every column adds]
+        key   = [k, 1 at the key's row,           1 at the key's column         ]
+
+    The ones of a key pick exactly one term of each axis.
+
+    Args:
+        query, key: [B', heads, K, d].
+        relative: [B', heads, K, 2 side].
+        shares: [B', heads, K, 2 side] of the type of `key`.
+    """
+    return torch.cat([query, relative], 3) @ torch.cat([key, shares], 3).transpose(2, 3)
+
+
+def _added(logits: Tensor, relative: Tensor) -> Tensor:
+    """Logits [B', heads, N, N] of all tokens, in raster order, and the bias of their rows and columns."""
+    rows, columns = relative.chunk(2, 3)
+    side = rows.shape[3]
+    grid = logits.view(*rows.shape, side)  # [B', heads, N, row, column]
+    return (grid + rows[..., None] + columns[..., None, :]).flatten(3)
 
 
 class MergedBlock(nn.Module):
@@ -216,20 +278,21 @@ class MergedBlock(nn.Module):
         Returns:
             [B, H, W, C], and the plan of every group of windows.
         """
-        features = layer_norm(self.norm1, x)  # fp32, so that the plan does not see fp16's rounding
+        shape, x = x.shape, x.flatten(0, 2)  # rows, which Gemm and every gather take
+        features = layer_norm(self.norm1, x).view(shape)  # fp32: the plan does not see fp16's rounding
         if prior is None and self.method.prompt_windows:
             prior = features.new_zeros(features.shape[:3])
         windows = self.windows_of(prior)
         plans = [self.method.plan(features, group) for group in windows.groups]
         x = x + self._attend(features.to(x.dtype), windows, plans)
-        return x + self.mlp(layer_norm(self.norm2, x).to(x.dtype)), plans
+        return (x + self.mlp(layer_norm(self.norm2, x).to(x.dtype))).view(shape), plans
 
     def _attend(self, features: Tensor, windows: Windows, plans: Sequence[MergePlan]) -> Tensor:
-        """Merge, attention, unmerge: [B, H, W, C] to [B, H, W, C]."""
+        """Merge, attention, unmerge: [B, H, W, C] to [B * H * W, C]."""
         batch, device = features.shape[0], features.device
         source = windows.source(features.flatten(0, 2))
         slots = [
             self.attn(plan.merge_rows(source, group.rows(batch, device)), plan.position, plan.size)
             for group, plan in zip(windows.groups, plans, strict=True)
         ]
-        return unmerge_groups(plans, slots, windows.token_of_row(batch, device)).view(features.shape)
+        return unmerge_groups(plans, slots, windows.token_of_row(batch, device))

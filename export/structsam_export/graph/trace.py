@@ -37,6 +37,12 @@ def _divide(x: Any, y: Any) -> Any:
     return op.Div(x, op.CastLike(constant, x))
 
 
+def _take(x: Any, index: Any) -> Any:
+    """Entries of a vector, by an index of any rank: Gather, where the general translation is GatherND."""
+    flat: Any = op.Constant(value_ints=[-1])
+    return op.Gather(op.Reshape(x, flat), index)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the exporter's notes on its own internals off the user's terminal."""
@@ -89,6 +95,7 @@ def trace(
             custom_translation_table={
                 torch.ops.aten.sort.stable: _sort,
                 torch.ops.aten.floor_divide.default: _divide,
+                torch.ops.aten.take.default: _take,
             },
         )
     if program is None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..choices import Reduction
 from .cells import cell_tokens, largest_first, merged_cells
-from .collapse import collapse, first_to_merge
+from .collapse import collapse, ordered
 from .flatness import likeness
 from .index import count, inverse, lookup
 from .matching import match, removed
@@ -89,9 +89,8 @@ class ALGM:
         # Raster order among the cells that merge, and among the others. The second stage takes every other
         # slot: in the order of likeness, a swap of near ties would turn sources into destinations.
         order = torch.where(rank < merged, len(cells), 0) - count(len(cells), metric.device)
-        tokens = first_to_merge(cells.expand(metric.shape[0], -1, -1), order.float())
-        last = torch.full_like(tokens[:, :merged, 0], self.cell**2 - 1)
-        return collapse(tokens, last)
+        tokens = ordered(cells, largest_first(order.float()))
+        return collapse(tokens, place=tokens[:, :merged, -1])
 
     def _global(self, local: MergePlan, metric: Tensor, windows: Windows) -> MergePlan:
         """Matching of even with odd slots of the first stage: collapsed cells first, then tokens."""

@@ -27,6 +27,11 @@ def cell_tokens(side: int, cell: int, device: torch.device) -> Tensor:
     return grid.transpose(1, 2).reshape(-1, cell * cell)
 
 
+def member_of(cells: Tensor, member: Tensor) -> Tensor:
+    """One token of every cell: [B', G, m] int32 tokens and [B', G, 1] members below m give [B', G] int32."""
+    return cells.gather(2, member).squeeze(2)
+
+
 def merged_cells(rate: float, tokens: int, cell: int) -> int:
     """M = ceil(r N / (s^2 - 1)), the cells that must collapse to remove r N tokens (Algorithm 1).
 

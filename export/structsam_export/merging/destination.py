@@ -19,18 +19,18 @@ def choose(energy: Tensor, destination: Destination, seed: int) -> Tensor:
         seed: of the random choice, which is the same for every window and image.
 
     Returns:
-        [B', cells] int32 below m; of equal energies the first.
+        [B', cells, 1] below m; of equal energies the first.
 
     Raises:
         ValueError: another destination.
     """
     if destination is Destination.RANDOM:
         drawn = draw(energy.shape[1], seed, energy.device)
-        return (drawn * energy.shape[2]).to(torch.int32).expand(energy.shape[:2])
+        return (drawn * energy.shape[2]).long()[:, None].expand(*energy.shape[:2], 1)
     if destination not in (Destination.MIN, Destination.MAX):
         raise ValueError(f"{destination} does not choose by energy")
     busiest = destination is Destination.MAX
-    return (energy.argmax(-1) if busiest else energy.argmin(-1)).to(torch.int32)
+    return energy.argmax(-1, keepdim=True) if busiest else energy.argmin(-1, keepdim=True)
 
 
 def split(cells: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,16 +38,16 @@ def split(cells: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         cells: [B', G, m] int32, tokens.
-        member: [B', G] int32 below m, which one of each cell is a destination.
+        member: [B', G, 1] below m, which one of each cell is a destination.
 
     Returns:
         [B', G] and [B', G (m - 1)] int32 tokens, cell by cell; sources go round the cell.
     """
     number, members = cells.shape[1:]
-    start = count(number, cells.device)[:, None] * members
-    others = (member[..., None] + 1 + count(members - 1, cells.device)) % members
-    flat = cells.flatten(1)
-    return lookup(flat, start[:, 0] + member), lookup(flat, (start + others).flatten(1))
+    start, member = count(number, cells.device)[:, None] * members, member.to(torch.int32)
+    others = (member + 1 + count(members - 1, cells.device)) % members
+    destination, source = (lookup(cells.flatten(1), (start + which).flatten(1)) for which in (member, others))
+    return destination, source
 
 
 def draw(number: int, seed: int, device: torch.device) -> Tensor:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..choices import Border, Gradient, Scope
-from .index import count
+from .index import count, lookup, take
 from .windows import Windows
 
 
-def token_energy(x: Tensor, windows: Windows, gradient: Gradient, scope: Scope, border: Border) -> Tensor:
+def token_energy(
+    x: Tensor,
+    windows: Windows,
+    gradient: Gradient,
+    scope: Scope,
+    border: Border,
+    tokens: Tensor | None = None,
+) -> Tensor:
     """Squared gradient magnitude of every token of every window.
 
     Args:
@@ -19,14 +29,16 @@ def token_energy(x: Tensor, windows: Windows, gradient: Gradient, scope: Scope, 
         gradient, border: see `gradient_energy`.
         scope: over the map, so that padding has energy 0; or over each window as attention sees it, where
             padding is zeros that the picture borders on.
+        tokens: [B', ...] int32, which tokens are wanted; all in raster order if not given.
 
     Returns:
-        [B', N], at least 0.
+        [B', N], at least 0; as `tokens` is shaped in place of N.
     """
     if scope is Scope.MAP:
-        return windows.cut(gradient_energy(x, gradient, border))
-    tokens = windows.cut(x).view(-1, windows.side, windows.side, x.shape[3])
-    return gradient_energy(tokens, gradient, border).flatten(1)
+        return windows.cut(gradient_energy(x, gradient, border), tokens)
+    maps = windows.cut(x).view(-1, windows.side, windows.side, x.shape[3])
+    energy = gradient_energy(maps, gradient, border).flatten(1)
+    return energy if tokens is None else lookup(energy, tokens)
 
 
 def gradient_energy(
@@ -35,36 +47,66 @@ def gradient_energy(
     """Squared gradient magnitude G^2 of a feature map.
 
     The square has the same order as G, so cells are ranked and destinations chosen without a square root.
-    Both operators are separable, so they are two passes of shifted additions over the map as it lies in
-    memory: no transpose to channels-first, and on a CPU about half the time of a depthwise convolution.
+
+    Sobel's operators X and Y are the sum over a 2 x 2 box of smaller ones, and X + Y and X - Y are twice the
+    difference along the two diagonals of those sums: X^2 + Y^2 = 2 (diagonal^2 + other diagonal^2). So one
+    map of sums and two differences do, as for the central difference: two thirds of the passes over memory
+    that smoothing and differences along both axes take, and no transpose to channels-first.
 
     Args:
         x: [B, H, W, C] features, fp32.
         gradient: Sobel, or the central difference f(+1) - f(-1) of the paper's equation.
-        border: what lies around the map: its own border again, or zeros.
+        border: what lies around the map, its outermost tokens again or zeros.
 
     Returns:
         [B, H, W], at least 0.
     """
-    above, below = _neighbours(x, 1, border)
+    if border is Border.ZERO:  # that are replicated in their turn, which nothing inside sees
+        return gradient_energy(F.pad(x, (0, 0, 1, 1, 1, 1)), gradient)[:, 1:-1, 1:-1]
+    shape = x.shape[:3]
     if gradient is Gradient.CENTRAL:
-        left, right = _neighbours(x, 2, border)
-        across, down = right - left, below - above
+        factor, ends = 1, (_places(x, shape, (0, 1), (1, 0)), _places(x, shape, (0, -1), (-1, 0)))
     else:
-        left, right = _neighbours(above + 2 * x + below, 2, border)
-        across = right - left
-        change = below - above
-        left, right = _neighbours(change, 2, border)
-        down = left + 2 * change + right
-    return (across * across + down * down).sum(-1)
+        x = _boxes(x)
+        factor, ends = 2, (_places(x, shape, (1, 1), (0, 1)), _places(x, shape, (0, 0), (1, 0)))
+    after, before = (take(x.flatten(0, 2), place) for place in ends)  # [B * H * W, 2, C]
+    change = after - before
+    energy = (change * change).sum((1, 2))
+    return (energy if factor == 1 else factor * energy).view(shape)
 
 
-def _neighbours(x: Tensor, dim: int, border: Border) -> tuple[Tensor, Tensor]:
-    """The map shifted by one token either way along `dim`."""
-    if border is Border.ZERO:
-        blank, inner = torch.zeros_like(x.narrow(dim, 0, 1)), x.shape[dim] - 1
-        before = torch.cat([blank, x.narrow(dim, 0, inner)], dim)
-        return before, torch.cat([x.narrow(dim, 1, inner), blank], dim)
-    place = count(x.shape[dim], x.device)
-    previous, following = (place - 1).clamp(min=0), (place + 1).clamp(max=x.shape[dim] - 1)
-    return x.index_select(dim, previous), x.index_select(dim, following)
+def _boxes(x: Tensor) -> Tensor:
+    """Sums of the four tokens around every corner of a map, whose borders are repeated.
+
+    Args:
+        x: [B, H, W, C].
+
+    Returns:
+        [B, H + 1, W + 1, C].
+    """
+    batch, height, width, channels = x.shape
+    shape = batch, height + 1, width + 1
+    around = (_places(x, shape, corner).flatten() for corner in ((-1, -1), (-1, 0), (0, -1), (0, 0)))
+    one, two, three, four = (take(x.flatten(0, 2), place) for place in around)
+    return (one + two + three + four).view(*shape, channels)
+
+
+def _places(x: Tensor, shape: Sequence[int], *steps: tuple[int, int]) -> Tensor:
+    """Rows of the flattened map x [B, H', W', C] that lie `steps` (down, across) from every token.
+
+    Args:
+        x: the map, whose borders are repeated.
+        shape: B, H, W of the tokens that are counted from.
+        steps: n of them.
+
+    Returns:
+        [B * H * W, n] int32.
+    """
+    image, row, column = (
+        count(size, x.device).view(size, *[1] * (3 - axis)) for axis, size in enumerate(shape)
+    )
+    down, across = (
+        torch.tensor(step, dtype=torch.int32, device=x.device) for step in zip(*steps, strict=True)
+    )
+    row, column = (row + down).clamp(0, x.shape[1] - 1), (column + across).clamp(0, x.shape[2] - 1)
+    return ((image * x.shape[1] + row) * x.shape[2] + column).flatten(0, 2)

@@ -6,18 +6,17 @@ import torch
 from torch import Tensor
 
 from ..choices import Flatness
-from .index import lookup, take
 from .metric import snap, unit
 from .windows import Windows
 
 
-def flatness(kind: Flatness, cells: Tensor, energy: Tensor, x: Tensor, windows: Windows) -> Tensor:
+def flatness(kind: Flatness, energy: Tensor, cells: Tensor, x: Tensor, windows: Windows) -> Tensor:
     """How soon each cell merges, the largest first.
 
     Args:
         kind: by the energy of its tokens, as the paper does, or by their features.
-        cells: [B', G, m] int32, tokens of every window.
-        energy: [B', N] squared gradient magnitude of every token.
+        energy: [B', G, m] squared gradient magnitude of every cell's tokens.
+        cells: [B', G, m] int32, those tokens.
         x: [B, H, W, c] features, fp32.
         windows: how the block cuts the map.
 
@@ -25,11 +24,10 @@ def flatness(kind: Flatness, cells: Tensor, energy: Tensor, x: Tensor, windows: 
         [B', G], at most 0; a cosine from -1 to 1.
     """
     if kind is Flatness.MAX:
-        return -lookup(energy, cells).amax(-1)
+        return -energy.amax(-1)
     if kind is Flatness.MEAN:
-        return -lookup(energy, cells).sqrt().mean(-1)
-    rows = lookup(windows.rows(x.shape[0], x.device), cells)
-    members = take(windows.source(x.flatten(0, 2)), rows)  # [B', G, m, c]
+        return -energy.sqrt().mean(-1)
+    members = windows.cut(x, cells)  # [B', G, m, c]
     return likeness(members) if kind is Flatness.COSINE else -spread(members)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..choices import Border, Destination, Flatness, Gradient, Reduction, Scope
-from .cells import cell_tokens, merged_cells
-from .collapse import first_to_merge
+from .cells import cell_tokens, largest_first, merged_cells
+from .collapse import ordered
 from .destination import choose, split
 from .energy import token_energy
 from .flatness import flatness
@@ -70,10 +70,12 @@ class Hybrid(Matching):
         """Energy, flatness, destinations, matching; see `Matching.matched`."""
         x = head_mean(x, self.heads)
         energy = token_energy(x, windows, self.gradient, self.scope, self.border)  # [B', N]
-        cells = cell_tokens(windows.side, self.cell, x.device).expand(energy.shape[0], -1, -1)
-        ordered = first_to_merge(cells, flatness(self.flatness, cells, energy, x, windows))
+        cells = cell_tokens(windows.side, self.cell, x.device)
+        groups = cells.expand(energy.shape[0], -1, -1)
+        score = flatness(self.flatness, lookup(energy, groups), groups, x, windows)
+        tokens = ordered(cells, largest_first(score))
         candidates = self.candidates(windows)
-        flat, kept = ordered[:, :candidates], ordered[:, candidates:].flatten(1)
+        flat, kept = tokens[:, :candidates], tokens[:, candidates:].flatten(1)
         destination, source = split(flat, choose(lookup(energy, flat), self.destination, self.seed))
         return match(
             windows.cut(x),

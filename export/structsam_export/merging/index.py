@@ -10,28 +10,29 @@ from torch import Tensor
 def take(source: Tensor, index: Tensor) -> Tensor:
     """Whole rows of `source`: [R, ...] and an int32 index of any shape give [*index.shape, ...].
 
-    Both forms become ONNX Gather, which takes int32; `source[index]` would become GatherND, which ONNX
-    Runtime runs with int64 only. An embedding gathers by an index of any rank without reshaping.
+    All forms become one ONNX Gather, which takes int32 and an index of any rank; `source[index]` would
+    become GatherND, which ONNX Runtime runs with int64 only.
     """
-    if source.dim() == 2 and source.is_floating_point():
+    if source.dim() == 1:
+        return source.take(index.long())
+    if source.dim() == 2:
         return F.embedding(index, source)
     return source.index_select(0, index.flatten()).view(*index.shape, *source.shape[1:])
 
 
 def lookup(table: Tensor, index: Tensor) -> Tensor:
-    """`table[b, index[b, ...]]` for every b: [B, N] and an int32 [B, ...] give [B, ...]."""
-    return take(table.flatten(), _rows(table, index))
+    """`table[b, index[b, ...]]` for every b: [B, N] and an integer [B, ...] give [B, ...].
+
+    ONNX's GatherElements: one operator, where a gather from the flattened table needs row numbers first. It
+    moves single numbers, so it is for indices and scores; features are gathered as whole rows.
+    """
+    return table.gather(1, index.flatten(1).long()).view(index.shape)
 
 
 def lookup_rows(table: Tensor, index: Tensor) -> Tensor:
     """`table[b, index[b]]` for every b: [B, N, C] and an int32 [B, K] give [B, K, C]."""
-    return take(table.flatten(0, 1), _rows(table, index))
-
-
-def _rows(table: Tensor, index: Tensor) -> Tensor:
-    """Numbers among all B * N rows of a [B, N, ...] table."""
-    offset = count(table.shape[0], table.device).view(-1, *[1] * (index.dim() - 1))
-    return index + offset * table.shape[1]
+    offset = count(table.shape[0], table.device)[:, None] * table.shape[1]
+    return take(table.flatten(0, 1), index + offset)
 
 
 def count(stop: int, device: torch.device) -> Tensor:

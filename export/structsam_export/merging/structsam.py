@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..choices import Border, Destination, Flatness, Gradient, Place, Reduction, Scope, Selection
-from .cells import cell_tokens, largest_first, lexicographic, merged_cells
-from .collapse import collapse, first_to_merge
+from .cells import cell_tokens, largest_first, lexicographic, member_of, merged_cells
+from .collapse import collapse, ordered
 from .destination import choose, draw
 from .energy import token_energy
 from .flatness import flatness
@@ -92,27 +92,33 @@ class StructSAM:
         if not merged:
             return MergePlan.identity(x.shape[0] * windows.per_image, windows.tokens, x.device)
         x = head_mean(x, self.heads)
-        energy = token_energy(x, windows, self.gradient, self.scope, self.border)  # [B', N]
-        groups = self._cells(windows, energy) if self.cells else self._sorted_groups(energy)
+        cells = cell_tokens(windows.side, self.cell, x.device) if self.cells else self._sorted(x, windows)
+        groups = cells.expand(x.shape[0] * windows.per_image, -1, -1)  # [B', cells, s * s]
+        energy = self._energy(x, windows, groups)
         score = self._score(groups, energy, x, windows)
         if (levels := windows.levels) is not None:
             late = lookup(levels, groups).amax(-1)  # a cell merges as a whole: its most wanted token decides
             score = lexicographic(-late, place=inverse(largest_first(score)))
-        tokens = first_to_merge(groups, score)
-        member = choose(lookup(energy, tokens[:, :merged]), self.destination, self.seed)
-        plan = collapse(tokens, member)
+        order = largest_first(score)
+        tokens = ordered(cells, order)
+        if self.destination is Destination.RANDOM:  # drawn for a rank
+            place = member_of(tokens[:, :merged], choose(energy[:, :merged], self.destination, self.seed))
+        else:  # chosen in all cells, before they are ordered, so that only the choice is
+            place = lookup(member_of(groups, choose(energy, self.destination, self.seed)), order)[:, :merged]
+        plan = collapse(tokens, place)
         return plan.replacing() if self.reduction is Reduction.REPLACE else plan
 
-    def _cells(self, windows: Windows, energy: Tensor) -> Tensor:
-        """The grid of cells, the same in every window: [B', cells, s * s] int32."""
-        return cell_tokens(windows.side, self.cell, energy.device).expand(energy.shape[0], -1, -1)
+    def _energy(self, x: Tensor, windows: Windows, tokens: Tensor | None = None) -> Tensor:
+        """Of all tokens, or of those that are wanted; see `token_energy`."""
+        return token_energy(x, windows, self.gradient, self.scope, self.border, tokens)
 
-    def _sorted_groups(self, energy: Tensor) -> Tensor:
+    def _sorted(self, x: Tensor, windows: Windows) -> Tensor:
         """No-Cell: tokens from the calmest to the busiest, s * s at a time: [B', N / s^2, s * s] int32."""
+        energy = self._energy(x, windows)
         return largest_first(-energy).view(energy.shape[0], -1, self.cell**2)
 
     def _score(self, groups: Tensor, energy: Tensor, x: Tensor, windows: Windows) -> Tensor:
         """How soon each cell merges, the largest first; see `flatness`."""
         if self.selection is Selection.RANDOM:
             return draw(groups.shape[1], self.seed, energy.device).expand(groups.shape[:2])
-        return flatness(self.flatness, groups, energy, x, windows)
+        return flatness(self.flatness, energy, groups, x, windows)

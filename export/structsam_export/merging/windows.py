@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .index import count, take
+from .index import count, lookup, take
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,19 @@ class Windows:
         """Whether some windows hold padding tokens."""
         return self.down * self.side != self.height or self.across * self.side != self.width
 
-    def cut(self, x: Tensor) -> Tensor:
+    def cut(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Window partition of a map with its channels last, zeros where there is padding.
 
         Args:
             x: [B, H, W, C] or [B, H, W].
+            tokens: [B * windows, ...] int32, which of its tokens every window gives, all in raster order if
+                not given. Where they do not depend on the image it is one gather all the same.
 
         Returns:
-            [B * windows, N, C] or [B * windows, N], tokens in raster order within their window.
+            [B * windows, N, C] or [B * windows, N]; as `tokens` is shaped in place of N.
         """
-        return take(self.source(x.flatten(0, 2)), self.rows(x.shape[0], x.device))
+        rows = self.rows(x.shape[0], x.device)
+        return take(self.source(x.flatten(0, 2)), rows if tokens is None else lookup(rows, tokens))
 
     def source(self, rows: Tensor) -> Tensor:
         """The rows that `rows()` points into: the map's own, behind one row of zeros if there is padding.

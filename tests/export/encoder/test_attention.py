@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from structsam_export.choices import Destination, Place, Reduction
-from structsam_export.encoder.attention import MergedAttention, MergedBlock, relative_position_table
+from structsam_export.encoder.attention import MergedAttention, MergedBlock, distances, relative_positions
 from structsam_export.encoder.patch import grid_of, windows_of
 from structsam_export.merging import (
     ALGM,
@@ -151,11 +151,14 @@ def test_order_of_slots_does_not_matter(encoder: Any, features: Tensor) -> None:
 
 
 @pytest.mark.parametrize("length", [9, 27, 127])
-def test_the_table_holds_sams_relative_positions(encoder: Any, length: int) -> None:
+def test_distances_point_to_sams_relative_positions(encoder: Any, length: int) -> None:
     """Exactly, whether interpolated or not."""
     rel_pos, side = torch.randn(length, 5), 14
     sams = type(encoder.blocks[0].attn).forward.__globals__["get_rel_pos"](side, side, rel_pos)
-    assert torch.equal(relative_position_table(rel_pos, side), sams.transpose(1, 2))
+    vectors = relative_positions(rel_pos, side).repeat(2, 1)
+    table = vectors[distances(side).long()].view(side, side, 2, side, 5)  # [row, column, axis, key, d]
+    assert torch.equal(table[:, :, 0], sams[:, None].expand(-1, side, -1, -1))
+    assert torch.equal(table[:, :, 1], sams.expand(side, -1, -1, -1))
 
 
 METHODS = [

@@ -12,14 +12,20 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from .drop_casts import drop_casts
+from .drop_gathers import drop_gathers
 from .drop_identity import drop_identity
 from .drop_reshapes import drop_reshapes
+from .drop_scales import drop_scales
 from .drop_slices import drop_slices
 from .drop_transposes import drop_transposes
+from .drop_zeros import drop_zeros
 from .fold_constants import fold_constants
 from .fold_shapes import fold_shapes
 from .int32_indices import int32_indices
+from .join_sums import join_sums
 from .shapes import infer_shapes
+from .share_constants import share_constants
+from .smallest_first import smallest_first
 
 __all__ = ["MAX_ROUNDS", "PASSES", "Pass", "run_passes"]
 
@@ -32,9 +38,15 @@ PASSES: tuple[Pass, ...] = (
     int32_indices,
     drop_identity,
     drop_casts,
+    drop_zeros,
+    drop_gathers,
+    smallest_first,
+    drop_scales,
+    join_sums,
     drop_slices,
     drop_transposes,
     drop_reshapes,
+    share_constants,
 )
 
 # Every edit takes something away, so the rounds end by themselves; SAM's encoders need four at most.

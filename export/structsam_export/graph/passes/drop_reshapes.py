@@ -14,8 +14,8 @@ def drop_reshapes(graph: gs.Graph) -> int:
     1. A view whose output has the shape of its input. One dimension, the same on both sides, may be unknown:
        the number of elements is the same, so it is too. `Expand` counts only if every dimension is known or
        has one name.
-    2. `Reshape` of another view that nobody else reads. Both keep the order of the elements, so the outer
-       shape alone decides; its -1 depends on their number only.
+    2. `Reshape` of another view that nobody else reads, or whose shape it takes back. Both keep the order of
+       the elements, so the outer shape alone decides; its -1 depends on their number only.
 
     Leaves an outer `Reshape` with a 0, which may copy a dimension of the inner result, or with a computed
     shape.
@@ -32,7 +32,7 @@ def _drop(graph: gs.Graph, node: Node) -> int:
         node.op != "Reshape"
         or inner is None
         or inner.op not in VIEWS
-        or not only_reader(graph, node.inputs[0])
+        or not (only_reader(graph, node.inputs[0]) or _undoes(inner, after))
     ):
         return 0
     target = ints(node.inputs[1])
@@ -40,6 +40,12 @@ def _drop(graph: gs.Graph, node: Node) -> int:
         return 0
     node.inputs[0] = inner.inputs[0]
     return 1
+
+
+def _undoes(inner: Node, after: list[Dim] | None) -> bool:
+    """Whether the shape that a view had before is the one that its reader makes of it."""
+    before = dims(inner.inputs[0])
+    return before is not None and after is not None and _is_same("Reshape", before, after)
 
 
 def _is_same(op: str, before: list[Dim], after: list[Dim]) -> bool:

@@ -1,7 +1,6 @@
 """Index tensors as int32, the type TensorRT indexes with fastest."""
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from .rewire import Node, Tensor, new_constant, producer
@@ -17,6 +16,8 @@ def int32_indices(graph: gs.Graph) -> int:
     1. A constant int64 index becomes an int32 one when every value fits. Other readers keep the int64
        constant.
     2. An index cast from int32 to int64 is read from before the cast.
+    3. So is one cast from int64 to int32, as TopK's are, if only such operators read it: the cast was one
+       more operation, on an index that is there already.
 
     Exact: the same integers, in a type both operators take. Leaves constants out of int32's range, indices
     computed in int64 (a cast would be one more operation), and operators whose index ONNX demands as int64.
@@ -28,11 +29,10 @@ def int32_indices(graph: gs.Graph) -> int:
 
 def _narrow(node: Node, narrowed: dict[str, Tensor], taken: set[str]) -> int:
     index = node.inputs[1]
-    if index.dtype != np.int64:
-        return 0
-    replacement = (
-        _as_constant(index, narrowed, taken) if isinstance(index, gs.Constant) else _before_cast(index)
-    )
+    if isinstance(index, gs.Constant):
+        replacement = _as_constant(index, narrowed, taken) if index.dtype == np.int64 else None
+    else:
+        replacement = _before_cast(index)
     if replacement is None:
         return 0
     node.inputs[1] = replacement
@@ -51,6 +51,17 @@ def _as_constant(index: Tensor, narrowed: dict[str, Tensor], taken: set[str]) ->
 
 def _before_cast(index: Tensor) -> Tensor | None:
     node = producer(index)
-    if node is None or node.op != "Cast" or node.attrs["to"] != onnx.TensorProto.INT64:
+    if node is None or node.op != "Cast":
         return None
-    return node.inputs[0] if node.inputs[0].dtype == np.int32 else None
+    kinds = node.inputs[0].dtype, index.dtype
+    if kinds == (np.int32, np.int64) or (kinds == (np.int64, np.int32) and _only_index(index)):
+        return node.inputs[0]
+    return None
+
+
+def _only_index(tensor: Tensor) -> bool:
+    """Whether a tensor is read as an index and as nothing else. (As an output, its cast would stay.)"""
+    return all(
+        reader.op in INDEXED and all(i == 1 for i, read in enumerate(reader.inputs) if read is tensor)
+        for reader in tensor.outputs
+    )

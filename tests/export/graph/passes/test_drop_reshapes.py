@@ -65,6 +65,16 @@ def test_an_outer_reshape_that_copies_a_dimension_stays(apply: Callable[..., Any
     assert outcome.ops == ["Reshape", "Reshape"]
 
 
+def test_a_view_that_is_taken_back_is_no_step_on_the_way(apply: Callable[..., Any]) -> None:
+    """Though others read it."""
+    outcome = apply(
+        drop_reshapes,
+        """g (float[2, 12] x) => (float[2, 12] y, float[4, 6] w) <int64[2] s = {4, 6}, int64[2] t = {2, 12}>
+        { p = Relu(x) a = Reshape(p, s) b = Reshape(a, t) y = Neg(b) w = Neg(a) }""",
+    )
+    assert sorted(outcome.ops) == ["Neg", "Neg", "Relu", "Reshape"]
+
+
 def test_a_view_that_is_read_elsewhere_stays(apply: Callable[..., Any]) -> None:
     outcome = apply(
         drop_reshapes,

@@ -42,6 +42,17 @@ def test_an_index_cast_from_int32_is_read_before_the_cast(apply: Callable[..., A
     assert outcome.ops == ["Gather"]
 
 
+def test_an_index_cast_from_int64_is_read_before_the_cast(apply: Callable[..., Any]) -> None:
+    """Where nothing else reads it."""
+    outcome = apply(
+        int32_indices,
+        """g (float[2, 3] x, int64[1, 3] i) => (float[1, 3] y, float[1, 3, 3] z)
+        { j = Cast<to = 6>(i) y = GatherElements(x, j) z = Gather(x, j) }""",
+    )
+    assert outcome.edits == 2
+    assert sorted(outcome.ops) == ["Gather", "GatherElements"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -51,8 +62,9 @@ def test_an_index_cast_from_int32_is_read_before_the_cast(apply: Callable[..., A
         { y = ScatterND(x, i, u) }""",
         "g (float[4, 3] x) => (float[3, 4] y) <int64[2] s = {3, 4}> { y = Reshape(x, s) }",
         "g (float[4, 3] x) => (float[4, 2] y, int64[4, 2] z) <int64[1] k = {2}> { y, z = TopK(x, k) }",
-        # A cast that narrows; one from floats; an index computed in int64.
-        "g (float[4, 3] x, int64[2] i) => (float[2, 3] y) { j = Cast<to = 6>(i) y = Gather(x, j) }",
+        # A cast that narrows and is read as a number too; one from floats; an index computed in int64.
+        "g (float[4, 3] x, int64[2] i) => (float[2, 3] y, int32[2] k) "
+        "{ j = Cast<to = 6>(i) y = Gather(x, j) k = Neg(j) }",
         "g (float[4, 3] x, float[2] i) => (float[2, 3] y) { a = Abs(i) b = Cast<to = 9>(a) "
         "j = Cast<to = 7>(b) y = Gather(x, j) }",
         "g (float[4, 3] x, int64[2] i) => (float[2, 3] y) { j = Abs(i) y = Gather(x, j) }",

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -33,6 +34,8 @@ def test_rules_work_together_until_nothing_is_left(
         "drop_slices": 0,
         "drop_transposes": 1,
         "drop_reshapes": 0,
+        **dict.fromkeys(("drop_zeros", "drop_gathers", "smallest_first", "drop_scales"), 0),
+        **dict.fromkeys(("join_sums", "share_constants"), 0),
     }
 
 
@@ -86,8 +89,9 @@ def _restless(graph: object) -> int:
 
 
 def test_every_rule_is_listed() -> None:
-    names = [name for name in vars(passes) if name.startswith(("drop_", "fold_", "int32_"))]
-    assert {rule.__name__ for rule in PASSES} == set(names)
+    folder = Path(passes.__file__).parent
+    names = {path.stem for path in folder.glob("*.py")} - {"__init__", "rewire", "shapes"}
+    assert {rule.__name__ for rule in PASSES} == names
 
 
 def test_nothing_is_printed(model_of: Callable[..., Any], capfd: pytest.CaptureFixture[str]) -> None:

@@ -91,8 +91,19 @@ def test_a_raw_trace_in_fp16_comes_down_to_its_arithmetic(same_in_fp16: Same, dy
 
 
 @pytest.mark.slow
+def test_a_graph_as_deep_as_vit_b_is_small(build_encoder: Callable[..., Any]) -> None:
+    """Its count of nodes does not depend on how wide it is; nor do the tables beside its weights."""
+    model = build_encoder(1024, depth=12, global_attn_indexes=(2, 5, 8, 11))
+    apply_merging(model, [StructSAM(0.55)] * 12)
+    after, _ = run_passes(trace(model, {"image": torch.zeros(1, 3, 1024, 1024)}, ["image_embedding"]))
+    assert len(after.graph.node) < 750
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    assert after.ByteSize() - weights < 0.02 * 358_683_648, "of ViT-B's weights"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamic", [False, True], ids=["fixed", "dynamic"])
-def test_merging_is_indexed_in_int32(same: Same, dynamic: bool) -> None:
+def test_merging_is_indexed_in_int32_but_for_what_topk_and_argmin_give(same: Same, dynamic: bool) -> None:
     model = encoder()
     apply_merging(model, [StructSAM(0.5)] * 2)
     image = {"image": torch.randn(2, 3, SIDE, SIDE)}
@@ -104,5 +115,7 @@ def test_merging_is_indexed_in_int32(same: Same, dynamic: bool) -> None:
     assert ops(after)["Cast"] < ops(before)["Cast"]
     types = {info.name: info.type.tensor_type.elem_type for info in after.graph.value_info}
     types |= {tensor.name: tensor.data_type for tensor in after.graph.initializer}
-    gathers = [node for node in after.graph.node if node.op_type == "Gather"]
-    assert {types[node.input[1]] for node in gathers} == {onnx.TensorProto.INT32}
+    chosen = {name for node in after.graph.node if node.op_type in ("TopK", "ArgMin") for name in node.output}
+    gathers = [node for node in after.graph.node if node.op_type.startswith("Gather")]
+    indices = {node.input[1] for node in gathers} - chosen
+    assert {types[name] for name in indices} == {onnx.TensorProto.INT32}

@@ -1,0 +1,28 @@
+"""Additions of nothing."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .rewire import Node, bypass, static_shape
+
+
+def drop_zeros(graph: gs.Graph) -> int:
+    """Take out `Add` of a constant that is 0 everywhere to a tensor of integers.
+
+    A plan numbers slots through all windows by adding what the windows before have; a global block has one
+    window, and adds 0. Leaves a zero that makes the other term larger by broadcasting, unknown shapes, and
+    floating point, where -0 + 0 is 0.
+    """
+    return sum(_drop(graph, node) for node in graph.nodes if node.op == "Add")
+
+
+def _drop(graph: gs.Graph, node: Node) -> int:
+    zeros = [tensor for tensor in node.inputs if isinstance(tensor, gs.Constant) and not tensor.values.any()]
+    if len(zeros) != 1 or zeros[0].dtype not in (np.int32, np.int64):
+        return 0
+    (other,) = (tensor for tensor in node.inputs if tensor is not zeros[0])
+    shape, result = static_shape(other), static_shape(node.outputs[0])
+    if shape is None or shape != result:
+        return 0
+    node.inputs = [other, zeros[0]]
+    return int(bypass(graph, node))
