@@ -108,6 +108,23 @@ def test_tables_are_those_that_were_measured(page: str, result: str) -> None:
     assert measured in (ROOT / page).read_text()
 
 
+def cells(line: str) -> list[str]:
+    """Of a row of a Markdown table."""
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def test_its_qualities_are_those_that_were_measured() -> None:
+    """The rows of rate 0.55, and some of their columns, from the first of the result's tables."""
+    measured = (ROOT / "benchmarks" / "quality" / "tables.md").read_text().partition("\n\n## Dice")[0]
+    rows = [cells(line) for line in measured.splitlines() if line.startswith("| ")]
+    known = {row[0]: row for row in rows if row[1] in ("", "0.55")}
+    table = README.partition("| method | GMAC | photographs: mIoU |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert len(table) > 8
+    for told in map(cells, table):
+        row = known[told[0]]
+        assert told == [row[column] for column in (0, 3, 6, 8, 9, 11)]
+
+
 def test_its_half_precision_figures_are_those_of_the_manifest() -> None:
     path = ROOT / "benchmarks" / "vit_b-structsam-r55-fp16.manifest.json"
     measured = json.loads(path.read_text())["verification"]
