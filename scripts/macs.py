@@ -22,8 +22,8 @@ try:
     from structsam_export.checkpoints import build_sam
     from structsam_export.choices import Channels, MethodName, Reduction
     from structsam_export.config import ExportConfig, merge_rates
-    from structsam_export.encoder import apply
     from structsam_export.manifest import PLACES, merging
+    from structsam_export.pipeline import patch
 except ModuleNotFoundError as error:
     missing(error)
 
@@ -65,6 +65,8 @@ def main(
     ] = None,
     channels: Annotated[Channels | None, typer.Option(help="What tokens are judged by.")] = None,
     reduction: Annotated[Reduction | None, typer.Option(help="What a slot holds.")] = None,
+    merge_mlp: Annotated[bool, typer.Option("--merge-mlp", help="The MLP sees merged tokens too.")] = False,
+    plan_every: Annotated[int, typer.Option(help="Decide once for so many blocks of a kind.")] = 1,
     preset: Annotated[
         Preset | None,
         typer.Option(help="paper-flops: the authors' bipartite code, block 0 unmerged, priced as published."),
@@ -88,10 +90,12 @@ def main(
         channels=channels,
         reduction=reduction,
         skip_blocks=(0,) if preset else (),
+        merge_mlp=merge_mlp,
+        plan_every=plan_every,
     )
     with torch.device("meta"):
         encoder = build_sam(arch).image_encoder
-    apply(encoder, config.methods())
+    patch(config, encoder)
     macs = encoder_macs(encoder)
     console.print(breakdown(macs))
     removed = {kind: counts["effective_rate"] for kind, counts in merging(encoder).items()}

@@ -121,6 +121,16 @@ def export(
         str,
         typer.Option(help="Blocks that do not merge, as 0,1,5.", rich_help_panel=MERGING, metavar="LIST"),
     ] = "",
+    merge_mlp: Annotated[
+        bool,
+        typer.Option("--merge-mlp", help="Merge for the MLP too.", rich_help_panel=MERGING),
+    ] = False,
+    plan_every: Annotated[
+        int,
+        typer.Option(
+            help="Decide once for so many blocks of a kind.", rich_help_panel=MERGING, metavar="INT"
+        ),
+    ] = 1,
     reduction: Annotated[
         Reduction | None,
         typer.Option(help="Merged tokens become their mean, or one of them.", rich_help_panel=MERGING),
@@ -220,6 +230,8 @@ def export(
         method=method,
         **merge_rates(rate, rate_window, rate_global, prompt_aware, prompt_windows, rate_background),
         skip_blocks=_blocks(skip_blocks),
+        merge_mlp=merge_mlp,
+        plan_every=plan_every,
         cell=cell,
         channels=channels,
         gradient=gradient,

@@ -90,6 +90,8 @@ class ExportConfig:
             encoder then takes a prior. 0 for an encoder that knows no prompts.
         rate_background: share of tokens removed in all other windows; None if there are no such.
         skip_blocks: blocks that do not merge.
+        merge_mlp: in blocks that merge, the MLP sees merged tokens too.
+        plan_every: of so many blocks of a kind (window or global) that merge, the first decides for all.
         cell: s, tokens along a cell's side.
         channels: what tokens are judged by, all channels or the mean over heads.
         gradient, flatness, selection, cells, destination: see StructSAM; ablations of Table 4.
@@ -116,6 +118,8 @@ class ExportConfig:
     prompt_windows: int = 0
     rate_background: float | None = None
     skip_blocks: tuple[int, ...] = ()
+    merge_mlp: bool = False
+    plan_every: int = 1
     cell: int | None = None
     channels: Channels | None = None
     gradient: Gradient | None = None
@@ -151,6 +155,8 @@ class ExportConfig:
             )
         if self.seed < 0:
             raise UserError(f"--seed {self.seed} is negative; expected 0 or more")
+        if self.plan_every < 1:
+            raise UserError(f"--plan-every {self.plan_every} is no number of blocks; expected 1 or more")
         self._resolve_options()
         self._check_cell()
         self._check_rates()
@@ -195,6 +201,8 @@ class ExportConfig:
             raise UserError(
                 f"--plugins has kernels for {MethodName.STRUCTSAM} with its defaults alone; drop one"
             )
+        if self.merge_mlp or self.plan_every > 1:
+            raise UserError("--plugins has none for --merge-mlp and --plan-every; drop one")
 
     def _check_cell(self) -> None:
         if self.cell is None:
@@ -269,7 +277,10 @@ class ExportConfig:
         rate = f"r{window}" if window == whole else f"r{window}w{whole}g"
         skipped = [f"skip{block}" for block in self.skip_blocks]
         size = [] if self.image_size == self.architecture.image_size else [f"{self.image_size}px"]
-        parts = [self.arch, self.method, *prompt, rate, *self.differences(), *skipped, *size, self.precision]
+        shared = ["mlp"] if self.merge_mlp else []
+        shared += [f"plan{self.plan_every}"] if self.plan_every > 1 else []
+        parts = [self.arch, self.method, *prompt, rate, *shared, *self.differences(), *skipped, *size]
+        parts += [self.precision]
         return "-".join(parts)
 
     def differences(self) -> list[str]:

@@ -28,8 +28,8 @@ from .encoder.decoder import PromptedMaskDecoder
 from .encoder.patch import remove
 from .manifest import merging as merging_of
 from .manifest import model_of
-from .merging import Identity, Method
-from .pipeline import fetch, load, weights_source
+from .merging import Identity
+from .pipeline import fetch, load, patch, weights_source
 from .progress import Progress
 from .runners import TorchRunner
 from .verify import DECODER_INPUTS, DECODER_OUTPUTS
@@ -45,6 +45,8 @@ PAPER_NAMES = {
     MethodName.HYBRID: "Hybrid (ours)",
 }
 BASELINE = "Baseline"
+FLAGS = ("cells", "proportional", "merge_mlp")
+"""Options that are on or off."""
 PYTORCH = "pytorch"
 ABLATIONS = {
     "structsam:gradient=central": "Central-Diff",
@@ -140,8 +142,11 @@ def in_pytorch(
     decoder = PromptedMaskDecoder(sam).eval()
     model = model_of(config, sam)
 
-    def candidate(name: str, label: str, rate: float, methods: Sequence[Method] | None) -> Candidate:
-        apply(sam.image_encoder, methods or [Identity()] * config.architecture.depth)
+    def candidate(name: str, label: str, rate: float, merged: ExportConfig | None) -> Candidate:
+        if merged is None:
+            apply(sam.image_encoder, [Identity()] * config.architecture.depth)
+        else:
+            patch(merged, sam.image_encoder)
         facts = {
             "label": label,
             "rate": rate,
@@ -149,12 +154,12 @@ def in_pytorch(
             "gmac": round(encoder_macs(sam.image_encoder).total / 1e9, 2),
             "runner": PYTORCH,
         }
-        return Candidate(name, facts, lambda: _torch_predictor(sam.image_encoder, decoder, model, methods))
+        return Candidate(name, facts, lambda: _torch_predictor(sam.image_encoder, decoder, model, merged))
 
     with progress.step("count multiply-accumulates"):
         made = [candidate(UNMERGED, BASELINE, 0.0, None)]
         for merged, label in merging.items():
-            made.append(candidate(_name(merged), label, _rate(merged), merged.methods()))
+            made.append(candidate(_name(merged), label, _rate(merged), merged))
     return made
 
 
@@ -164,7 +169,7 @@ def configured(config: ExportConfig, spec: str, rate: float) -> ExportConfig:
     Args:
         config: everything else.
         spec: a method, and its options if they are not its own: `structsam`, `bipartite:reduction=replace`,
-            `structsam:selection=random:skip_blocks=0,1`; `cells` and `proportional` take yes or no.
+            `structsam:selection=random:skip_blocks=0,1`; what is on or off (see FLAGS) takes yes or no.
         rate: of all blocks, unless the options name `rate_window` or `rate_global`.
 
     Raises:
@@ -176,6 +181,7 @@ def configured(config: ExportConfig, spec: str, rate: float) -> ExportConfig:
     # What another method left behind does not count.
     values: dict[str, Any] = dict.fromkeys(OPTIONS) | {"method": MethodName(name), "skip_blocks": ()}
     values |= {"rate_window": rate, "rate_global": rate, "prompt_windows": 0, "rate_background": None}
+    values |= {"merge_mlp": False, "plan_every": 1}
     for pair in pairs:
         option, _, text = pair.partition("=")
         values[option] = _value(option, text, spec)
@@ -186,7 +192,8 @@ def _value(option: str, text: str, spec: str) -> Any:
     """An option's value from its text."""
     kinds: dict[str, Callable[[str], Any]] = {
         **{name: option_type(name) for name in OPTIONS},
-        **dict.fromkeys(("cells", "proportional"), lambda answer: {"yes": True, "no": False}[answer]),
+        **dict.fromkeys(FLAGS, lambda answer: {"yes": True, "no": False}[answer]),
+        "plan_every": int,
         "skip_blocks": lambda numbers: tuple(int(number) for number in numbers.split(",")),
         "rate_window": float,
         "rate_global": float,
@@ -212,6 +219,8 @@ def label_of(config: ExportConfig) -> str:
         parts.append(f"{config.rate_unprompted:g} in window and {config.rate_global:g} in global blocks")
     if config.skip_blocks:
         parts.append(f"not in block {' '.join(map(str, config.skip_blocks))}")
+    parts += ["MLP merged"] if config.merge_mlp else []
+    parts += [f"one plan for {config.plan_every} blocks"] if config.plan_every > 1 else []
     return ", ".join(parts)
 
 
@@ -235,7 +244,7 @@ def _name(config: ExportConfig) -> str:
 
 @contextmanager
 def _torch_predictor(
-    encoder: Any, decoder: PromptedMaskDecoder, model: Model, methods: Sequence[Method] | None
+    encoder: Any, decoder: PromptedMaskDecoder, model: Model, merged: ExportConfig | None
 ) -> Iterator[Predictor]:
     """SAM in PyTorch, its encoder patched while the block runs; Meta's own blocks where nothing merges."""
     specs = contract(model)
@@ -245,8 +254,8 @@ def _torch_predictor(
         for name, spec in specs["decoder"][0].items()
     }
     remove(encoder)
-    if methods is not None:
-        apply(encoder, methods)
+    if merged is not None:
+        patch(merged, encoder)
     try:
         with Predictor(
             PolygraphyRunner(TorchRunner(encoder, image, ["image_embedding"]), *specs["encoder"]),

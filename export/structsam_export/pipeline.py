@@ -144,8 +144,13 @@ def fetch(config: ExportConfig) -> None:
 def load(config: ExportConfig) -> Any:
     """Meta's Sam in fp32 with its encoder patched as the config says."""
     sam = load_sam(config.arch, config.image_size, config.checkpoint, config.random_weights, config.seed)
-    apply(sam.image_encoder, config.methods())
+    patch(config, sam.image_encoder)
     return sam
+
+
+def patch(config: ExportConfig, encoder: Any) -> None:
+    """Let an encoder merge as the config says."""
+    apply(encoder, config.methods(), config.merge_mlp, config.plan_every)
 
 
 def weights_source(config: ExportConfig) -> dict[str, str | None]:

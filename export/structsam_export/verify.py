@@ -25,7 +25,7 @@ from structsam_runtime.prior import prior
 from structsam_runtime.prompts import encode
 
 from .encoder.exported import PlannedEncoder, Told, output_names, told_plans
-from .encoder.patch import apply, merged_blocks
+from .encoder.patch import change_methods, merged_blocks
 from .merging import MergePlan, Replay, StructSAM, Windows
 from .runners import Arrays, TorchRunner, run_all
 
@@ -395,9 +395,9 @@ def _replayed(encoder: Any, theirs: Sequence[Arrays], images: Sequence[Arrays]) 
             for index, method in enumerate(methods)
         ]
         try:
-            apply(encoder, followed)
+            change_methods(encoder, followed)
             runner = TorchRunner(PlannedEncoder(encoder), image, output_names(encoder))
             made.append({**run_all(runner, [image])[0], **decided})
         finally:
-            apply(encoder, methods)
+            change_methods(encoder, methods)
     return made

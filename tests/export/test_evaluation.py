@@ -115,6 +115,8 @@ def test_every_method_at_every_rate_once() -> None:
         ("structsam:destination=max", {"destination": Destination.MAX}, "Max-Dst"),
         ("structsam:destination=random", {"destination": Destination.RANDOM}, "Rand-Dst"),
         ("structsam:cells=yes:cell=2", {}, "StructSAM"),
+        ("structsam:merge_mlp=yes", {"merge_mlp": True}, "StructSAM, MLP merged"),
+        ("structsam:plan_every=2", {"plan_every": 2}, "StructSAM, one plan for 2 blocks"),
         ("structsam:skip_blocks=0,3", {"skip_blocks": (0, 3)}, "StructSAM, not in block 0 3"),
         (
             "tomesd:rate_global=0.35:destination=first",

@@ -113,6 +113,14 @@ def test_half_precision_passes_its_own_thresholds_with_float32_at_both_ends(make
 
 
 @pytest.mark.slow
+def test_a_merged_mlp_and_shared_plans_export_and_agree(make: "Make") -> None:
+    said = content(make(merge_mlp=True, plan_every=2, engine=Engine.TENSORRT_RTX))
+    assert said["verification"]["plans"] >= 0.999
+    assert said["verification"]["error"] <= 1e-3
+    assert [plan["block"] for plan in said["plans"]] == [0, 1], "of two blocks of a kind the first decides"
+
+
+@pytest.mark.slow
 def test_an_open_batch_and_head_mean_energy_export(make: "Make") -> None:
     folder = make(dynamic_batch=True, channels=Channels.HEADS, skip_blocks=(0,), engine=Engine.TENSORRT_RTX)
     said = content(folder)

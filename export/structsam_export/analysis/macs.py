@@ -40,7 +40,7 @@ class BlockMacs:
         norm: both normalisations.
         qkv, scores, values, proj: of the attention, on merged tokens.
         relative_position: every query with every row and every column of its window.
-        mlp: on all tokens.
+        mlp: on all tokens, or on merged ones.
         energy: the gradient, as the two depthwise convolutions that it stands for; central differences
             are free, as in the paper's Table 5.
         similarity: products of tokens with tokens, to decide what merges.
@@ -162,9 +162,9 @@ def block_macs(index: int, block: MergedBlock, x: Tensor) -> BlockMacs:
         block: on the meta device.
         x: [1, H, W, C] what enters it.
     """
-    windows, attention = block.windows_of(torch.empty(x.shape[:3], device="meta")).groups, block.attn
-    plans = [block.method.plan(x, group) for group in windows]
-    tokens = [group.cut(x) for group in windows]  # [windows, N, C] each
+    cut, attention = block.windows_of(torch.empty(x.shape[:3], device="meta")), block.attn
+    plans = block.plans(x, cut)
+    tokens = [group.cut(x) for group in cut.groups]  # [windows, N, C] each
     slots = [torch.empty(*plan.position.shape, x.shape[3], device="meta") for plan in plans]
     merges = any(one.shape[1] < every.shape[1] for one, every in zip(slots, tokens, strict=True))
     qkv, proj = _sum(attention.project, slots), _sum(attention.proj, slots)
@@ -173,19 +173,21 @@ def block_macs(index: int, block: MergedBlock, x: Tensor) -> BlockMacs:
     where, sizes = [plan.position for plan in plans], [plan.size for plan in plans]
     executed = _sum(attention, slots, where, sizes)
     products = executed - qkv - proj - relative - widening
+    fed = slots if block.merge_mlp else [x]  # what norm2 and the MLP see
+    averaging = _sum(lambda plan, features: plan.merge(features), plans, tokens)
     return BlockMacs(
         block=index,
         kind="window" if block.attends_in_windows else "global",
-        norm=2 * count_macs(lambda features: layer_norm(block.norm1, features), x),
+        norm=_sum(lambda features: layer_norm(block.norm1, features), [x, *fed]),
         qkv=qkv,
         scores=products // 2,  # q . k and weights . v are the same product, transposed
         values=products // 2,
         relative_position=relative,
         proj=proj,
-        mlp=count_macs(block.mlp, x),
-        energy=_energy(block, x) if merges else 0,
-        similarity=_sum(lambda group: block.method.plan(x, group), windows),
-        averaging=_sum(lambda plan, features: plan.merge(features), plans, tokens),
+        mlp=_sum(block.mlp, fed),
+        energy=_energy(block, x) if merges and block.decides else 0,
+        similarity=count_macs(block.plans, x, cut),
+        averaging=2 * averaging if block.merge_mlp else averaging,  # of the residual too
         widening=widening,
         proj_before=_sum(attention.proj, tokens),
         relative_position_before=sum(_relative_position(block, one) for one in tokens),

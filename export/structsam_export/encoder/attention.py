@@ -230,25 +230,46 @@ class MergedBlock(nn.Module):
         block: SAM's own block; its parameters are shared, and `original` gives it back.
         windows: how the block cuts the feature map.
         method: decides which tokens merge.
+        merge_mlp: let the MLP see the slots too; ours. What attention and MLP add to a slot is then added to
+            each of its tokens, which keep what sets them apart.
+        leader: an earlier block that cuts the map alike and decides for this one; None decides itself.
     """
 
     normalizes_in_fp32 = True  # itself, because the plan needs the result before it is rounded
 
-    def __init__(self, block: Any, windows: Windows, method: Method) -> None:
+    def __init__(
+        self,
+        block: Any,
+        windows: Windows,
+        method: Method,
+        merge_mlp: bool = False,
+        leader: MergedBlock | None = None,
+    ) -> None:
         super().__init__()
         self.windows = windows
         self.method = method
+        self.merge_mlp = merge_mlp
         self.norm1 = block.norm1
         self.attn = MergedAttention(block.attn, windows.side, method.footprint, method.proportional)
         self.norm2 = block.norm2
         self.mlp = block.mlp
         self._original = (block,)  # in a tuple, so that its parameters are not registered twice
+        self._leader = (leader,)
+        self._leads = False
+        self._plans: list[MergePlan] = []
+        if leader is not None:
+            leader._leads = True
 
     @property
     def original(self) -> nn.Module:
         """SAM's own block, untouched."""
         block: nn.Module = self._original[0]
         return block
+
+    @property
+    def decides(self) -> bool:
+        """Whether its plans are its own."""
+        return self._leader[0] is None
 
     @property
     def attends_in_windows(self) -> bool:
@@ -263,6 +284,20 @@ class MergedBlock(nn.Module):
         if number := self.method.prompt_windows:
             return SplitWindows(height, width, side, prior, number)
         return PromptedWindows(height, width, side, prior)
+
+    def plans(self, features: Tensor, windows: Windows) -> list[MergePlan]:
+        """What the block merges in every group of windows; a leader keeps it for those that follow.
+
+        Args:
+            features: [B, H, W, C] fp32, what norm1 gives.
+            windows: from `windows_of`.
+        """
+        if (leader := self._leader[0]) is not None:
+            return leader._plans
+        plans = [self.method.plan(features, group) for group in windows.groups]
+        if self._leads:
+            self._plans = plans
+        return plans
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] to [B, H, W, C], without prompts."""
@@ -283,16 +318,34 @@ class MergedBlock(nn.Module):
         if prior is None and self.method.prompt_windows:
             prior = features.new_zeros(features.shape[:3])
         windows = self.windows_of(prior)
-        plans = [self.method.plan(features, group) for group in windows.groups]
-        x = x + self._attend(features.to(x.dtype), windows, plans)
-        return (x + self.mlp(layer_norm(self.norm2, x).to(x.dtype))).view(shape), plans
+        plans = self.plans(features, windows)
+        x = x + self._change(x, features.flatten(0, 2).to(x.dtype), windows, plans)
+        if not self.merge_mlp:
+            x = x + self._mlp(x)
+        return x.view(shape), plans
 
-    def _attend(self, features: Tensor, windows: Windows, plans: Sequence[MergePlan]) -> Tensor:
-        """Merge, attention, unmerge: [B, H, W, C] to [B * H * W, C]."""
-        batch, device = features.shape[0], features.device
-        source = windows.source(features.flatten(0, 2))
-        slots = [
-            self.attn(plan.merge_rows(source, group.rows(batch, device)), plan.position, plan.size)
-            for group, plan in zip(windows.groups, plans, strict=True)
-        ]
+    def _change(self, x: Tensor, features: Tensor, windows: Windows, plans: Sequence[MergePlan]) -> Tensor:
+        """What is added to every token: that of its slot.
+
+        Args:
+            x, features: [B * H * W, C], before and behind norm1.
+
+        Returns:
+            [B * H * W, C].
+        """
+        batch, device = len(x) // (windows.height * windows.width), x.device
+        source, stream = windows.source(features), windows.source(x)
+        slots = []
+        for group, plan in zip(windows.groups, plans, strict=True):
+            rows = group.rows(batch, device)
+            change = self.attn(plan.merge_rows(source, rows), plan.position, plan.size)  # [B', K, C]
+            if self.merge_mlp:
+                change = change + self._mlp(plan.merge_rows(stream, rows) + change)
+            slots.append(change)
         return unmerge_groups(plans, slots, windows.token_of_row(batch, device))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        """norm2 and the MLP: [..., C] to [..., C]."""
+        rows = x.view(-1, x.shape[-1])
+        changed: Tensor = self.mlp(layer_norm(self.norm2, rows).to(x.dtype))
+        return changed.view(x.shape)

@@ -72,12 +72,13 @@ class Told:
 
 
 def told_plans(encoder: nn.Module) -> list[Told]:
-    """The plans of a patched encoder that merge anything, in order; all others are the identity."""
+    """The plans of a patched encoder that merge anything, in order; all others are the identity, or one of
+    these again."""
     return [
         Told(index, block, number, windows)
         for index, block in enumerate(merged_blocks(encoder))
         for number, windows in enumerate(block.windows_of(_empty(block.windows)).groups)
-        if block.method.slots(windows) < windows.tokens
+        if block.decides and block.method.slots(windows) < windows.tokens
     ]
 
 

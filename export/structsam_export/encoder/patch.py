@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..merging import Method, Windows
+from ..merging import Identity, Method, Windows
 from .attention import MergedBlock
 
 
@@ -28,20 +28,38 @@ def original(block: Any) -> Any:
     return block.original if isinstance(block, MergedBlock) else block
 
 
-def apply(encoder: nn.Module, methods: Sequence[Method]) -> None:
+def apply(
+    encoder: nn.Module, methods: Sequence[Method], merge_mlp: bool = False, plan_every: int = 1
+) -> None:
     """Let every block merge by its method, in place; parameters stay shared. Applying again replaces.
 
     Args:
         encoder: SAM's ImageEncoderViT.
         methods: one per block.
+        merge_mlp: MLPs of blocks that merge see slots too.
+        plan_every: of so many blocks of a kind (window or global) that merge, the first decides for all.
 
     Raises:
         ValueError: another number of methods than blocks.
     """
     remove(encoder)
     blocks: Any = encoder.blocks
+    leaders: dict[Windows, tuple[MergedBlock, int]] = {}  # by kind, and how many blocks it decided for
     for index, (windows, method) in enumerate(zip(windows_of(encoder), methods, strict=True)):
-        blocks[index] = MergedBlock(blocks[index], windows, method)
+        if isinstance(method, Identity):
+            blocks[index] = MergedBlock(blocks[index], windows, method)
+            continue
+        leader, decided = leaders.get(windows, (None, plan_every))
+        if decided == plan_every:
+            leader, decided = None, 0
+        blocks[index] = MergedBlock(blocks[index], windows, method, merge_mlp, leader)
+        leaders[windows] = leader or blocks[index], decided + 1
+
+
+def change_methods(encoder: nn.Module, methods: Sequence[Method]) -> None:
+    """Let the blocks of a patched encoder merge by other methods, and leave all else as it was applied."""
+    for block, method in zip(merged_blocks(encoder), methods, strict=True):
+        block.method = method
 
 
 def remove(encoder: nn.Module) -> None:

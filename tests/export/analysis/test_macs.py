@@ -251,6 +251,20 @@ def test_similarity_by_hand(build_encoder: Build, tiny: str, method: MethodName)
                 assert block.similarity == windows * pairs * width
 
 
+def test_a_merged_mlp_costs_by_slots_and_a_plan_is_paid_for_once(build_encoder: Build) -> None:
+    """Windows of 20 x 20 tokens: 4 of 196, of which 88 slots are left; the map's 400 leave 178."""
+    encoder, methods = build_encoder(320), [StructSAM(0.55)] * 4
+    apply(encoder, methods)
+    plain = encoder_macs(encoder).blocks
+    apply(encoder, methods, merge_mlp=True, plan_every=2)
+    merged = encoder_macs(encoder).blocks
+    for index, slots in enumerate((4 * 88, 178, 4 * 88, 178)):
+        assert merged[index].mlp == plain[index].mlp * slots // 400
+        assert merged[index].norm == plain[index].norm * (400 + slots) // 800
+        assert merged[index].attention == plain[index].attention
+        assert merged[index].energy == (plain[index].energy if index < 2 else 0)
+
+
 def test_skipped_blocks_cost_what_unmerged_ones_do(build_encoder: Build, tiny: str) -> None:
     macs = priced(build_encoder(320), MethodName.TOME, skip_blocks=(0, 3))
     apply(encoder := build_encoder(320), [Identity()] * 4)

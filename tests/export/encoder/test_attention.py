@@ -216,13 +216,50 @@ def test_a_block_attends_as_its_method_says(
     assert not close(made, plain), "it makes a difference"
 
 
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_with_a_merged_mlp_every_token_changes_as_its_slot_does(
+    encoder: Any, features: Tensor, plain_attention: Attend, method: Method, index: int
+) -> None:
+    """Slots are made of the tokens before and behind norm1 by the same plan."""
+    windows, block = windows_of(encoder)[index], encoder.blocks[index]
+    normed = block.norm1(features)
+    plan = method.plan(normed, windows)
+    before = plan.merge(windows.cut(features))
+    merged = plan.merge(windows.cut(normed))
+    after = before + block.attn.proj(plain_attention(block.attn, merged, plan.position, windows.side))
+    after = after + block.mlp(block.norm2(after))
+    rows = windows.token_of_row(len(features), features.device).long()
+    expected = features + plan.unmerge(after - before).flatten(0, 1)[rows].view(features.shape)
+    assert close(MergedBlock(block, windows, method, merge_mlp=True)(features), expected)
+
+
+@pytest.mark.parametrize("merge_mlp", [False, True])
 @pytest.mark.parametrize("method", [Identity(), StructSAM(0.0)])
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_block_that_merges_nothing_is_sams_block(
-    encoder: Any, features: Tensor, method: Method, index: int
+    encoder: Any, features: Tensor, method: Method, index: int, merge_mlp: bool
 ) -> None:
     block = encoder.blocks[index]
-    assert close(MergedBlock(block, windows_of(encoder)[index], method)(features), block(features))
+    assert close(MergedBlock(block, windows_of(encoder)[index], method, merge_mlp)(features), block(features))
+
+
+@pytest.mark.parametrize("side", [14, 20])
+def test_bias_is_added_or_carried_with_the_same_result(
+    encoder: Any, features: Tensor, plain_attention: Attend, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention, x = encoder.blocks[1 if side == 20 else 0].attn, Windows(20, 20, side).cut(features)
+    position = torch.arange(side * side, dtype=torch.int32).expand(len(x), -1)
+    expected = attention.proj(plain_attention(attention, x, position, side))
+    for added in (False, True):
+        monkeypatch.setattr(MergedAttention, "adds", lambda self, slots, added=added: added)
+        assert close(MergedAttention(attention, side)(x, position), expected)
+
+
+def test_bias_is_added_only_to_all_tokens_of_a_wide_map(encoder: Any) -> None:
+    """Heads are 32 wide here: the window's 2 x 14 places are fewer, the map's 2 x 20 more."""
+    window, whole = (MergedAttention(encoder.blocks[i].attn, side) for i, side in ((0, 14), (1, 20)))
+    assert [window.adds(196), whole.adds(399), whole.adds(400)] == [False, False, True]
 
 
 def test_a_batch_gives_what_its_images_give_alone(

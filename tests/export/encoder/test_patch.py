@@ -9,7 +9,7 @@ from torch import Tensor
 
 from structsam_export.encoder import MergedBlock, apply, merged_blocks, remove
 from structsam_export.encoder.exported import PlannedEncoder, output_names, told_plans
-from structsam_export.merging import Identity, StructSAM
+from structsam_export.merging import Identity, MergePlan, StructSAM, Windows
 
 Build = Callable[..., Any]
 Photographs = Callable[[int], Tensor]
@@ -89,6 +89,44 @@ def test_parameters_keep_their_names_and_their_memory(build_encoder: Build, stru
     apply(encoder, [structsam] * 4)
     assert {name: value.data_ptr() for name, value in encoder.state_dict().items()} == before
     assert [name for name, _ in encoder.named_parameters()] == list(before)
+
+
+def test_one_plan_serves_blocks_of_its_kind(build_encoder: Build, photographs: Photographs) -> None:
+    """Against blocks that are called one by one and handed what the leader decided."""
+    encoder, image = build_encoder(320, depth=6, global_attn_indexes=(2, 5)), photographs(320)[:1]
+    methods = [StructSAM(0.55), StructSAM(0.3), StructSAM(0.55), Identity(), StructSAM(0.55), StructSAM(0.3)]
+    apply(encoder, methods, plan_every=2)
+    blocks = merged_blocks(encoder)
+    assert [block.decides for block in blocks] == [True, False, True, True, True, False]
+    assert [told.index for told in told_plans(encoder)] == [0, 2, 4]
+    shared = encoder(image)
+    x, made = encoder.patch_embed(image) + encoder.pos_embed, []
+    for block, leader in zip(list(blocks), (0, 0, 2, 3, 4, 2), strict=True):
+        told = Decided(made[leader]) if leader < len(made) else block.method
+        x, (plan,) = MergedBlock(block.original, block.windows, told).forward_with_plans(x)
+        made.append(plan)
+    assert torch.equal(shared, encoder.neck(x.permute(0, 3, 1, 2)))
+
+
+class Decided(Identity):
+    """Merges what was decided elsewhere."""
+
+    def __init__(self, plan: MergePlan) -> None:
+        self.plan_ = plan
+
+    def plan(self, x: Tensor, windows: Windows) -> MergePlan:
+        return self.plan_
+
+
+@pytest.mark.parametrize("options", [{"merge_mlp": True}, {"plan_every": 2}])
+def test_at_rate_0_options_change_nothing(
+    build_encoder: Build, photographs: Photographs, options: dict[str, Any]
+) -> None:
+    encoder, image = build_encoder(320), photographs(320)[:1]
+    expected = encoder(image)
+    for method in (Identity(), StructSAM(0.0)):
+        apply(encoder, [method] * 4, **options)
+        assert torch.allclose(encoder(image), expected, rtol=0, atol=ROUNDING)
 
 
 def test_a_method_for_every_block_is_needed(build_encoder: Build, structsam: StructSAM) -> None:

@@ -13,7 +13,9 @@ from torch import nn
 
 from structsam_export.checkpoints import sam_modules
 from structsam_export.encoder import apply as apply_merging
+from structsam_export.encoder.exported import PlannedEncoder, output_names
 from structsam_export.graph.passes import run_passes
+from structsam_export.graph.precision import prepare
 from structsam_export.graph.trace import trace
 from structsam_export.merging import StructSAM
 
@@ -95,7 +97,9 @@ def test_a_graph_as_deep_as_vit_b_is_small(build_encoder: Callable[..., Any]) ->
     """Its count of nodes does not depend on how wide it is; nor do the tables beside its weights."""
     model = build_encoder(1024, depth=12, global_attn_indexes=(2, 5, 8, 11))
     apply_merging(model, [StructSAM(0.55)] * 12)
-    after, _ = run_passes(trace(model, {"image": torch.zeros(1, 3, 1024, 1024)}, ["image_embedding"]))
+    module = prepare(PlannedEncoder(model), half=False)
+    image = {"image": torch.zeros(1, 3, 1024, 1024)}
+    after, _ = run_passes(trace(module, image, output_names(model)))
     assert len(after.graph.node) < 750
     weights = sum(parameter.nbytes for parameter in model.parameters())
     assert after.ByteSize() - weights < 0.02 * 358_683_648, "of ViT-B's weights"
