@@ -187,7 +187,7 @@ def test_all_methods_on_both_datasets(done: Path) -> None:
         with Image.open(done / f"{folder}.png") as picture:
             assert picture.size == (1800, 600)
     rows = list(csv.DictReader(io.StringIO((done / "tables.csv").read_text())))
-    assert len(rows) == 2 * 15
+    assert len(rows) == 2 * 17
     assert {row["gmac"] for row in rows if row["model"] == "tome-r55"} != {"0.0"}
     text = (done / "tables.md").read_text()
     assert "coco-panoptic-val2017: 2 pictures, 4 box prompts.\n" in text
@@ -383,7 +383,7 @@ def test_mistakes_with_exports(export: Path, desk: Path, script: Evaluate, line:
         (f"{FOLDER} {TINY} -o results --rate 0", "--rate 0 is the unmerged model"),
         (f"{FOLDER} {TINY} -o results --rate 0.9", "the rate of window blocks is 0.9"),
         (f"{FOLDER} {TINY} -o results --runner cpu", "leave --runner out: only exports have one"),
-        (f"{FOLDER} --arch tiny --image-size 0 -o results", "--image-size 0 is not a multiple of 16"),
+        (f"{FOLDER} --arch tiny --image-size 8 -o results", "--image-size 8 is not a multiple of 16"),
         (f"{FOLDER} --arch tiny --checkpoint gone.pth -o results", "no checkpoint at gone.pth"),
         (f"gone {FOLDER} -o results", "no folder gone; expected the output folder of export.py"),
         (f"{FOLDER} {TINY} -o folder/images/cat.png", "cannot write folder/images/cat.png/folder-all: Not a"),

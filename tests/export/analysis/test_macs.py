@@ -20,9 +20,9 @@ from structsam_export.merging import Identity, StructSAM, Windows
 Build = Callable[..., Any]
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=["vit_b", "vit_l", "vit_h"])
 def sized(request: pytest.FixtureRequest) -> tuple[str, Any]:
-    """Name and encoder of every architecture, without data."""
+    """Name and encoder of each of Meta's sizes, without data."""
     with torch.device("meta"):
         return request.param, build_sam(request.param).image_encoder
 
