@@ -333,7 +333,7 @@ class MergedBlock(nn.Module):
         Returns:
             [B * H * W, C].
         """
-        batch, device = len(x) // (windows.height * windows.width), x.device
+        batch, device = x.shape[0] // (windows.height * windows.width), x.device
         source, stream = windows.source(features), windows.source(x)
         slots = []
         for group, plan in zip(windows.groups, plans, strict=True):

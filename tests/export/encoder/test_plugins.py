@@ -163,6 +163,8 @@ def test_kernels_are_for_the_papers_algorithm_alone() -> None:
         ({"method": MethodName.TOME}, "has kernels for structsam with its defaults alone"),
         ({"destination": Destination.MAX}, "has kernels for structsam with its defaults alone"),
         ({"reduction": Reduction.REPLACE}, "has kernels for structsam with its defaults alone"),
+        ({"merge_mlp": True}, "has none for --merge-mlp and --plan-every"),
+        ({"plan_every": 2}, "has none for --merge-mlp and --plan-every"),
     ],
 )
 def test_what_plugins_do_not_go_with_is_refused(
