@@ -28,6 +28,7 @@ try:
     from torch import Tensor
 
     from structsam_export import pipeline
+    from structsam_export.architectures import ARCHITECTURES
     from structsam_export.choices import Engine
     from structsam_export.compare import compare
     from structsam_export.config import ExportConfig
@@ -56,7 +57,7 @@ def main(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The result, .json; its page goes beside it.")
     ],
-    arch: Annotated[str, typer.Option(help="vit_nano, vit_b, vit_l or vit_h.")] = "vit_b",
+    arch: Annotated[str, typer.Option(help=f"{', '.join(ARCHITECTURES)}.")] = "vit_b",
     image_size: Annotated[
         int, typer.Option(help="Pixels along the side of the input; 0: what the weights were made for.")
     ] = 0,

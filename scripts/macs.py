@@ -19,6 +19,7 @@ try:
     import torch
 
     from structsam_export.analysis.macs import EncoderMacs, encoder_macs, table_5
+    from structsam_export.architectures import ARCHITECTURES
     from structsam_export.checkpoints import build_sam
     from structsam_export.choices import Channels, MethodName, Reduction
     from structsam_export.config import ExportConfig, merge_rates
@@ -48,7 +49,7 @@ class Preset(StrEnum):
 
 
 def main(
-    arch: Annotated[str, typer.Option(help="vit_b, vit_l or vit_h.")] = "vit_b",
+    arch: Annotated[str, typer.Option(help=f"{', '.join(ARCHITECTURES)}.")] = "vit_b",
     method: Annotated[MethodName | None, typer.Option(help="How tokens merge; default: structsam.")] = None,
     rate: Annotated[
         float | None,
@@ -75,7 +76,7 @@ def main(
         bool, typer.Option("--table-5", help="The paper's Table 5 instead: deciding what merges.")
     ] = False,
 ) -> None:
-    """Multiply-accumulates of SAM's image encoder at 1024 pixels, as the paper counts them, in 10^9."""
+    """Multiply-accumulates of an image encoder at its own size, as the paper counts them, in 10^9."""
     console = Console(width=150)
     if table:
         for price in table_5():

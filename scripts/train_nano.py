@@ -15,9 +15,9 @@ try:
     import torch
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
+    from structsam_export.checkpoints import read_checkpoint
     from structsam_export.training.curves import plot
     from structsam_export.training.data import Photos, read_photos
     from structsam_export.training.loop import Run, Settings, begin, read, restore, resume, train
@@ -67,12 +67,12 @@ def main(
 
 
 def _read(weights: Path | None) -> dict[str, torch.Tensor] | None:
-    """Weights as `--export` writes them, in fp32."""
+    """Weights as `--export` writes them."""
     if weights is None:
         return None
     try:
-        return {name: value.float() for name, value in load_file(weights).items()}
-    except (OSError, SafetensorError) as error:
+        return read_checkpoint(weights)
+    except UserError as error:
         raise UserError(f"--from {weights} cannot be read; expected a file of --export") from error
 
 

@@ -32,7 +32,7 @@ MATRIX_RATE, RATE = 1e-3, 5e-4
 WARMUP = 60
 """Steps in which the rate rises."""
 DECAY = 0.75
-"""Last share of the steps, in which the rate falls to zero."""
+"""Last share of a run's own steps, in which the rate falls to zero."""
 AVERAGING = 0.999
 """Of the weights, from step to step; the average is what is validated and exported."""
 LOG_EVERY, VALIDATE_EVERY = 20, 500
