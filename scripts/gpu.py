@@ -16,7 +16,6 @@ import typer
 
 from structsam_runtime import Manifest, UserError
 from structsam_runtime.console import missing, run
-from structsam_runtime.image import prepare
 from structsam_runtime.predictor import BATCH
 from structsam_runtime.runners import create
 from structsam_runtime.runners.base import Array, Runner
@@ -28,11 +27,11 @@ try:
     from torch import Tensor
 
     from structsam_export import pipeline
+    from structsam_export.analysis.layers import entering
     from structsam_export.architectures import ARCHITECTURES
     from structsam_export.choices import Engine
     from structsam_export.compare import compare
     from structsam_export.config import ExportConfig
-    from structsam_export.encoder.attention import layer_norm
     from structsam_export.encoder.patch import windows_of
     from structsam_export.manifest import model_of
     from structsam_export.merging import StructSAM, Windows
@@ -186,9 +185,7 @@ def _layers(configs: list[ExportConfig], device: str) -> Iterator[Merged]:
     """A window block and a global one of every config that merges, on the verification's photographs."""
     sam = pipeline.load(replace(configs[0], random_weights=True))
     encoder, model = sam.image_encoder, model_of(configs[0], sam)
-    images = [prepare(picture, model)[0] for picture in read_pictures(None).values()]
-    x = encoder.patch_embed(torch.from_numpy(np.concatenate(images))) + encoder.pos_embed
-    x = layer_norm(encoder.blocks[0].norm1, x).to(device)
+    x = entering(encoder, model, list(read_pictures(None).values())).to(device)
     whole = configs[0].architecture.global_blocks[0]
     for config in configs:
         for kind, block in (("window", 0), ("global", whole)):

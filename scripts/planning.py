@@ -12,33 +12,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.progress import track
 
 from structsam_runtime import OnnxRuntimeRunner
 from structsam_runtime.console import missing, run
-from structsam_runtime.image import prepare
 from structsam_runtime.machine import machine
 from structsam_runtime.tables import check_result, markdown, write_result
 
 try:
     import torch
-    from skimage import data
     from torch import Tensor, nn
 
+    from structsam_export.analysis.layers import entering
     from structsam_export.analysis.macs import BlockMacs, encoder_macs
     from structsam_export.checkpoints import build_sam, load_sam
     from structsam_export.choices import Channels, MethodName, Reduction
     from structsam_export.config import ExportConfig
     from structsam_export.encoder import apply
-    from structsam_export.encoder.attention import layer_norm
     from structsam_export.graph.passes import run_passes
     from structsam_export.graph.save import save
     from structsam_export.graph.trace import trace
     from structsam_export.manifest import model_of
     from structsam_export.merging import Method, Windows
+    from structsam_export.verify import read_pictures
 except ModuleNotFoundError as error:
     missing(error)
 
@@ -85,7 +82,7 @@ def main(
         name: ExportConfig(ARCH, random_weights=True, rate_window=rate, rate_global=rate, **options)
         for name, options in VARIANTS.items()
     }
-    features = photograph(next(iter(configs.values())))
+    features = photograph(next(iter(configs.values()))).numpy()
     grid = features.shape[1]
     seconds: dict[tuple[str, str], list[float]] = {}
     with ExitStack() as stack:
@@ -120,16 +117,11 @@ def main(
     typer.echo(text)
 
 
-@torch.no_grad()
-def photograph(config: ExportConfig) -> NDArray[np.float32]:
+def photograph(config: ExportConfig) -> Tensor:
     """[1, H, W, C] of a photograph behind the patch embedding and the first norm of random weights."""
     sam = load_sam(ARCH, config.image_size, None, random_weights=True)
-    picture: Any = data.coffee  # untyped
-    image, _ = prepare(picture(), model_of(config, sam))
-    encoder = sam.image_encoder
-    x = encoder.patch_embed(torch.from_numpy(image)) + encoder.pos_embed
-    features: NDArray[np.float32] = layer_norm(encoder.blocks[0].norm1, x).numpy()
-    return features
+    picture = next(iter(read_pictures(None).values()))
+    return entering(sam.image_encoder, model_of(config, sam), [picture])
 
 
 def row(name: str, kind: str, config: ExportConfig, times: list[float]) -> dict[str, Any]:

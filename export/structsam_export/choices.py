@@ -107,3 +107,26 @@ class Engine(StrEnum):
 
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
+
+
+class Target(StrEnum):
+    """`--target`: what the graph is for, which decides its operators and the form of attention."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    TENSORRT10 = "tensorrt10"
+    TENSORRT11 = "tensorrt11"
+    RTX = "rtx"
+
+
+class Attention(StrEnum):
+    """`--attention`: how the graph computes attention with relative position. All give the same numbers.
+
+    Queries and keys that carry the bias; a mask that is added before the softmax; ONNX's own operator with
+    that mask, which needs opset 23; or the bias gathered for every pair.
+    """
+
+    WIDENED = "widened"
+    MASK = "mask"
+    OPERATOR = "operator"
+    GATHER = "gather"

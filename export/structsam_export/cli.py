@@ -14,6 +14,7 @@ from structsam_runtime.errors import UserError
 
 from .architectures import ARCHITECTURES, DEFAULT
 from .choices import (
+    Attention,
     Border,
     Channels,
     Destination,
@@ -25,6 +26,7 @@ from .choices import (
     Reduction,
     Scope,
     Selection,
+    Target,
 )
 
 WEIGHTS, MERGING, OUTPUT = "Model", "Merging", "Output"
@@ -178,6 +180,22 @@ def export(
     dynamic_batch: Annotated[
         bool, typer.Option("--dynamic-batch", help="Any number of images a call.", rich_help_panel=OUTPUT)
     ] = False,
+    target: Annotated[
+        Target | None,
+        typer.Option(
+            help=f"What the graph is for: {', '.join(Target)}. Default: the engine's, or cpu.",
+            rich_help_panel=OUTPUT,
+            metavar="NAME",
+        ),
+    ] = None,
+    attention: Annotated[
+        Attention | None,
+        typer.Option(
+            help=f"Its form: {', '.join(Attention)}. Default: the target's.",
+            rich_help_panel=OUTPUT,
+            metavar="NAME",
+        ),
+    ] = None,
     engine: Annotated[Engine | None, typer.Option(help="Build engines too.", rich_help_panel=OUTPUT)] = None,
     plugins: Annotated[
         Path | None,
@@ -250,6 +268,8 @@ def export(
         image_size=image_size,
         fp16=fp16,
         dynamic_batch=dynamic_batch,
+        target=target,
+        attention=attention,
         engine=engine,
         plugins=plugins,
     )

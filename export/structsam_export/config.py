@@ -15,6 +15,7 @@ from structsam_runtime.errors import UserError
 
 from .architectures import ARCHITECTURES, PATCH, WINDOW, Architecture
 from .choices import (
+    Attention,
     Border,
     Channels,
     Destination,
@@ -26,9 +27,11 @@ from .choices import (
     Reduction,
     Scope,
     Selection,
+    Target,
 )
 from .encoder.plugins import has_kernels
 from .merging import ALGM, Bipartite, Hybrid, Identity, Method, PiToMe, StructSAM, ToMe, ToMeSD, VidToMe
+from .targets import DIALECTS, Dialect, natural
 
 METHODS: dict[MethodName, type[Any]] = {
     MethodName.STRUCTSAM: StructSAM,
@@ -105,6 +108,8 @@ class ExportConfig:
         image_size: S, pixels along the side of the encoder's input; 0 is what the weights were made for.
         fp16: half precision with fp32 islands.
         dynamic_batch: leave the encoder's batch open; otherwise it is 1.
+        target: what the graph is for; None is the engine's, and the CPU without one.
+        attention: its form; None is the target's.
         engine: build engines too.
         plugins: the library of plugins that the encoder's engine is built with; None for none.
     """
@@ -138,6 +143,8 @@ class ExportConfig:
     image_size: int = 0
     fp16: bool = False
     dynamic_batch: bool = False
+    target: Target | None = None
+    attention: Attention | None = None
     engine: Engine | None = None
     plugins: Path | None = None
 
@@ -158,6 +165,7 @@ class ExportConfig:
         if self.plan_every < 1:
             raise UserError(f"--plan-every {self.plan_every} is no number of blocks; expected 1 or more")
         self._resolve_options()
+        self._resolve_target()
         self._check_cell()
         self._check_rates()
         self._check_prompt()
@@ -190,6 +198,18 @@ class ExportConfig:
             raise UserError(f"--spread {self.spread:g} is too few cells to merge in; expected 1 or more")
         if self.place is Place.MEAN and not self.cells:
             raise UserError("--place mean is that of a cell, and --no-cells has none; leave one of them out")
+
+    def _resolve_target(self) -> None:
+        object.__setattr__(self, "target", self.target or natural(self.engine))
+        object.__setattr__(self, "attention", self.form)
+        if self.attention is Attention.OPERATOR and self.dialect.attention is not Attention.OPERATOR:
+            having = " or ".join(target for target, one in DIALECTS.items() if one.opset >= 23)
+            raise UserError(
+                f"--attention {self.attention} needs opset 23 of ONNX, and --target {self.target} has "
+                f"{self.dialect.opset}; expected --target {having}"
+            )
+        if self.attention is Attention.GATHER and self.place is Place.MEAN:
+            raise UserError(f"--attention {self.attention} knows no --place {self.place}; drop one")
 
     def _check_plugins(self) -> None:
         if self.plugins is None:
@@ -255,6 +275,16 @@ class ExportConfig:
         return ARCHITECTURES[self.arch]
 
     @property
+    def dialect(self) -> Dialect:
+        """How the graph is written."""
+        return DIALECTS[self.target or natural(self.engine)]
+
+    @property
+    def form(self) -> Attention:
+        """Of attention."""
+        return self.attention or self.dialect.attention
+
+    @property
     def prompt_aware(self) -> bool:
         """Whether the encoder takes a prior."""
         return self.rate_background is not None
@@ -280,6 +310,8 @@ class ExportConfig:
         shared = ["mlp"] if self.merge_mlp else []
         shared += [f"plan{self.plan_every}"] if self.plan_every > 1 else []
         parts = [self.arch, self.method, *prompt, rate, *shared, *self.differences(), *skipped, *size]
+        parts += [] if self.target is natural(self.engine) else [str(self.target)]
+        parts += [] if self.attention is self.dialect.attention else [f"{self.attention}-attention"]
         parts += [self.precision]
         return "-".join(parts)
 
@@ -302,7 +334,10 @@ class ExportConfig:
         """What a person types for this config: options that are not what they are by themselves."""
         plain = ExportConfig(self.arch, method=self.method)
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        changed = {name: value for name, value in values.items() if value != getattr(plain, name)}
+        own = {"target": natural(self.engine), "attention": self.dialect.attention}
+        changed = {
+            name: value for name, value in values.items() if value != own.get(name, getattr(plain, name))
+        }
         if self.prompt_aware:  # whose rates are others by themselves
             changed |= {"rate_window": self.rate_window, "rate_global": self.rate_global}
         elif self.rate_window == self.rate_global and "rate_window" in changed:
@@ -337,6 +372,8 @@ class ExportConfig:
             "destination": Destination,
             "place": Place,
             "reduction": Reduction,
+            "target": Target,
+            "attention": Attention,
             "engine": Engine,
         }
         known = {

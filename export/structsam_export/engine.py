@@ -22,7 +22,7 @@ Profile = Mapping[str, tuple[Shape, Shape, Shape]]
 
 
 @dataclass(frozen=True)
-class Target:
+class Hardware:
     """What GPUs an engine is for.
 
     Attributes:
@@ -80,13 +80,13 @@ class EngineBuilder:
         return str(self.library.__version__)
 
     @property
-    def target(self) -> Target:
+    def hardware(self) -> Hardware:
         """What GPUs the engines are for: the one that is here, or all that TensorRT-RTX builds for."""
         if self.engine is Engine.TENSORRT:
             here = cuda.gpu()
-            return Target(here.name, (here.capability,))
+            return Hardware(here.name, (here.capability,))
         numbers = (divmod(int(capability), 10) for capability in self._ampere_on())
-        return Target(None, tuple(f"{major}.{minor}" for major, minor in numbers))
+        return Hardware(None, tuple(f"{major}.{minor}" for major, minor in numbers))
 
     def _ampere_on(self) -> list[Any]:
         """Capabilities that TensorRT-RTX can build for together; Turing only by itself, at a price."""
@@ -119,7 +119,9 @@ class EngineBuilder:
             for name, (smallest, usual, largest) in profile.items():
                 shapes.set_shape(name, smallest, usual, largest)
             config.add_optimization_profile(shapes)
-        if self.engine is Engine.TENSORRT_RTX:  # so that `target` is a fact, whatever its default may become
+        if (
+            self.engine is Engine.TENSORRT_RTX
+        ):  # so that `hardware` is a fact, whatever its default may become
             capabilities = self._ampere_on()
             config.num_compute_capabilities = len(capabilities)
             for index, capability in enumerate(capabilities):

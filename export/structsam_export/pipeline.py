@@ -39,8 +39,6 @@ from .staging import check_output, staged
 from .triton import check_repository, names, write_repository
 from .verify import DECODER_INPUTS, DECODER_OUTPUTS, Report, read_pictures, samples, verify
 
-OLDEST = "10.3"
-"""The TensorRT that every graph must build on: JetPack 6's."""
 Dynamic = Mapping[str, Mapping[int, str]]
 
 
@@ -150,7 +148,7 @@ def load(config: ExportConfig) -> Any:
 
 def patch(config: ExportConfig, encoder: Any) -> None:
     """Let an encoder merge as the config says."""
-    apply(encoder, config.methods(), config.merge_mlp, config.plan_every)
+    apply(encoder, config.methods(), config.merge_mlp, config.plan_every, config.form)
 
 
 def weights_source(config: ExportConfig) -> dict[str, str | None]:
@@ -219,8 +217,9 @@ def build(
         LintError: TensorRT would refuse the graph.
     """
     what = path.stem
+    opset = config.dialect.opset
     with progress.step(f"trace {what} in {config.precision}"):
-        model = trace(prepare(_copy(module, config.fp16), config.fp16), inputs, outputs, dynamic)
+        model = trace(prepare(copy_of(module, config.fp16), config.fp16), inputs, outputs, dynamic, opset)
     with progress.step(f"clean {what}") as notes:
         before = len(model.graph.node)
         model, _ = run_passes(model)
@@ -230,7 +229,7 @@ def build(
         model.graph.output.remove(value)
     errors = [
         finding
-        for finding in lint(model, OLDEST)
+        for finding in lint(model, config.dialect.tensorrt)
         if finding.severity == "error" and not (config.plugins and finding.rule == "domain")
     ]
     if errors:
@@ -239,7 +238,7 @@ def build(
     save(model, path)
 
 
-def _copy(module: nn.Module, half: bool) -> nn.Module:
+def copy_of(module: nn.Module, half: bool) -> nn.Module:
     """A copy to prepare and trace. In fp32 the weights themselves stay shared: only modules are replaced."""
     shared = {} if half else {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
     return copy.deepcopy(module, shared)
@@ -283,7 +282,7 @@ def _build_engines(
             builder.build(graphs[what], path, profile)
             notes.append(f"{path.stat().st_size / 1e6:.0f} MB")
     built = {"library": str(builder.engine), "version": builder.version}
-    return {**built, **asdict(builder.target), "profiles": profiles}
+    return {**built, **asdict(builder.hardware), "profiles": profiles}
 
 
 def encoder_profile(config: ExportConfig) -> Profile:

@@ -21,9 +21,7 @@ from structsam_runtime.runners.onnxruntime import PROVIDERS, OnnxRuntimeRunner
 from .checkpoints import build_sam, randomize
 from .encoder.attention import relative_positions
 from .graph.trace import quiet
-
-FUSED_OPSET = 23
-"""The oldest with Attention."""
+from .targets import FUSED
 
 
 class Rival(StrEnum):
@@ -202,7 +200,7 @@ def export(which: Rival, model: Model, path: Path) -> None:
             path,
             input_names=["image"],
             output_names=["image_embedding"],
-            opset_version=FUSED_OPSET if which is Rival.META_FUSED else None,
+            opset_version=FUSED.opset if which is Rival.META_FUSED else None,
             dynamo=True,
             verbose=False,
         )

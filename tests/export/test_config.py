@@ -11,6 +11,7 @@ import pytest
 from structsam_export import cli, pipeline
 from structsam_export.architectures import ARCHITECTURES
 from structsam_export.choices import (
+    Attention,
     Border,
     Channels,
     Destination,
@@ -22,6 +23,7 @@ from structsam_export.choices import (
     Reduction,
     Scope,
     Selection,
+    Target,
 )
 from structsam_export.config import (
     DESTINATIONS,
@@ -102,6 +104,8 @@ CHANGES: dict[str, Any] = {
     "image_size": 672,
     "fp16": True,
     "dynamic_batch": True,
+    "target": Target.TENSORRT11,
+    "attention": Attention.MASK,
     "engine": Engine.TENSORRT_RTX,
 }
 
@@ -137,6 +141,10 @@ PROMPTED = {"prompt_windows": 2, "rate_background": 0.75, "rate_window": 0.35, "
         ),
         ({"proportional": False}, "vit_b-structsam-r55-fp32"),
         ({"method": MethodName.HYBRID, "spread": 1.5}, "vit_b-hybrid-r55-spread1.5-fp32"),
+        ({"target": Target.CPU, "attention": Attention.WIDENED}, "vit_b-structsam-r55-fp32"),
+        ({"target": Target.RTX, "fp16": True}, "vit_b-structsam-r55-rtx-fp16"),
+        ({"target": Target.RTX, "engine": Engine.TENSORRT_RTX}, "vit_b-structsam-r55-fp32"),
+        ({"engine": Engine.TENSORRT, "attention": Attention.MASK}, "vit_b-structsam-r55-mask-attention-fp32"),
         (PROMPTED, "vit_b-structsam-prompt2r35-r75-fp32"),
         (PROMPTED | {"rate_global": 0.5, "fp16": True}, "vit_b-structsam-prompt2r35-r75w50g-fp16"),
     ],
@@ -186,6 +194,11 @@ def test_json_gives_back_the_same_config() -> None:
         ),
         ({"rate_global": 0.7, "skip_blocks": (0, 5)}, "--arch vit_b --rate-global 0.7 --skip-blocks 0,5"),
         ({"merge_mlp": True, "plan_every": 2}, "--arch vit_b --merge-mlp --plan-every 2"),
+        ({"engine": Engine.TENSORRT_RTX, "target": Target.RTX}, "--arch vit_b --engine tensorrt-rtx"),
+        (
+            {"target": Target.TENSORRT10, "attention": Attention.MASK},
+            "--arch vit_b --target tensorrt10 --attention mask",
+        ),
         (
             {"checkpoint": Path("my sam.pth"), "cells": False},
             "--arch vit_b --checkpoint 'my sam.pth' --no-cells",
@@ -452,6 +465,12 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
         ),
         ({"skip_blocks": (3, 12)}, "--skip-blocks 3,12 names a block that vit_b does not have"),
         ({"plan_every": 0}, "--plan-every 0 is no number of blocks; expected 1 or more"),
+        (
+            {"attention": Attention.OPERATOR},
+            "--attention operator needs opset 23 of ONNX, and --target cpu has 20; "
+            "expected --target tensorrt11 or rtx",
+        ),
+        ({"attention": Attention.GATHER, "place": Place.MEAN}, "--attention gather knows no --place mean"),
         ({"skip_blocks": (-1,)}, "expected numbers from 0 to 11"),
         (PROMPTED | {"method": MethodName.TOME}, "--method structsam, not for tome; leave one of them out"),
         (PROMPTED | {"cells": False}, "--method structsam, not for --no-cells; leave one of them out"),

@@ -20,7 +20,7 @@ from structsam_export.architectures import ARCHITECTURES, Architecture
 from structsam_export.choices import Channels, Engine
 from structsam_export.compare import compare
 from structsam_export.config import ExportConfig
-from structsam_export.engine import EngineBuilder, Target
+from structsam_export.engine import EngineBuilder, Hardware
 from structsam_export.evaluation import from_export
 from structsam_export.progress import Progress
 from structsam_runtime import Manifest, OnnxRuntimeRunner, Predictor, UserError
@@ -98,8 +98,8 @@ def test_tensorrt_rtx_builds_encoder_and_decoder_without_a_gpu(make: "Make", fp1
         weights = (folder / f"{name}.onnx").stat().st_size
         assert (folder / f"{name}.engine").stat().st_size > 0.5 * weights
     builder, record = EngineBuilder(Engine.TENSORRT_RTX), Manifest.read(folder).engine
-    assert record == EngineRecord("tensorrt-rtx", builder.version, None, builder.target.capabilities)
-    assert {"8.6", "8.9", "12.0"} <= set(builder.target.capabilities)
+    assert record == EngineRecord("tensorrt-rtx", builder.version, None, builder.hardware.capabilities)
+    assert {"8.6", "8.9", "12.0"} <= set(builder.hardware.capabilities)
     assert content(folder)["engine"]["profiles"]["decoder"]["has_mask_input"] == [[1], [1], [64]]
 
 
@@ -253,7 +253,7 @@ def test_tensorrt_builds_for_the_gpu_that_is_here(monkeypatch: pytest.MonkeyPatc
     library.__version__ = "10.3.0"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tensorrt", library)
     monkeypatch.setattr(cuda, "gpu", lambda: cuda.Gpu("NVIDIA H200", "9.0"))
-    assert EngineBuilder(Engine.TENSORRT).target == Target("NVIDIA H200", ("9.0",))
+    assert EngineBuilder(Engine.TENSORRT).hardware == Hardware("NVIDIA H200", ("9.0",))
 
 
 @pytest.mark.gpu
@@ -264,7 +264,7 @@ def test_engines_compute_what_pytorch_computes(make: "Make", fp16: bool) -> None
         capability = cuda.gpu().capability
     except UserError as error:
         pytest.skip(f"engines were built, but cannot be run here: {error}")
-    if capability not in EngineBuilder(Engine.TENSORRT_RTX).target.capabilities:
+    if capability not in EngineBuilder(Engine.TENSORRT_RTX).hardware.capabilities:
         pytest.skip(f"TensorRT-RTX does not support compute capability {capability}")
     _, misses = compare(make(fp16=fp16, engine=Engine.TENSORRT_RTX), None, "tensorrt-rtx", None, quiet())
     assert misses == []

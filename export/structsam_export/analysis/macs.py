@@ -221,13 +221,13 @@ def _widening(block: MergedBlock, slots: Tensor) -> int:
     """What `_relative_position` does not price, of [B', K, C] slots.
 
     Products with all 2 side - 1 distances of an axis, of which a slot needs those to `side` places; and where
-    the bias is carried, two one-hot parts of `side` channels in every product of a query and a key.
+    products carry the bias, a channel for every row and column for every pair of a query and a key.
     """
     if not block.attn.relative:
         return 0
     number, side = slots.shape[1], block.windows.side
-    carried = 0 if block.attn.adds(number) else len(slots) * block.attn.heads * number**2 * 2 * side
-    return 2 * slots.numel() * (side - 1) + carried
+    pairs = len(slots) * block.attn.heads * number**2
+    return 2 * slots.numel() * (side - 1) + pairs * block.attn.carried(number)
 
 
 def _energy(block: MergedBlock, x: Tensor) -> int:

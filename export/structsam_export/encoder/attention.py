@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..choices import Attention
 from ..merging import MergePlan, Method, PromptedWindows, SplitWindows, Windows, unmerge_groups
 from ..merging.index import count, take
+from .forms import Bias, carried, form, plain
 
 
 def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -96,14 +98,27 @@ class MergedAttention(nn.Module):
             stand at their position.
         proportional: whether a key counts as often as its slot has tokens, by the logarithm of that number
             added to its logits (ToMe's proportional attention).
+        form: in which form it is computed.
+
+    Raises:
+        ValueError: the form knows no mean places.
     """
 
-    def __init__(self, attention: Any, side: int, footprint: int = 1, proportional: bool = False) -> None:
+    def __init__(
+        self,
+        attention: Any,
+        side: int,
+        footprint: int = 1,
+        proportional: bool = False,
+        form: Attention = Attention.WIDENED,
+    ) -> None:
         super().__init__()
+        if footprint > 1 and form is Attention.GATHER:
+            raise ValueError("a gathered bias is that of one place, and a cell's mean place is none")
         self.heads: int = attention.num_heads
         self.scale: float = attention.scale
         self.side = side
-        self.footprint, self.proportional = footprint, proportional
+        self.footprint, self.proportional, self.form = footprint, proportional, form
         self.qkv = attention.qkv
         self.proj = attention.proj
         self.relative: bool = attention.use_rel_pos
@@ -127,10 +142,14 @@ class MergedAttention(nn.Module):
             [B', K, C].
         """
         query, key, value = self.project(x)  # [B', heads, K, d] each
-        logits = self._logits(query, key, self._place(position, size))  # [B', heads, K, K]
-        if self.proportional and size is not None:
-            logits = logits + size.float().log().to(logits.dtype)[:, None, None]
-        y = (logits.softmax(-1) @ value).transpose(1, 2).flatten(2)
+        weight = size.float().log().to(x.dtype) if self.proportional and size is not None else None
+        if self.relative:
+            bias = self._bias(query, self._place(position, size), weight)
+            y = form(self.form, x.shape[1], self.side, query.shape[3])(query, key, value, bias)
+        else:
+            logits = query @ key.transpose(2, 3)
+            y = plain(logits if weight is None else logits + weight[:, None, None], value)
+        y = y.transpose(1, 2).flatten(2)
         return self._linear(y, self.proj.weight, self.proj.bias)
 
     def project(self, x: Tensor) -> list[Tensor]:
@@ -162,27 +181,18 @@ class MergedAttention(nn.Module):
         cell = self.side**2 + row * (self.side // self.footprint) + column
         return torch.where(size > 1, cell, position)
 
-    def _logits(self, query: Tensor, key: Tensor, place: Tensor) -> Tensor:
-        """Products of queries and keys [B', heads, K, d] with their bias: [B', heads, K, K]."""
+    def carried(self, slots: int) -> int:
+        """Channels in which products over pairs of K slots carry the bias; see `forms.carried`."""
         if not self.relative:
-            return query @ key.transpose(2, 3)
-        place = place[:, None].expand(-1, self.heads, -1)
-        relative = self._relative(query, take(self.distance, place))
-        if self.adds(query.shape[2]):
-            return _added(query @ key.transpose(2, 3), relative)
-        return _widened(query, key, relative, take(self.shares, place))
+            return 0
+        return carried(self.form, slots, self.side, self.qkv.weight.shape[1] // self.heads, self.proportional)
 
-    def adds(self, slots: int) -> bool:
-        """Whether the bias of K slots is added to the logits, or carried by wider queries and keys.
-
-        Both give the same logits. Where no token is merged, slots stand in raster order and the two terms
-        are added in two passes over [K, K]. Carrying them instead takes 2 side multiply-accumulates for
-        every pair, but no pass: cheaper for the short sides of windows, dearer than the passes where that is
-        more than the product of query and key itself takes. Merged slots are in any order: there a passing
-        bias would have to be gathered first, and carrying it is cheaper by far.
-        """
-        head = self.qkv.weight.shape[1] // self.heads
-        return slots == self.side**2 and 2 * self.side > head
+    def _bias(self, query: Tensor, place: Tensor, weight: Tensor | None) -> Bias:
+        """Of slots at `place` [B', K], of queries [B', heads, K, d] and of what keys weigh [B', K]."""
+        heads = place[:, None].expand(-1, self.heads, -1)
+        relative = self._relative(query, take(self.distance, heads))
+        shares = take(self.shares, heads).to(query.dtype)
+        return Bias(self.side, relative, shares, place, weight)
 
     def _relative(self, query: Tensor, index: Tensor) -> Tensor:
         """What a key in every row and in every column would add to each query's logits.
@@ -199,30 +209,6 @@ class MergedAttention(nn.Module):
         return (query @ torch.cat(vectors).T).gather(3, index.long())
 
 
-def _widened(query: Tensor, key: Tensor, relative: Tensor, shares: Tensor) -> Tensor:
-    """Logits with their bias in one product, so that no [K, K] bias is made or added:
-
-        query = [q, what a key in every row adds, what one in every column adds]
-        key   = [k, 1 at the key's row,           1 at the key's column         ]
-
-    The ones of a key pick exactly one term of each axis.
-
-    Args:
-        query, key: [B', heads, K, d].
-        relative: [B', heads, K, 2 side].
-        shares: [B', heads, K, 2 side] of the type of `key`.
-    """
-    return torch.cat([query, relative], 3) @ torch.cat([key, shares], 3).transpose(2, 3)
-
-
-def _added(logits: Tensor, relative: Tensor) -> Tensor:
-    """Logits [B', heads, N, N] of all tokens, in raster order, and the bias of their rows and columns."""
-    rows, columns = relative.chunk(2, 3)
-    side = rows.shape[3]
-    grid = logits.view(*rows.shape, side)  # [B', heads, N, row, column]
-    return (grid + rows[..., None] + columns[..., None, :]).flatten(3)
-
-
 class MergedBlock(nn.Module):
     """A block of SAM's encoder whose attention sees the slots of a merge plan.
 
@@ -233,6 +219,7 @@ class MergedBlock(nn.Module):
         merge_mlp: let the MLP see the slots too; ours. What attention and MLP add to a slot is then added to
             each of its tokens, which keep what sets them apart.
         leader: an earlier block that cuts the map alike and decides for this one; None decides itself.
+        form: of attention.
     """
 
     normalizes_in_fp32 = True  # itself, because the plan needs the result before it is rounded
@@ -244,13 +231,14 @@ class MergedBlock(nn.Module):
         method: Method,
         merge_mlp: bool = False,
         leader: MergedBlock | None = None,
+        form: Attention = Attention.WIDENED,
     ) -> None:
         super().__init__()
         self.windows = windows
         self.method = method
         self.merge_mlp = merge_mlp
         self.norm1 = block.norm1
-        self.attn = MergedAttention(block.attn, windows.side, method.footprint, method.proportional)
+        self.attn = MergedAttention(block.attn, windows.side, method.footprint, method.proportional, form)
         self.norm2 = block.norm2
         self.mlp = block.mlp
         self._original = (block,)  # in a tuple, so that its parameters are not registered twice

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ..choices import Attention
 from ..merging import Identity, Method, Windows
 from .attention import MergedBlock
 
@@ -29,7 +30,11 @@ def original(block: Any) -> Any:
 
 
 def apply(
-    encoder: nn.Module, methods: Sequence[Method], merge_mlp: bool = False, plan_every: int = 1
+    encoder: nn.Module,
+    methods: Sequence[Method],
+    merge_mlp: bool = False,
+    plan_every: int = 1,
+    form: Attention = Attention.WIDENED,
 ) -> None:
     """Let every block merge by its method, in place; parameters stay shared. Applying again replaces.
 
@@ -38,6 +43,7 @@ def apply(
         methods: one per block.
         merge_mlp: MLPs of blocks that merge see slots too.
         plan_every: of so many blocks of a kind (window or global) that merge, the first decides for all.
+        form: of attention; all give the same numbers.
 
     Raises:
         ValueError: another number of methods than blocks.
@@ -47,12 +53,12 @@ def apply(
     leaders: dict[Windows, tuple[MergedBlock, int]] = {}  # by kind, and how many blocks it decided for
     for index, (windows, method) in enumerate(zip(windows_of(encoder), methods, strict=True)):
         if isinstance(method, Identity):
-            blocks[index] = MergedBlock(blocks[index], windows, method)
+            blocks[index] = MergedBlock(blocks[index], windows, method, form=form)
             continue
         leader, decided = leaders.get(windows, (None, plan_every))
         if decided == plan_every:
             leader, decided = None, 0
-        blocks[index] = MergedBlock(blocks[index], windows, method, merge_mlp, leader)
+        blocks[index] = MergedBlock(blocks[index], windows, method, merge_mlp, leader, form)
         leaders[windows] = leader or blocks[index], decided + 1
 
 

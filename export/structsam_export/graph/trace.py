@@ -13,8 +13,7 @@ import torch
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 
-OPSET = 20
-"""The newest that TensorRT 10.3 reads (JetPack 6); the oldest with Gelu."""
+from ..targets import PORTABLE
 
 
 def _sort(x: Any, *, stable: bool, dim: int, descending: bool) -> Any:
@@ -64,6 +63,7 @@ def trace(
     inputs: Mapping[str, Tensor],
     outputs: Sequence[str],
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    opset: int = PORTABLE.opset,
 ) -> onnx.ModelProto:
     """Export a module to ONNX.
 
@@ -73,6 +73,7 @@ def trace(
             that is to be dynamic must be 2 or more here.
         outputs: names of what `forward` returns.
         dynamic: for an input, its dynamic dimensions and their names.
+        opset: of ONNX.
 
     Returns:
         The model, its weights in memory.
@@ -89,7 +90,7 @@ def trace(
             input_names=list(inputs),
             output_names=list(outputs),
             dynamic_shapes=tuple(shapes.values()) if dynamic else None,
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=True,
             verbose=False,
             custom_translation_table={

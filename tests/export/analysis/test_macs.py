@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from structsam_export.analysis.macs import SOBEL_MACS, EncoderMacs, count_macs, encoder_macs, table_5
 from structsam_export.architectures import ARCHITECTURES
 from structsam_export.checkpoints import build_sam
-from structsam_export.choices import Channels, Gradient, MethodName, Reduction, Scope
+from structsam_export.choices import Attention, Channels, Gradient, MethodName, Reduction, Scope
 from structsam_export.config import ExportConfig
 from structsam_export.encoder import apply, merged_blocks
 from structsam_export.encoder.exported import told_plans
@@ -119,13 +119,14 @@ def attention_by_hand(windows: Windows, slots: int, channels: int, heads: int) -
     return total
 
 
+@pytest.mark.parametrize("which", [Attention.WIDENED, Attention.MASK, Attention.GATHER])
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.55, 0.75])
 @pytest.mark.parametrize("image_size", [224, 320])
 def test_widening_is_what_attention_does_beyond_counting_by_hand(
-    build_encoder: Build, rate: float, image_size: int
+    build_encoder: Build, rate: float, image_size: int, which: Attention
 ) -> None:
     encoder = build_encoder(image_size)
-    apply(encoder, [StructSAM(rate)] * 4)
+    apply(encoder, [StructSAM(rate)] * 4, form=which)
     beyond = 0
     for block, windows in zip(merged_blocks(encoder), windows_of(encoder), strict=True):
         slots = block.method.slots(windows)
@@ -133,6 +134,15 @@ def test_widening_is_what_attention_does_beyond_counting_by_hand(
         position = torch.zeros(windows.per_image, slots, dtype=torch.int32)
         beyond += count_macs(block.attn, x, position) - attention_by_hand(windows, slots, 64, heads=2)
     assert encoder_macs(encoder).widening == beyond > 0
+
+
+def test_an_operator_costs_what_its_mask_does(build_encoder: Build) -> None:
+    """On a processor PyTorch runs it as one step, whose products nobody counts."""
+    encoder, counts = build_encoder(320), []
+    for which in (Attention.MASK, Attention.OPERATOR):
+        apply(encoder, [StructSAM(0.55)] * 4, form=which)
+        counts.append(encoder_macs(encoder))
+    assert counts[0] == counts[1]
 
 
 def test_without_relative_position_nothing_is_widened(build_encoder: Build) -> None:

@@ -244,24 +244,6 @@ def test_a_block_that_merges_nothing_is_sams_block(
     assert close(MergedBlock(block, windows_of(encoder)[index], method, merge_mlp)(features), block(features))
 
 
-@pytest.mark.parametrize("side", [14, 20])
-def test_bias_is_added_or_carried_with_the_same_result(
-    encoder: Any, features: Tensor, plain_attention: Attend, side: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    attention, x = encoder.blocks[1 if side == 20 else 0].attn, Windows(20, 20, side).cut(features)
-    position = torch.arange(side * side, dtype=torch.int32).expand(len(x), -1)
-    expected = attention.proj(plain_attention(attention, x, position, side))
-    for added in (False, True):
-        monkeypatch.setattr(MergedAttention, "adds", lambda self, slots, added=added: added)
-        assert close(MergedAttention(attention, side)(x, position), expected)
-
-
-def test_bias_is_added_only_to_all_tokens_of_a_wide_map(encoder: Any) -> None:
-    """Heads are 32 wide here: the window's 2 x 14 places are fewer, the map's 2 x 20 more."""
-    window, whole = (MergedAttention(encoder.blocks[i].attn, side) for i, side in ((0, 14), (1, 20)))
-    assert [window.adds(196), whole.adds(399), whole.adds(400)] == [False, False, True]
-
-
 def test_a_batch_gives_what_its_images_give_alone(
     encoder: Any, features: Tensor, structsam: StructSAM
 ) -> None:

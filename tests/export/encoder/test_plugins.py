@@ -20,7 +20,7 @@ from structsam_export import pipeline
 from structsam_export.choices import Destination, Engine, Gradient, MethodName, Reduction
 from structsam_export.config import ExportConfig
 from structsam_export.encoder.plugins import DOMAIN, has_kernels
-from structsam_export.engine import Target
+from structsam_export.engine import Hardware
 from structsam_export.merging import Identity, StructSAM, ToMe
 from structsam_export.merging.kernels import TensorKernels
 from structsam_export.progress import Progress
@@ -130,7 +130,7 @@ def test_the_engine_comes_of_another_graph_and_the_library_comes_along(
         engine.write_bytes(b"engine")
 
     builder: Any = SimpleNamespace(
-        engine=Engine.TENSORRT, version="10.3.0", target=Target("NVIDIA Test", ("9.0",)), build=look
+        engine=Engine.TENSORRT, version="10.3.0", hardware=Hardware("NVIDIA Test", ("9.0",)), build=look
     )
     folder = tmp_path / "out"
     folder.mkdir()

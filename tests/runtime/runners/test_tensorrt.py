@@ -377,7 +377,7 @@ def test_a_real_engine_computes_what_onnx_runtime_does(
 ) -> None:
     if not has_gpu():
         pytest.skip("no GPU: the engine was built, but cannot run here")
-    if ours.gpu().capability not in EngineBuilder(Engine.TENSORRT_RTX).target.capabilities:
+    if ours.gpu().capability not in EngineBuilder(Engine.TENSORRT_RTX).hardware.capabilities:
         pytest.skip(f"TensorRT-RTX does not support compute capability {ours.gpu().capability}")
     compare(export_folder, TensorRtRunner(decoder, "tensorrt-rtx", graph))
 

@@ -1,0 +1,33 @@
+"""What enters a layer, to look at layers by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from structsam_runtime.image import prepare
+from structsam_runtime.manifest import Model
+
+from ..encoder.attention import layer_norm
+
+
+@torch.no_grad()
+def entering(encoder: Any, model: Model, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """What enters the first block's attention: features of photographs, even where weights are random.
+
+    Args:
+        encoder: SAM's ImageEncoderViT, patched or not.
+        model: its sizes.
+        pictures: uint8 [h, w, 3] each.
+
+    Returns:
+        [B, H, W, C] fp32.
+    """
+    images = np.concatenate([prepare(picture, model)[0] for picture in pictures])
+    x = encoder.patch_embed(torch.from_numpy(images)) + encoder.pos_embed
+    return layer_norm(encoder.blocks[0].norm1, x)

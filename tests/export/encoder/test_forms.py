@@ -1,0 +1,237 @@
+"""All forms of attention against the plain one, in PyTorch, in ONNX Runtime and in TensorRT-RTX's builder."""
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from structsam_export.architectures import ARCHITECTURES
+from structsam_export.choices import Attention, Engine, Place, Target
+from structsam_export.config import ExportConfig
+from structsam_export.encoder import apply
+from structsam_export.encoder.attention import MergedAttention
+from structsam_export.encoder.exported import PlannedEncoder, output_names
+from structsam_export.encoder.forms import FORMS, Bias, added, carried, form, widened
+from structsam_export.encoder.patch import windows_of
+from structsam_export.engine import EngineBuilder
+from structsam_export.graph.lint import lint
+from structsam_export.graph.passes import run_passes
+from structsam_export.graph.precision import prepare
+from structsam_export.graph.save import save
+from structsam_export.graph.trace import trace
+from structsam_export.merging import Method, StructSAM, Windows
+from structsam_export.targets import DIALECTS, FUSED, PORTABLE
+from structsam_runtime import OnnxRuntimeRunner
+
+Attend = Callable[..., Tensor]
+
+# Outputs are of order one and sums of some hundred terms of order one are taken in other orders, so fp32 may
+# differ by some ten times its 6e-8; fp64 then shows that nothing but rounding does.
+ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-12}
+DTYPES, BLOCKS = tuple(ROUNDING), {0: "window", 1: "global"}
+
+
+@pytest.fixture(scope="module")
+def encoder(build_encoder: Callable[..., Any]) -> Any:
+    """20 x 20 tokens, so that windows are padded."""
+    return build_encoder(320)
+
+
+@pytest.fixture(scope="module")
+def features(encoder: Any, photographs: Callable[[int], Tensor]) -> Tensor:
+    """[2, 20, 20, C] what the first block is given."""
+    return encoder.patch_embed(photographs(320)[:2]) + encoder.pos_embed
+
+
+def close(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    return torch.allclose(one, other, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("index", BLOCKS, ids=BLOCKS.values())
+@pytest.mark.parametrize("which", Attention)
+def test_among_merged_slots(
+    encoder: Any, features: Tensor, plain_attention: Attend, which: Attention, index: int, dtype: torch.dtype
+) -> None:
+    windows, block = windows_of(encoder)[index], copy.deepcopy(encoder.blocks[index]).to(dtype)
+    plan = StructSAM(0.55).plan(features, windows)
+    slots = plan.merge(windows.cut(features.to(dtype)))
+    expected = block.attn.proj(plain_attention(block.attn, slots, plan.position, windows.side))
+    own = MergedAttention(block.attn, windows.side, form=which)(slots, plan.position)
+    assert close(own, expected, ROUNDING[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("side", [14, 20])
+@pytest.mark.parametrize("which", [*FORMS.values(), added], ids=lambda one: one.__name__)
+def test_among_all_tokens(
+    encoder: Any,
+    features: Tensor,
+    plain_attention: Attend,
+    which: Any,
+    side: int,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At sides where one form or another would be chosen."""
+    attention = copy.deepcopy(encoder.blocks[1 if side == 20 else 0].attn).to(dtype)
+    x = Windows(20, 20, side).cut(features.to(dtype))
+    position = torch.arange(side * side, dtype=torch.int32).expand(len(x), -1)
+    expected = attention.proj(plain_attention(attention, x, position, side))
+    monkeypatch.setattr("structsam_export.encoder.attention.form", lambda *_: which)
+    assert close(MergedAttention(attention, side)(x, position), expected, ROUNDING[dtype])
+
+
+@pytest.mark.parametrize("index", BLOCKS, ids=BLOCKS.values())
+@pytest.mark.parametrize("place", Place)
+@pytest.mark.parametrize("which", Attention)
+def test_of_slots_that_weigh_what_they_stand_for(
+    encoder: Any, features: Tensor, plain_attention: Attend, which: Attention, place: Place, index: int
+) -> None:
+    """As if each of a slot's tokens were there: proportional attention."""
+    windows, attention = windows_of(encoder)[index], encoder.blocks[index].attn
+    method = StructSAM(0.55, place=place)
+    if which is Attention.GATHER and place is Place.MEAN:
+        with pytest.raises(ValueError, match="a cell's mean place is none"):
+            MergedAttention(attention, windows.side, method.footprint, form=which)
+        return
+    plan = method.plan(features, windows)
+    slots = plan.merge(windows.cut(features))
+    reference = MergedAttention(attention, windows.side, method.footprint)
+    merged = MergedAttention(attention, windows.side, method.footprint, proportional=True, form=which)
+    made = merged(slots, plan.position, plan.size)
+    if place is Place.DESTINATION:  # for mean places test_attention.py has the reference, by the widened form
+        copies = plan.position.gather(1, plan.slot.long())
+        attended = plain_attention(attention, plan.unmerge(slots), copies, windows.side)
+        assert close(plan.unmerge(made), attention.proj(attended), ROUNDING[torch.float32])
+    else:
+        widest = MergedAttention(attention, windows.side, method.footprint, proportional=True)
+        assert close(made, widest(slots, plan.position, plan.size), ROUNDING[torch.float32])
+    assert not close(made, reference(slots, plan.position, plan.size), 1e-3), "it makes a difference"
+
+
+@given(st.data())
+def test_a_mask_of_products_is_the_gathered_bias_exactly(data: st.DataObject) -> None:
+    """Ones pick numbers and zeros add nothing: in any order and with repetitions, whatever the numbers."""
+    side = data.draw(st.integers(2, 6))
+    places = data.draw(st.lists(st.integers(0, side**2 - 1), min_size=1, max_size=side**2 - 1))
+    seed = data.draw(st.integers(0, 2**31))
+    place = torch.tensor([places], dtype=torch.int32)
+    relative = torch.randn(1, 2, len(places), 2 * side, generator=torch.Generator().manual_seed(seed))
+    eye = torch.eye(side)
+    shares = torch.cat([eye[place // side], eye[place % side]], -1)[:, None].expand(-1, 2, -1, -1)
+    rows, columns = (place // side).long(), (place % side).long()
+    picked = relative[..., rows[0]] + relative[..., side + columns[0]]
+    assert torch.equal(Bias(side, relative, shares, place).mask(), picked)
+
+
+def test_the_bias_is_added_only_to_all_tokens_of_a_wide_map() -> None:
+    """Where carrying it would be dearer than the product of query and key itself."""
+    chosen = [form(Attention.WIDENED, slots, 20, 32) for slots in (399, 400)]
+    assert chosen == [widened, added]
+    assert form(Attention.WIDENED, 196, 14, 32) is widened
+    assert all(form(which, 400, 20, 32) is FORMS[which] for which in set(Attention) - {Attention.WIDENED})
+
+
+def test_what_carries_the_bias_over_pairs() -> None:
+    merged = {which: carried(which, 88, 14, 64, weighed=False) for which in Attention}
+    assert merged == dict.fromkeys(Attention, 28) | {Attention.GATHER: 0}
+    whole = {which: carried(which, 196, 14, 64, weighed=False) for which in Attention}
+    assert whole == dict.fromkeys(Attention, 0) | {Attention.WIDENED: 28}
+    assert carried(Attention.WIDENED, 88, 14, 64, weighed=True) == 36
+    assert carried(Attention.WIDENED, 4096, 64, 64, weighed=False) == 0
+
+
+# In graphs
+
+
+def graph_of(encoder: Any, opset: int, half: bool = False) -> onnx.ModelProto:
+    module = prepare(PlannedEncoder(copy.deepcopy(encoder)), half)
+    image = {"image": torch.zeros(1, 3, encoder.img_size, encoder.img_size)}
+    return run_passes(trace(module, image, output_names(encoder), opset=opset))[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("which", "method"),
+    [
+        *((which, StructSAM(0.55, proportional=True)) for which in Attention),
+        (Attention.OPERATOR, StructSAM(0.55)),
+        (Attention.OPERATOR, StructSAM(0.0)),
+    ],
+)
+def test_every_form_is_exported(
+    build_encoder: Callable[..., Any],
+    photographs: Callable[[int], Tensor],
+    which: Attention,
+    method: Method,
+    tmp_path: Path,
+) -> None:
+    encoder = build_encoder(320, depth=2, global_attn_indexes=(1,))
+    apply(encoder, [method] * 2, form=which)
+    fused = which is Attention.OPERATOR
+    model = graph_of(encoder, FUSED.opset if fused else PORTABLE.opset)
+    assert model.opset_import[0].version == (23 if fused else 20)
+    assert Counter(node.op_type for node in model.graph.node)["Attention"] == (2 if fused else 0)
+    errors = [finding.rule for finding in lint(model, "10.3") if finding.severity == "error"]
+    assert errors == (["version"] * 2 if fused else []), "JetPack 6 has no Attention"
+    save(model, tmp_path / "encoder.onnx")
+    for image in photographs(320):
+        with OnnxRuntimeRunner(tmp_path / "encoder.onnx") as runner:
+            made = runner.infer({"image": image[None].numpy()})["image_embedding"]
+        error = np.abs(made - encoder(image[None]).numpy()).max()
+        assert error <= 1e-3, "of embeddings whose deviation is one"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "which"),
+    [
+        *(
+            (arch, form)
+            for arch in ("vit_b", "vit_l", "vit_h")
+            for form in (PORTABLE.attention, FUSED.attention)
+        ),
+        ("vit_b", Attention.MASK),
+        ("vit_b", Attention.GATHER),
+    ],
+)
+def test_tensorrt_rtx_builds_every_form_at_full_width(
+    build_encoder: Callable[..., Any], arch: str, which: Attention, tmp_path: Path
+) -> None:
+    """A window block and a global one at 1024 pixels in fp16. All blocks: benchmarks/builds-rtx.md."""
+    pytest.importorskip("tensorrt_rtx")
+    known = ARCHITECTURES[arch]
+    encoder = build_encoder(
+        1024, embed_dim=known.embed_dim, num_heads=known.heads, depth=2, global_attn_indexes=(1,)
+    )
+    apply(encoder, [StructSAM(0.55)] * 2, form=which)
+    dialect = replace(PORTABLE, attention=which) if which is not FUSED.attention else FUSED
+    model = graph_of(encoder, dialect.opset, half=True)
+    assert [finding for finding in lint(model, dialect.tensorrt) if finding.severity == "error"] == []
+    path = tmp_path / "encoder.onnx"
+    save(model, path)
+    EngineBuilder(Engine.TENSORRT_RTX).build(path, tmp_path / "encoder.engine", {})
+    assert (tmp_path / "encoder.engine").stat().st_size > 0.5 * path.stat().st_size
+
+
+# Targets
+
+
+def test_every_target_takes_a_form_that_its_opset_has() -> None:
+    assert set(DIALECTS) == set(Target)
+    for target, dialect in DIALECTS.items():
+        config = ExportConfig("vit_b", target=target)
+        assert (config.dialect, config.form) == (dialect, dialect.attention)
+        assert dialect.opset >= 23 or dialect.attention is not Attention.OPERATOR
+    assert DIALECTS[Target.TENSORRT10].tensorrt == "10.3", "JetPack 6"
