@@ -1,9 +1,15 @@
 """What the tests of both sides share."""
 
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from structsam_runtime.manifest import Model
 
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 SAM = Model(
     arch="vit_b",
     image_size=1024,
@@ -15,8 +21,26 @@ SAM = Model(
     precision="fp32",
 )
 
+Ended = tuple[int | str | None, str, str]
+
 
 @pytest.fixture(scope="session")
 def sam() -> Model:
     """The sizes and constants of SAM."""
     return SAM
+
+
+@pytest.fixture
+def run_script(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, str], Ended]:
+    """Runs a script by its name without .py on a line of arguments: exit code, stdout, stderr."""
+
+    def call(name: str, line: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *line.split()])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return call

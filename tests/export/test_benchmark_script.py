@@ -1,9 +1,7 @@
 """scripts/benchmark.py as a person calls it, on a small SAM: what it tells, not how long anything takes."""
 
 import json
-import runpy
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +13,9 @@ from structsam_export import pipeline
 from structsam_export.config import ExportConfig
 from structsam_export.progress import Progress
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
-
 Ended = tuple[int | str | None, str, str]
 Benchmark = Callable[[str], Ended]
+RunScript = Callable[[str, str], Ended]
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +29,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def benchmark(desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Benchmark:
+def benchmark(desk: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch) -> Benchmark:
     """Runs the script in that folder: exit code, stdout, stderr."""
     monkeypatch.chdir(desk)
 
     def call(line: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["benchmark.py", *line.split()])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
+        return run_script("benchmark", line)
 
     return call
 

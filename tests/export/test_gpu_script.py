@@ -3,7 +3,6 @@
 import json
 import runpy
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,19 +17,16 @@ TRY = "-o gpu.json --device cpu --arch vit_nano --image-size 224 --random-weight
 
 Ended = tuple[int | str | None, str, str]
 Gpu = Callable[[str], Ended]
+RunScript = Callable[[str, str], Ended]
 
 
 @pytest.fixture
-def gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Gpu:
+def gpu(tmp_path: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch) -> Gpu:
     """Runs the script in an empty folder: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
 
     def call(line: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["gpu.py", *line.split()])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
+        return run_script("gpu", line)
 
     return call
 

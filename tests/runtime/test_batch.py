@@ -1,7 +1,6 @@
 """scripts/batch.py as a person calls it, in this process."""
 
 import json
-import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,6 @@ from pycocotools.mask import decode
 from structsam_runtime import Embedding, Predictor, batch
 from structsam_runtime.image import read_image
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "batch.py"
 BOXES = {
     "coffee.png": {"boxes": [[100, 80, 400, 360], [20, 30, 200, 220]]},
     "cats/chelsea.jpg": {"boxes": [[100.5, 20, 400, 280]]},
@@ -25,6 +23,7 @@ BOXES = {
 
 Ended = tuple[int | str | None, str, str]
 Batch = Callable[[str], Ended]
+RunScript = Callable[[str, str], Ended]
 
 
 @pytest.fixture
@@ -39,17 +38,11 @@ def desk(tmp_path: Path, photos: dict[str, NDArray[np.uint8]], monkeypatch: pyte
 
 
 @pytest.fixture
-def command(
-    export_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Batch:
+def command(export_folder: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch) -> Batch:
     """Runs the script: exit code, stdout, stderr."""
 
     def call(line: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["batch.py", *line.replace("OUT", str(export_folder)).split()])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
+        return run_script("batch", line.replace("OUT", str(export_folder)))
 
     return call
 

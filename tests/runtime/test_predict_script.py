@@ -2,7 +2,6 @@
 
 import io
 import re
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +21,7 @@ BOX = "--box 100 80 400 360"
 EVERYTHING = "--everything --points-per-side 3 --pred-iou-thresh 0.2 --stability-score-thresh 0.5"
 
 Predict = Callable[[str], tuple[int | str | None, str, str]]
+RunScript = Callable[[str, str], tuple[int | str | None, str, str]]
 
 
 @pytest.fixture
@@ -32,17 +32,13 @@ def photo(tmp_path: Path, photos: dict[str, NDArray[np.uint8]]) -> Path:
 
 @pytest.fixture
 def predict(
-    export_folder: Path, photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    export_folder: Path, photo: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch
 ) -> Predict:
     """Runs the script in this process, in the folder of the photograph: exit code, stdout, stderr."""
 
     def call(line: str) -> tuple[int | str | None, str, str]:
         monkeypatch.chdir(photo.parent)
-        monkeypatch.setattr(sys, "argv", ["predict.py", *line.replace("OUT", str(export_folder)).split()])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
+        return run_script("predict", line.replace("OUT", str(export_folder)))
 
     return call
 

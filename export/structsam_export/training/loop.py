@@ -54,7 +54,7 @@ class Stage:
     batch: int
 
 
-STAGES = (Stage(0, 224, 8), Stage(10000, 448, 3), Stage(10750, 512, 3))
+STAGES = (Stage(0, 224, 8), Stage(8000, 448, 3), Stage(11000, 512, 3))
 """224 and 448 pixels are one and four whole windows of tokens: at other sizes windows hold padding, up to
 three times the work. Detail of the final scale is learnt from crops long before the final size."""
 

@@ -1,28 +1,20 @@
 """scripts/macs.py as a person calls it: the paper's numbers, and what a method spends on what."""
 
 import re
-import runpy
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "macs.py"
-
 Macs = Callable[[str], tuple[int | str | None, str, str]]
+RunScript = Callable[[str, str], tuple[int | str | None, str, str]]
 
 
 @pytest.fixture
-def macs(tiny: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Macs:
+def macs(tiny: str, run_script: RunScript, monkeypatch: pytest.MonkeyPatch) -> Macs:
     """Runs the script in this process: exit code, stdout, stderr."""
 
     def call(line: str) -> tuple[int | str | None, str, str]:
-        monkeypatch.setattr(sys, "argv", ["macs.py", *line.split()])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
+        return run_script("macs", line)
 
     return call
 

@@ -1,8 +1,6 @@
 """scripts/spectral.py as a person calls it, on a small SAM."""
 
 import json
-import runpy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,10 +17,10 @@ from structsam_export.manifest import model_of
 from structsam_export.pipeline import load
 from structsam_runtime.image import prepare
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "spectral.py"
 TINY = "--arch tiny --random-weights --image-size 320"
 
 Spectral = Callable[[str], tuple[int | str | None, str, str]]
+RunScript = Callable[[str, str], tuple[int | str | None, str, str]]
 
 
 @pytest.fixture
@@ -32,18 +30,12 @@ def photo(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def spectral(
-    tiny: str, photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Spectral:
+def spectral(tiny: str, photo: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch) -> Spectral:
     """Runs the script in this process, in the folder of the photograph: exit code, stdout, stderr."""
 
     def call(line: str) -> tuple[int | str | None, str, str]:
         monkeypatch.chdir(photo.parent)
-        monkeypatch.setattr(sys, "argv", ["spectral.py", *line.split()])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
+        return run_script("spectral", line)
 
     return call
 

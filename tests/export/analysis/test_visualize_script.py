@@ -1,7 +1,6 @@
 """scripts/visualize.py as a person calls it, on a small SAM."""
 
 import runpy
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +27,7 @@ TINY = "--arch tiny --random-weights --image-size 320"
 BOX = (100, 80, 400, 360)
 
 Visualize = Callable[[str], tuple[int | str | None, str, str]]
+RunScript = Callable[[str, str], tuple[int | str | None, str, str]]
 
 
 @pytest.fixture
@@ -37,18 +37,12 @@ def photo(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def visualize(
-    tiny: str, photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Visualize:
+def visualize(tiny: str, photo: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch) -> Visualize:
     """Runs the script in this process, in the folder of the photograph: exit code, stdout, stderr."""
 
     def call(line: str) -> tuple[int | str | None, str, str]:
         monkeypatch.chdir(photo.parent)
-        monkeypatch.setattr(sys, "argv", ["visualize.py", *line.split()])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
+        return run_script("visualize", line)
 
     return call
 

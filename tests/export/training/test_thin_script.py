@@ -1,32 +1,27 @@
 """scripts/draw_thin.py as a person calls it: the scenes that validation sees, as a dataset."""
 
-import runpy
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from structsam_export.training.data import Photos, thin_set
 from structsam_runtime.evaluation.datasets import open_dataset
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "draw_thin.py"
+RunScript = Callable[[str, str], tuple[int | str | None, str, str]]
 
 
 def test_the_dataset_is_what_validation_sees(
     folder: Path,
     photos: Photos,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    run_script: RunScript,
 ) -> None:
     """Pixel by pixel, and refused where a folder would be overwritten."""
-    line = f"draw_thin.py --data {folder} -o {tmp_path / 'thin'} --count 3 --size 96".split()
-    monkeypatch.setattr(sys, "argv", line)
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert ended.value.code == 0
-    assert capsys.readouterr().out.endswith("thin: 3 scenes of 96 x 96 pixels\n")
+    line = f"--data {folder} -o {tmp_path / 'thin'} --count 3 --size 96"
+    code, out, _ = run_script("draw_thin", line)
+    assert code == 0
+    assert out.endswith("thin: 3 scenes of 96 x 96 pixels\n")
     dataset = open_dataset("thin", tmp_path / "thin")
     for scene, annotated in zip(thin_set(photos, 96, count=3), dataset, strict=True):
         assert np.array_equal(annotated.image(), scene.image)
@@ -35,7 +30,6 @@ def test_the_dataset_is_what_validation_sees(
         assert len(found) == len(large)
         for one, label in zip(found, large, strict=True):
             assert np.array_equal(one.mask, scene.labels == label)
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert ended.value.code == 2
-    assert "is already there" in capsys.readouterr().err
+    code, _, err = run_script("draw_thin", line)
+    assert code == 2
+    assert "is already there" in err

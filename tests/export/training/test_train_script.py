@@ -1,7 +1,5 @@
 """scripts/train_nano.py as a person calls it, with a SAM of four blocks."""
 
-import runpy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +9,8 @@ from safetensors.torch import load_file
 from structsam_export.checkpoints import build_sam, load_weights
 from structsam_export.training import loop
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "train_nano.py"
-
 Call = Callable[[str], tuple[int | str | None, str, str]]
+RunScript = Callable[[str, str], tuple[int | str | None, str, str]]
 
 
 @pytest.fixture
@@ -21,7 +18,7 @@ def train_nano(
     small_nano: None,
     folder: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    run_script: RunScript,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Call:
     """Runs the script in this process: exit code, stdout, stderr. Its data are at `data`."""
@@ -31,11 +28,7 @@ def train_nano(
     monkeypatch.setattr(loop.Settings.__init__, "__defaults__", ("cpu", 1, False, 0, 0, loop.STAGES))
 
     def call(line: str) -> tuple[int | str | None, str, str]:
-        monkeypatch.setattr(sys, "argv", ["train_nano.py", *line.split()])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
+        return run_script("train_nano", line)
 
     return call
 
