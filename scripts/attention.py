@@ -19,7 +19,7 @@ from structsam_runtime import OnnxRuntimeRunner, UserError
 from structsam_runtime.console import missing, run
 from structsam_runtime.runners.base import Array
 from structsam_runtime.tables import check_result, markdown, write_result
-from structsam_runtime.timing import environment, interleaved, spread
+from structsam_runtime.timing import conditions, environment, interleaved, spread
 
 try:
     import torch
@@ -125,12 +125,9 @@ def _rows(
 
 def _table(result: dict[str, Any]) -> str:
     """As Markdown."""
-    machine = result["machine"]
     head = (
         f"Attention of one layer of {result['arch']} at {result['image_size']} pixels in "
-        f"{result['precision']}, its projections included. {machine['processor']}, {machine['cores']} cores, "
-        f"ONNX Runtime {machine['versions']['onnxruntime']} ({machine['runner']}), {machine['date']}, "
-        f"{result['repeat']} interleaved runs."
+        f"{result['precision']}, its projections included. {conditions(result)}."
     )
     rows = [["layer", "rate", "form", "median ms", "min to max", "of widened", "by minima", "error"]]
     for row in result["layers"]:

@@ -25,9 +25,8 @@ from structsam_runtime.prompts import encode
 from structsam_runtime.runners import RUNNERS, create
 from structsam_runtime.runners.base import Array, Runner
 from structsam_runtime.runners.onnxruntime import OnnxRuntimeRunner
-from structsam_runtime.runners.tensorrt import LIBRARIES, bindings
 from structsam_runtime.tables import check_result, markdown, write_result
-from structsam_runtime.timing import as_row, environment, footprint, interleaved, spread
+from structsam_runtime.timing import as_row, conditions, environment, footprint, interleaved, spread
 
 Contestants = Mapping[str, Callable[[], Runner]]
 SHOWN = 8
@@ -78,7 +77,7 @@ def main(
     first = next(iter(seconds.values()))
     facts = {name: {"gmac": told[names[0]]["gmac_unmerged"]} for name in rivals} | told
     result = {
-        "machine": environment(runner) | {"library": _library(runner)},
+        "machine": environment(runner),
         "repeat": repeat,
         "encoders": [
             {"name": name, **facts[name], **spread(times, first), **memory[name]}
@@ -198,22 +197,8 @@ def _told(out: Path) -> dict[str, Any]:
     }
 
 
-def _library(runner: str) -> str:
-    """What runs the encoders, and its version."""
-    if runner in LIBRARIES:
-        return f"{runner} {bindings(runner).__version__}"
-    import onnxruntime
-
-    return f"ONNX Runtime {onnxruntime.__version__}"
-
-
 def _table(result: dict[str, Any]) -> str:
     machine = result["machine"]
-    where = ", ".join([machine["processor"], f"{machine['cores']} cores", *machine["gpus"]])
-    head = (
-        f"{where}, {machine['library']} ({machine['runner']}), {machine['date']}, "
-        f"{result['repeat']} interleaved runs"
-    )
     clocks = f"Clocks: {'; '.join(machine['clocks']) or 'unknown'}"
     columns = [
         "encoder",
@@ -248,7 +233,7 @@ def _table(result: dict[str, Any]) -> str:
         f"{many['call_for_each_s']:.2f} s in a call for each ({many['ratio']:.2f})"
     )
     profile = [_operator_table(result["operators"])] if result["operators"] else []
-    return "\n\n".join([head, clocks, markdown([columns, *rows]), *profile, tail]) + "\n"
+    return "\n\n".join([conditions(result), clocks, markdown([columns, *rows]), *profile, tail]) + "\n"
 
 
 def _megabytes(row: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from rich.progress import track
 from structsam_runtime import OnnxRuntimeRunner
 from structsam_runtime.console import missing, run
 from structsam_runtime.tables import check_result, markdown, write_result
-from structsam_runtime.timing import environment, interleaved, spread
+from structsam_runtime.timing import conditions, environment, interleaved, spread
 
 try:
     import onnx
@@ -86,11 +86,10 @@ def _variants(traced: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
 
 def _table(result: dict[str, Any]) -> str:
     """As Markdown."""
-    machine, everything = result["machine"], result["rules"][0]
+    everything = result["rules"][0]
     head = (
-        f"{result['encoder']}. {machine['processor']}, {machine['cores']} cores, "
-        f"ONNX Runtime {machine['versions']['onnxruntime']} (cpu), {machine['date']}, {result['repeat']} interleaved runs. "
-        "ONNX Runtime also cleans graphs itself; TensorRT's parser sees them as they are."
+        f"{result['encoder']}. {conditions(result)}. ONNX Runtime also cleans graphs; TensorRT's parser "
+        "sees them as they are."
     )
     rows = [["graph", "nodes", "more nodes", "MB", "median s", "time by medians", "by minima"]]
     for row in result["rules"]:

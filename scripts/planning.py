@@ -5,10 +5,8 @@ python scripts/planning.py -o benchmarks/planning-cpu.json
 
 import statistics
 import tempfile
-import time
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +15,8 @@ from rich.progress import track
 
 from structsam_runtime import OnnxRuntimeRunner
 from structsam_runtime.console import missing, run
-from structsam_runtime.machine import machine
 from structsam_runtime.tables import check_result, markdown, write_result
+from structsam_runtime.timing import conditions, environment, interleaved
 
 try:
     import torch
@@ -84,7 +82,6 @@ def main(
     }
     features = photograph(next(iter(configs.values()))).numpy()
     grid = features.shape[1]
-    seconds: dict[tuple[str, str], list[float]] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         runners = {}
@@ -97,16 +94,10 @@ def main(
                 model = trace(module, {"features": torch.from_numpy(features)}, ["slot", "position", "slots"])
                 save(run_passes(model)[0], path)
                 runners[name, kind] = stack.enter_context(OnnxRuntimeRunner(path))
-        for turn in track(range(repeat + 1), description="timing", transient=True):
-            for key, runner in runners.items():
-                start = time.perf_counter()
-                runner.infer({"features": features})
-                if turn:  # the first is a warm-up
-                    seconds.setdefault(key, []).append(time.perf_counter() - start)
+        calls = {key: partial(runner.infer, {"features": features}) for key, runner in runners.items()}
+        seconds = interleaved(calls, repeat)
     result = {
-        "machine": machine(),
-        "onnxruntime": version("onnxruntime"),
-        "date": datetime.now(UTC).date().isoformat(),
+        "machine": environment("cpu"),
         "arch": ARCH,
         "rate": rate,
         "repeat": repeat,
@@ -145,8 +136,7 @@ def table(result: dict[str, Any]) -> str:
     """As Markdown."""
     head = (
         f"One layer of {result['arch']} at 1024 pixels, rate {result['rate']:g}: deciding what merges, and "
-        f"merging it. {result['machine']}, ONNX Runtime {result['onnxruntime']} (cpu), {result['date']}, "
-        f"{result['repeat']} interleaved runs."
+        f"merging it. {conditions(result)}."
     )
     columns = ["layer", "method", "energy", "similarity", "averaging", "GMAC", "median ms", "min ms"]
     lines = [columns]

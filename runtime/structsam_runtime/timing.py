@@ -4,7 +4,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.progress import track
 
@@ -20,7 +20,9 @@ from .machine import cores, gpus, processor
 from .memory import peak_memory
 from .runners import cuda
 from .runners.base import Array, Runner
+from .runners.tensorrt import LIBRARIES, bindings
 
+Key = TypeVar("Key", bound=Hashable)
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt", "tensorrt-rtx", "cuda-python")
 """Whose versions a time depends on."""
 _CPUINFO = Path("/proc/cpuinfo")
@@ -28,13 +30,13 @@ _GPU_FACTS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit", "driver
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]], repeat: int, description: str = "timing"
-) -> dict[str, list[float]]:
+    calls: Mapping[Key, Callable[[], object]], repeat: int, description: str = "timing"
+) -> dict[Key, list[float]]:
     """Seconds of `repeat` calls of each, in turns, so that a machine that slows down slows all of them.
 
     There is one turn more, the first, which warms up and is not counted.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    seconds: dict[Key, list[float]] = {name: [] for name in calls}
     for turn in track(range(repeat + 1), description=description, transient=True):
         for name, call in calls.items():
             start = time.perf_counter()
@@ -97,7 +99,25 @@ def environment(runner: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions(),
         "runner": runner,
+        "library": _library(runner),
     }
+
+
+def conditions(result: Mapping[str, Any]) -> str:
+    """Machine, library, date and repetitions of a result file, as a table's head has them."""
+    machine = result["machine"]
+    where = ", ".join([machine["processor"], f"{machine['cores']} cores", *machine["gpus"]])
+    library = f"{machine['library']} ({machine['runner']})"
+    return f"{where}, {library}, {machine['date']}, {result['repeat']} interleaved runs"
+
+
+def _library(runner: str) -> str:
+    """What runs graphs, and its version."""
+    if runner in LIBRARIES:
+        return f"{runner} {bindings(runner).__version__}"
+    import onnxruntime
+
+    return f"ONNX Runtime {onnxruntime.__version__}"
 
 
 def versions() -> dict[str, str]:

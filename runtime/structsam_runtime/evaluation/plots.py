@@ -7,6 +7,7 @@ from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -21,10 +22,11 @@ SPREAD = 0.4
 """Share of the distance between two rates over which methods are set side by side."""
 CAPPED = 0.01
 """A method that removes so much less than it was asked for is drawn hollow."""
-
-
 BAR = 0.26
 """Inches of height that a choice gets."""
+FAR = 6
+"""A choice that lies this many widths of the middle half below it is told, not drawn to scale: it would leave
+all others no room to differ in."""
 
 
 def parted(summaries: Sequence[Summary]) -> tuple[list[Summary], list[Summary]]:
@@ -69,9 +71,29 @@ def plot_choices(summaries: Sequence[Summary], path: Path) -> None:
         means = [100 * s.quality[metric].mean for s in merged]
         axes.errorbar(means, rows, xerr=bars, fmt="o", color=COLOURS[1], markersize=4.5, elinewidth=0.9)
         axes.set(title=title, yticks=rows, yticklabels=[s.label for s in merged])
+        axes.set_ylim(-1, len(merged))
         axes.grid(alpha=0.3)
+        _tell_far(axes, means)
     figure.suptitle(f"{_told(merged[0])}, rate {merged[0].facts['rate']:g}; dashed: unmerged")
     figure.savefig(path, dpi=110)
+
+
+def _tell_far(axes: Axes, means: Sequence[float]) -> None:
+    """Let the axis end before choices that lie far below all others, and write theirs at its end, by row."""
+    low, high = np.percentile(means, [25, 75])
+    end = low - FAR * (high - low)
+    far = [row for row, mean in enumerate(means) if mean < end]
+    if far:
+        axes.set_xlim(left=end)
+    for row in far:
+        axes.annotate(
+            f"\N{LEFTWARDS ARROW} {means[row]:.1f}",
+            (end, row),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
+        )
 
 
 def _told(summary: Summary) -> str:

@@ -178,3 +178,18 @@ def test_every_choice_has_a_row_with_its_numbers(drawn: Any) -> None:
         ends = [segment[:, 0].tolist() for segment in bars.get_segments()]
         assert np.array(ends) == pytest.approx(np.array([[mean - 1, mean + 2] for mean in means]))
         assert axes.lines[0].get_xdata()[0] == pytest.approx(100 * BASELINE)
+
+
+def test_a_choice_far_below_all_others_is_told_at_the_end_of_the_axis(drawn: Any) -> None:
+    """It would squeeze the others; those near keep the axis that they have without it."""
+    near = [summary(f"choice {index}", 0.55, 0.7 + 0.01 * index) for index in range(8)]
+    figure = drawn([*near, summary("broken", 0.55, 0.2)], plot_choices)
+    for axes in figure.axes:
+        left, right = axes.get_xlim()
+        xs = axes.containers[0].lines[0].get_xdata()
+        assert xs[0] < left < xs[1]
+        assert left < xs[-1] < right
+        (note,) = axes.texts
+        assert note.get_text().endswith(f" {xs[0]:.1f}")
+        assert note.xy == (left, 0)
+    assert not any(axes.texts for axes in drawn(near, plot_choices).axes)
