@@ -6,6 +6,7 @@ python scripts/attention.py -o benchmarks/attention-cpu.json
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -22,25 +23,26 @@ from structsam_runtime.tables import check_result, markdown, write_result
 from structsam_runtime.timing import conditions, environment, interleaved, spread
 
 try:
-    import torch
     from torch import Tensor
 
     from structsam_export import pipeline
     from structsam_export.analysis.layers import entering
     from structsam_export.choices import Attention
-    from structsam_export.config import ExportConfig
+    from structsam_export.config import RATE, ExportConfig
     from structsam_export.encoder.attention import MergedAttention, MergedBlock
     from structsam_export.graph.passes import run_passes
     from structsam_export.graph.precision import prepare
     from structsam_export.graph.save import save
     from structsam_export.graph.trace import trace
     from structsam_export.manifest import model_of
+    from structsam_export.merging import Method
     from structsam_export.targets import FUSED
     from structsam_export.verify import read_pictures
 except ModuleNotFoundError as error:
     missing(error)
 
-RATES = (0.0, 0.55)
+RATES = (0.0, RATE)
+FAILED = 3
 ERROR = {False: 1e-5, True: 1e-2}
 """By which forms may differ from the gathered one in fp32 and in fp16, where outputs are of order one."""
 
@@ -57,21 +59,18 @@ def main(
 ) -> None:
     """A window layer and a global one of random weights, unmerged and at the paper's rate."""
     check_result(output)
-    rows: list[dict[str, Any]] = []
+    if runner not in ("cpu", "cuda"):
+        raise UserError(f"--runner {runner} is unknown; expected cpu or cuda")
     config = ExportConfig(arch, random_weights=True, image_size=image_size)
-    for kind, rate in product(("window", "global"), RATES):
-        block, inputs = _layer(config, kind, rate, fp16)
-        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-            runners: dict[str, OnnxRuntimeRunner] = {}
-            for form in track(Attention, description=f"tracing {kind} {rate:g}", transient=True):
-                path = Path(folder) / f"{form}.onnx"
-                _write(block, form, inputs, path, fp16)
-                runners[form] = stack.enter_context(OnnxRuntimeRunner(path, runner))
-            feeds: dict[str, Array] = {name: value.numpy() for name, value in inputs.items()}
-            made = {form: one.infer(feeds)["attended"].astype(np.float32) for form, one in runners.items()}
-            calls = {form: partial(one.infer, feeds) for form, one in runners.items()}
-            seconds = interleaved(calls, repeat, f"timing {kind} {rate:g}")
-        rows += _rows(kind, rate, made, seconds, fp16)
+    sam = pipeline.load(config)
+    picture = next(iter(read_pictures(None).values()))
+    features = entering(sam.image_encoder, model_of(config, sam), [picture])
+    blocks = {"window": 0, "global": config.architecture.global_blocks[0]}
+    rows: list[dict[str, Any]] = []
+    for (kind, index), rate in product(blocks.items(), RATES):
+        method = replace(config, rate_window=rate, rate_global=rate).methods()[index]
+        layer = Layer(kind, rate, sam.image_encoder.blocks[index], method, features)
+        rows += _timed(layer, runner, fp16, repeat)
     result = {
         "machine": environment(runner),
         "arch": arch,
@@ -85,42 +84,56 @@ def main(
     typer.echo(text)
 
 
-@torch.no_grad()
-def _layer(config: ExportConfig, kind: str, rate: float, half: bool) -> tuple[MergedBlock, dict[str, Tensor]]:
-    """A block, and the slots that enter its attention with their positions."""
-    sam = pipeline.load(config)
-    whole = config.architecture.global_blocks[0]
-    block: MergedBlock = sam.image_encoder.blocks[0 if kind == "window" else whole]
-    method = ExportConfig(config.arch, rate_window=rate, rate_global=rate).methods()[0]
-    picture = next(iter(read_pictures(None).values()))
-    features = entering(sam.image_encoder, model_of(config, sam), [picture])
-    plan = method.plan(features, block.windows)
-    slots = plan.merge(block.windows.cut(features))
-    return block, {"slots": slots.half() if half else slots, "position": plan.position.contiguous()}
+@dataclass(frozen=True)
+class Layer:
+    """A block's attention, and what enters it.
 
-
-def _write(block: MergedBlock, form: Attention, inputs: dict[str, Tensor], path: Path, half: bool) -> None:
-    """The graph of a block's attention, all in the dialect that has every form."""
-    attention = MergedAttention(block.original.attn, block.windows.side, form=form)
-    module = prepare(pipeline.copy_of(attention, half), half)
-    model, _ = run_passes(trace(module, inputs, ["attended"], opset=FUSED.opset))
-    save(model, path)
-
-
-def _rows(
-    kind: str, rate: float, made: dict[str, Array], seconds: dict[str, list[float]], half: bool
-) -> Iterator[dict[str, Any]]:
-    """What is to be told of every form.
-
-    Raises:
-        UserError: a form computes something else.
+    Attributes:
+        kind, rate: for the table.
+        block: patched.
+        method: how it merges.
+        features: [1, H, W, C] fp32 of a photograph.
     """
-    for form, times in seconds.items():
-        error = float(np.abs(made[form] - made[Attention.GATHER]).max())
-        if not error <= ERROR[half]:
-            raise UserError(f"{form} differs by {error:.1e} from gather; expected at most {ERROR[half]:g}")
-        compared = spread(times, seconds[Attention.WIDENED])
-        yield {"layer": kind, "rate": rate, "form": form, "error": error, **compared}
+
+    kind: str
+    rate: float
+    block: MergedBlock
+    method: Method
+    features: Tensor
+
+    def inputs(self, half: bool) -> dict[str, Tensor]:
+        """The slots [B', K, C] and their positions [B', K]."""
+        plan = self.method.plan(self.features, self.block.windows)
+        slots = plan.merge(self.block.windows.cut(self.features))
+        return {"slots": slots.half() if half else slots, "position": plan.position.contiguous()}
+
+    def write(self, form: Attention, inputs: dict[str, Tensor], half: bool, path: Path) -> None:
+        """The attention's graph in a form, all forms in the dialect that has every one."""
+        attention = MergedAttention(self.block.original.attn, self.block.windows.side, form=form)
+        module = prepare(pipeline.copy_of(attention, half), half)
+        save(run_passes(trace(module, inputs, ["attended"], opset=FUSED.opset))[0], path)
+
+
+def _timed(layer: Layer, runner: str, half: bool, repeat: int) -> Iterator[dict[str, Any]]:
+    """What is to be told of every form of a layer, if all forms compute the same."""
+    inputs, what = layer.inputs(half), f"{layer.kind} layer at rate {layer.rate:g}"
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        runners: dict[str, OnnxRuntimeRunner] = {}
+        for form in track(Attention, description=f"tracing {what}", transient=True):
+            path = Path(folder) / f"{form}.onnx"
+            layer.write(form, inputs, half, path)
+            runners[form] = stack.enter_context(OnnxRuntimeRunner(path, runner))
+        feeds: dict[str, Array] = {name: value.numpy() for name, value in inputs.items()}
+        made = {form: one.infer(feeds)["attended"].astype(np.float32) for form, one in runners.items()}
+        errors = {form: float(np.abs(y - made[Attention.GATHER]).max()) for form, y in made.items()}
+        if wrong := [f"{form} by {error:.1e}" for form, error in errors.items() if not error <= ERROR[half]]:
+            typer.echo(f"failed: {what} differs from gather in {', '.join(wrong)}", err=True)
+            raise typer.Exit(FAILED)
+        calls = {form: partial(one.infer_on_device, feeds) for form, one in runners.items()}
+        seconds = interleaved(calls, repeat, f"timing {what}")
+    for name, times in seconds.items():
+        told = {"layer": layer.kind, "rate": layer.rate, "form": name, "error": errors[name]}
+        yield told | spread(times, seconds[Attention.WIDENED])
 
 
 def _table(result: dict[str, Any]) -> str:

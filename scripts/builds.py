@@ -5,27 +5,32 @@ python scripts/builds.py -o benchmarks/builds-rtx.json
 
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from structsam_runtime import UserError
 from structsam_runtime.console import missing, run
-from structsam_runtime.machine import machine
 from structsam_runtime.tables import check_result, markdown, write_result
+from structsam_runtime.timing import environment
 
 try:
     import onnx
 
     from structsam_export import pipeline
-    from structsam_export.choices import Engine
+    from structsam_export.architectures import ARCHITECTURES
+    from structsam_export.choices import Engine, Target
     from structsam_export.config import ExportConfig
-    from structsam_export.engine import EngineBuilder
+    from structsam_export.engine import EngineBuilder, EngineError
+    from structsam_export.pipeline import LintError
     from structsam_export.progress import Progress
     from structsam_export.targets import DIALECTS
 except ModuleNotFoundError as error:
     missing(error)
+
+
+FAILED = 3
 
 
 def main(
@@ -36,60 +41,73 @@ def main(
     image_size: Annotated[int, typer.Option(help="Pixels; 0 is the architecture's own.")] = 0,
     engine: Annotated[Engine, typer.Option(help="The library that builds.")] = Engine.TENSORRT_RTX,
 ) -> None:
-    """Build one encoder of every dialect that targets have, at the paper's rate, in fp16, weights random."""
+    """Build an encoder in every dialect that targets have, at the paper's rate, in fp16, weights random."""
     check_result(output)
-    builder, rows = EngineBuilder(engine), []
-    for arch in archs.split(","):
-        for dialect in dict.fromkeys(DIALECTS.values()):
-            targets = [target for target, one in DIALECTS.items() if one is dialect]
-            config = ExportConfig(
-                arch, random_weights=True, image_size=image_size, fp16=True, target=targets[0]
-            )
-            rows.append({"arch": arch, "targets": targets, **_built(config, builder)})
+    if unknown := set(archs.split(",")) - set(ARCHITECTURES):
+        raise UserError(
+            f"--archs {', '.join(unknown)} is unknown; expected some of {','.join(ARCHITECTURES)}"
+        )
+    targets = {dialect: [one for one in Target if DIALECTS[one] is dialect] for dialect in DIALECTS.values()}
+    configs = [
+        ExportConfig(arch, random_weights=True, image_size=image_size, fp16=True, target=alike[0])
+        for arch in archs.split(",")
+        for alike in targets.values()
+    ]
+    builder = EngineBuilder(engine)
+    try:
+        builds = [_built(config, builder, targets[config.dialect]) for config in configs]
+    except (LintError, EngineError) as error:
+        typer.echo(f"failed: {error}", err=True)
+        raise typer.Exit(FAILED) from error
     result = {
-        "machine": machine(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "library": f"{engine} {builder.version}",
+        "machine": environment(str(engine)),
         "capabilities": builder.hardware.capabilities,
-        "builds": rows,
+        "rate": configs[0].rate_window,
+        "builds": builds,
     }
     text = _table(result)
     write_result(output, result, text)
     typer.echo(text)
 
 
-def _built(config: ExportConfig, builder: EngineBuilder) -> dict[str, Any]:
-    """What came of a config's encoder.
+def _built(config: ExportConfig, builder: EngineBuilder, targets: list[Target]) -> dict[str, Any]:
+    """What came of a config's encoder, which is the same for all of the targets.
 
     Raises:
-        EngineError: the library refuses it.
+        LintError, EngineError: its graph is refused.
     """
     with tempfile.TemporaryDirectory() as folder:
         graph, built = Path(folder) / "encoder.onnx", Path(folder) / "encoder.engine"
         pipeline.build_encoder(config, pipeline.load(config), graph, Progress())
         begun = time.perf_counter()
         builder.build(graph, built, {})
+        seconds = time.perf_counter() - begun
         return {
+            "arch": config.arch,
+            "image_size": config.image_size,
+            "targets": targets,
             "opset": config.dialect.opset,
             "attention": config.form,
             "nodes": len(onnx.load(graph, load_external_data=False).graph.node),
             "engine_bytes": built.stat().st_size,
-            "seconds": round(time.perf_counter() - begun, 1),
+            "seconds": round(seconds, 1),
         }
 
 
 def _table(result: dict[str, Any]) -> str:
     """As Markdown."""
+    machine = result["machine"]
     head = (
-        f"Encoders at rate 0.55 in fp16, built by {result['library']} for compute capabilities "
-        f"{', '.join(result['capabilities'])}. {result['machine']}, {result['date']}."
+        f"Encoders at rate {result['rate']:g} in fp16, built by {machine['library']} for capabilities "
+        f"{', '.join(result['capabilities'])} on {machine['processor']}, {machine['date']}."
     )
-    rows = [["encoder", "targets", "opset", "attention", "nodes", "engine MB", "build s"]]
+    rows = [["encoder", "pixels", "targets", "opset", "attention", "nodes", "engine MB", "build s"]]
     for row in result["builds"]:
         rows.append(
             [
-                *(row["arch"], ", ".join(row["targets"]), str(row["opset"]), row["attention"]),
-                *(str(row["nodes"]), f"{row['engine_bytes'] / 1e6:.0f}", f"{row['seconds']:.0f}"),
+                *(row["arch"], str(row["image_size"]), ", ".join(row["targets"])),
+                *(str(row["opset"]), row["attention"], str(row["nodes"])),
+                *(f"{row['engine_bytes'] / 1e6:.0f}", f"{row['seconds']:.0f}"),
             ]
         )
     return f"{head}\n\n{markdown(rows)}\n"

@@ -29,7 +29,7 @@ try:
     from structsam_export import pipeline
     from structsam_export.analysis.layers import entering
     from structsam_export.architectures import ARCHITECTURES
-    from structsam_export.choices import Engine
+    from structsam_export.choices import Attention, Engine, Target
     from structsam_export.compare import compare
     from structsam_export.config import ExportConfig
     from structsam_export.encoder.patch import windows_of
@@ -38,6 +38,7 @@ try:
     from structsam_export.merging.kernels import TensorKernels
     from structsam_export.progress import Progress
     from structsam_export.rivals import Rival, rival
+    from structsam_export.targets import FUSED
     from structsam_export.verify import read_pictures
     from structsam_plugins import KernelError, Kernels, Layer
     from structsam_plugins.build import build
@@ -72,6 +73,9 @@ def main(
         Path | None,
         typer.Option(metavar="LIBRARY", help="Build and time engines with plugins too: plugins/README.md."),
     ] = None,
+    forms: Annotated[
+        bool, typer.Option("--forms", help="Also every form of attention, at the last of the rates.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cuda, or cpu to try this command.")] = "cuda",
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 20,
 ) -> None:
@@ -95,19 +99,20 @@ def main(
         )
         for share in shares
     ]
+    configs += _other_forms(configs[-1]) if forms else []
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         try:
             kernels = TensorKernels(Kernels(build(device, work)))
         except KernelError as error:
             raise UserError(str(error)) from error
-        layers = list(_layers(configs, device))
+        layers = list(_layers(configs[: len(shares)], device))
         checks = [_checked(kernels, layer, x) for layer in layers for x in layer.types(half)]
         _insist(checks)  # before minutes of exports
         runners = [device, *([str(engine)] if engine else [])]
         outs = [(out, runner) for out in [_exported(one, work) for one in configs] for runner in runners]
         if plugins and engine:
-            plugged = [replace(config, plugins=plugins) for config in configs if config.rate_global]
+            plugged = [replace(one, plugins=plugins) for one in configs[: len(shares)] if one.rate_global]
             outs += [(_exported(config, work), str(engine)) for config in plugged]
         checks += [_compared(out, runner) for out, runner in outs]
         _insist(checks)
@@ -129,6 +134,17 @@ def main(
     page = _page(result)
     write_result(output, result, page)
     typer.echo(page)
+
+
+def _other_forms(config: ExportConfig) -> list[ExportConfig]:
+    """A config in every form of attention that is not its own, for the oldest target that has it."""
+    return [
+        replace(
+            config, target=Target.TENSORRT11 if form is FUSED.attention else Target.TENSORRT10, attention=form
+        )
+        for form in Attention
+        if form is not config.form
+    ]
 
 
 def _numbers(option: str, text: str) -> list[float]:

@@ -1,11 +1,12 @@
-"""What every graph rule is worth: the encoder's graph with all of them, with none, and without each.
+"""What every graph rule is worth: graphs with all of them, with none, and without each.
 
 python scripts/passes.py -o benchmarks/passes-cpu.json
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from rich.progress import track
 
 from structsam_runtime import OnnxRuntimeRunner
 from structsam_runtime.console import missing, run
+from structsam_runtime.runners.base import Array
 from structsam_runtime.tables import check_result, markdown, write_result
 from structsam_runtime.timing import conditions, environment, interleaved, spread
 
@@ -24,64 +26,90 @@ try:
 
     from structsam_export import pipeline
     from structsam_export.config import ExportConfig
+    from structsam_export.encoder.decoder import PromptedMaskDecoder
     from structsam_export.encoder.exported import PlannedEncoder, output_names
-    from structsam_export.graph.passes import PASSES, run_passes
-    from structsam_export.graph.precision import prepare
+    from structsam_export.graph.passes import PASSES, Pass, run_passes
     from structsam_export.graph.save import save
-    from structsam_export.graph.trace import trace
+    from structsam_export.verify import DECODER_OUTPUTS
 except ModuleNotFoundError as error:
     missing(error)
 
 ALL, NONE = "all rules", "no rule"
+TIMED = "encoder"
+"""The graph that is also run."""
+FAILED = 3
+ERROR = 1e-4
+"""By which embeddings may differ: ONNX Runtime fuses by what it finds, and sums in other orders."""
 
 
 def main(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The result, .json; its table goes beside it.")
     ],
-    arch: Annotated[str, typer.Option(help="Whose encoder, with random weights.")] = "vit_b",
+    arch: Annotated[str, typer.Option(help="Whose graphs, with random weights.")] = "vit_b",
     image_size: Annotated[
-        int, typer.Option(help="Pixels: of less, sessions of all variants fit into memory together.")
+        int, typer.Option(help="Pixels; with 512, sessions of all variants fit into memory together.")
     ] = 512,
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 7,
 ) -> None:
-    """Nodes, bytes and times in ONNX Runtime on one CPU, at the paper's rate in fp32."""
+    """Nodes of several graphs, bytes and times of one in ONNX Runtime on the CPU, at the paper's rate."""
     check_result(output)
     config = ExportConfig(arch, random_weights=True, image_size=image_size)
-    encoder = pipeline.load(config).image_encoder
-    inputs, _ = pipeline.example_images(config)
-    module = prepare(pipeline.copy_of(PlannedEncoder(encoder), half=False), half=False)
-    traced = trace(module, inputs, output_names(encoder), opset=config.dialect.opset)
-    sizes: dict[str, dict[str, int]] = {}
+    rows: dict[str, dict[str, Any]] = {name: {"name": name, "nodes": {}} for name in _rules()}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        pixels = np.random.default_rng(0).normal(size=inputs["image"].shape).astype(np.float32)
-        calls = {}
-        for name, model in _variants(traced):
-            sizes[name] = {"nodes": len(model.graph.node), "bytes": model.ByteSize()}
-            path = Path(folder) / f"{name}.onnx"
-            save(model, path)
-            runner = stack.enter_context(OnnxRuntimeRunner(path))
-            calls[name] = partial(runner.infer, {"image": pixels})
+        pixels = np.random.default_rng(0).normal(size=(1, 3, config.image_size, config.image_size))
+        calls: dict[str, Callable[[], dict[str, Array]]] = {}
+        for graph, model in _traced(config):
+            for name, rules in track(_rules().items(), description=f"cleaning {graph}", transient=True):
+                cleaned, _ = run_passes(model, rules)
+                rows[name]["nodes"][graph] = len(cleaned.graph.node)
+                if graph == TIMED:
+                    rows[name]["bytes"] = cleaned.ByteSize()
+                    path = Path(folder) / f"{name}.onnx"
+                    save(cleaned, path)
+                    runner = stack.enter_context(OnnxRuntimeRunner(path))
+                    calls[name] = partial(runner.infer, {"image": pixels.astype(np.float32)})
+        made = {name: call()["image_embedding"] for name, call in calls.items()}
+        _insist({name: float(np.abs(one - made[ALL]).max()) for name, one in made.items()})
         seconds = interleaved(calls, repeat)
     result = {
         "machine": environment("cpu"),
         "encoder": config.name,
         "repeat": repeat,
-        "rules": [
-            {"name": name, **sizes[name], **spread(times, seconds[ALL])} for name, times in seconds.items()
-        ],
+        "rules": [row | spread(seconds[name], seconds[ALL]) for name, row in rows.items()],
     }
     text = _table(result)
     write_result(output, result, text)
     typer.echo(text)
 
 
-def _variants(traced: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """The graph cleaned by all rules, by none, and by all but each."""
-    yield ALL, run_passes(traced)[0]
-    yield NONE, run_passes(traced, [])[0]
-    for rule in track(PASSES, description="cleaning", transient=True):
-        yield f"without {rule.__name__}", run_passes(traced, [one for one in PASSES if one is not rule])[0]
+def _insist(errors: dict[str, float]) -> None:
+    """End here if a graph computes something else: what is wrong has no time to compare."""
+    if wrong := [f"{name} by {error:.1e}" for name, error in errors.items() if not error <= ERROR]:
+        typer.echo(f"failed: embeddings differ {', '.join(wrong)}", err=True)
+        raise typer.Exit(FAILED)
+
+
+def _rules() -> dict[str, Sequence[Pass]]:
+    """All rules, none, and all but each."""
+    without = {f"without {rule.__name__}": [one for one in PASSES if one is not rule] for rule in PASSES}
+    return {ALL: PASSES, NONE: (), **without}
+
+
+def _traced(config: ExportConfig) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """Graphs of several kinds, as the tracer leaves them: the one that is timed first."""
+    kinds = {
+        TIMED: config,
+        "fp16": replace(config, fp16=True),
+        "open batch": replace(config, dynamic_batch=True),
+    }
+    sam = pipeline.load(config)
+    module = PlannedEncoder(sam.image_encoder)
+    for kind, one in kinds.items():
+        outputs = output_names(sam.image_encoder)
+        yield kind, pipeline.traced(one, module, *pipeline.example_images(one), outputs)
+    prompts = pipeline.example_prompts(config)
+    yield "decoder", pipeline.traced(config, PromptedMaskDecoder(sam).eval(), *prompts, DECODER_OUTPUTS)
 
 
 def _table(result: dict[str, Any]) -> str:
@@ -91,12 +119,17 @@ def _table(result: dict[str, Any]) -> str:
         f"{result['encoder']}. {conditions(result)}. ONNX Runtime also cleans graphs; TensorRT's parser "
         "sees them as they are."
     )
-    rows = [["graph", "nodes", "more nodes", "MB", "median s", "time by medians", "by minima"]]
+    graphs = list(everything["nodes"])
+    rows = [["rules", *(f"nodes, {graph}" for graph in graphs), "MB", "median s", "by medians", "by minima"]]
     for row in result["rules"]:
+        first = row is everything
+        nodes = (
+            f"{row['nodes'][graph] - (0 if first else everything['nodes'][graph]):{'' if first else '+'}}"
+            for graph in graphs
+        )
         rows.append(
             [
-                *(row["name"], str(row["nodes"]), str(row["nodes"] - everything["nodes"])),
-                *(f"{row['bytes'] / 1e6:.1f}", f"{row['median_s']:.3f}"),
+                *(row["name"], *nodes, f"{row['bytes'] / 1e6:.1f}", f"{row['median_s']:.3f}"),
                 *(f"{row['ratio_median']:.3f}", f"{row['ratio_min']:.3f}"),
             ]
         )

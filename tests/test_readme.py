@@ -101,6 +101,9 @@ def test_everything_it_installs_is_an_extra() -> None:
         ("README.md", "cpu-vit_b"),
         ("docs/methods.md", "planning-cpu"),
         ("docs/methods.md", "methods-vit_b"),
+        ("docs/graphs.md", "attention-cpu"),
+        ("docs/graphs.md", "builds-rtx"),
+        ("docs/graphs.md", "passes-cpu"),
     ],
 )
 def test_tables_are_those_that_were_measured(page: str, result: str) -> None:
@@ -131,7 +134,7 @@ def test_its_half_precision_figures_are_those_of_the_manifest() -> None:
     assert f"{measured['plans']:.2%} and {measured['mask_iou']:.4f}" in README
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/methods.md", "docs/graphs.md"])
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     links = re.findall(r"\]\(([^)]+)\)", path.read_text())

@@ -120,13 +120,9 @@ class Target(StrEnum):
 
 
 class Attention(StrEnum):
-    """`--attention`: how the graph computes attention with relative position. All give the same numbers.
+    """`--attention`: how the graph computes attention with relative position. They differ by rounding."""
 
-    Queries and keys that carry the bias; a mask that is added before the softmax; ONNX's own operator with
-    that mask, which needs opset 23; or the bias gathered for every pair.
-    """
-
-    WIDENED = "widened"
-    MASK = "mask"
-    OPERATOR = "operator"
-    GATHER = "gather"
+    WIDENED = "widened"  # wider queries and keys carry the bias
+    MASK = "mask"  # the bias is added before the softmax
+    OPERATOR = "operator"  # ONNX's own with that mask, from opset 23 on
+    GATHER = "gather"  # the bias is gathered for every pair

@@ -191,7 +191,7 @@ def export(
     attention: Annotated[
         Attention | None,
         typer.Option(
-            help=f"Its form: {', '.join(Attention)}. Default: the target's.",
+            help=f"How it computes attention: {', '.join(Attention)}. Default: the target's.",
             rich_help_panel=OUTPUT,
             metavar="NAME",
         ),

@@ -31,7 +31,7 @@ from .choices import (
 )
 from .encoder.plugins import has_kernels
 from .merging import ALGM, Bipartite, Hybrid, Identity, Method, PiToMe, StructSAM, ToMe, ToMeSD, VidToMe
-from .targets import DIALECTS, Dialect, natural
+from .targets import DIALECTS, FUSED, Dialect, natural
 
 METHODS: dict[MethodName, type[Any]] = {
     MethodName.STRUCTSAM: StructSAM,
@@ -109,7 +109,7 @@ class ExportConfig:
         fp16: half precision with fp32 islands.
         dynamic_batch: leave the encoder's batch open; otherwise it is 1.
         target: what the graph is for; None is the engine's, and the CPU without one.
-        attention: its form; None is the target's.
+        attention: how the graph computes attention; None is the target's form.
         engine: build engines too.
         plugins: the library of plugins that the encoder's engine is built with; None for none.
     """
@@ -165,7 +165,7 @@ class ExportConfig:
         if self.plan_every < 1:
             raise UserError(f"--plan-every {self.plan_every} is no number of blocks; expected 1 or more")
         self._resolve_options()
-        self._resolve_target()
+        self._check_target()
         self._check_cell()
         self._check_rates()
         self._check_prompt()
@@ -199,17 +199,15 @@ class ExportConfig:
         if self.place is Place.MEAN and not self.cells:
             raise UserError("--place mean is that of a cell, and --no-cells has none; leave one of them out")
 
-    def _resolve_target(self) -> None:
-        object.__setattr__(self, "target", self.target or natural(self.engine))
-        object.__setattr__(self, "attention", self.form)
-        if self.attention is Attention.OPERATOR and self.dialect.attention is not Attention.OPERATOR:
-            having = " or ".join(target for target, one in DIALECTS.items() if one.opset >= 23)
+    def _check_target(self) -> None:
+        if self.form is Attention.OPERATOR and self.dialect.opset < FUSED.opset:
+            having = " or ".join(target for target, one in DIALECTS.items() if one.opset >= FUSED.opset)
             raise UserError(
-                f"--attention {self.attention} needs opset 23 of ONNX, and --target {self.target} has "
-                f"{self.dialect.opset}; expected --target {having}"
+                f"--attention {self.form} needs opset {FUSED.opset} of ONNX, and --target {self.written_for} "
+                f"has {self.dialect.opset}; expected --target {having}"
             )
-        if self.attention is Attention.GATHER and self.place is Place.MEAN:
-            raise UserError(f"--attention {self.attention} knows no --place {self.place}; drop one")
+        if self.form is Attention.GATHER and self.place is Place.MEAN:
+            raise UserError(f"--attention {self.form} knows no --place {self.place}; leave one of them out")
 
     def _check_plugins(self) -> None:
         if self.plugins is None:
@@ -275,13 +273,18 @@ class ExportConfig:
         return ARCHITECTURES[self.arch]
 
     @property
+    def written_for(self) -> Target:
+        """What the graph is for, whether that was asked for or not."""
+        return self.target or natural(self.engine)
+
+    @property
     def dialect(self) -> Dialect:
         """How the graph is written."""
-        return DIALECTS[self.target or natural(self.engine)]
+        return DIALECTS[self.written_for]
 
     @property
     def form(self) -> Attention:
-        """Of attention."""
+        """How the graph computes attention, whether that was asked for or not."""
         return self.attention or self.dialect.attention
 
     @property
@@ -309,9 +312,9 @@ class ExportConfig:
         size = [] if self.image_size == self.architecture.image_size else [f"{self.image_size}px"]
         shared = ["mlp"] if self.merge_mlp else []
         shared += [f"plan{self.plan_every}"] if self.plan_every > 1 else []
-        parts = [self.arch, self.method, *prompt, rate, *shared, *self.differences(), *skipped, *size]
-        parts += [] if self.target is natural(self.engine) else [str(self.target)]
-        parts += [] if self.attention is self.dialect.attention else [f"{self.attention}-attention"]
+        graph = [] if self.written_for is natural(self.engine) else [str(self.written_for)]
+        graph += [] if self.form is self.dialect.attention else [f"{self.form}-attention"]
+        parts = [self.arch, self.method, *prompt, rate, *shared, *self.differences(), *skipped, *graph, *size]
         parts += [self.precision]
         return "-".join(parts)
 
@@ -334,10 +337,7 @@ class ExportConfig:
         """What a person types for this config: options that are not what they are by themselves."""
         plain = ExportConfig(self.arch, method=self.method)
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        own = {"target": natural(self.engine), "attention": self.dialect.attention}
-        changed = {
-            name: value for name, value in values.items() if value != own.get(name, getattr(plain, name))
-        }
+        changed = {name: value for name, value in values.items() if value != getattr(plain, name)}
         if self.prompt_aware:  # whose rates are others by themselves
             changed |= {"rate_window": self.rate_window, "rate_global": self.rate_global}
         elif self.rate_window == self.rate_global and "rate_window" in changed:

@@ -59,6 +59,14 @@ class EngineBuilder:
         if self.plugins:
             load_plugins(self.library, self.plugins)
 
+    def require(self, oldest: str) -> None:
+        """Raises UserError where the library is a TensorRT that is older than graphs need."""
+        here, needed = (tuple(map(int, text.split(".")[:2])) for text in (self.version, oldest))
+        if self.engine is Engine.TENSORRT and here < needed:
+            raise UserError(
+                f"the graph needs TensorRT {oldest}, here is {self.version}; give --target tensorrt10"
+            )
+
     def require_gpu(self) -> None:
         """Raises UserError where there is none to build on, or to run on."""
         try:
@@ -119,9 +127,7 @@ class EngineBuilder:
             for name, (smallest, usual, largest) in profile.items():
                 shapes.set_shape(name, smallest, usual, largest)
             config.add_optimization_profile(shapes)
-        if (
-            self.engine is Engine.TENSORRT_RTX
-        ):  # so that `hardware` is a fact, whatever its default may become
+        if self.engine is Engine.TENSORRT_RTX:  # or `hardware` would tell its default, whatever that becomes
             capabilities = self._ampere_on()
             config.num_compute_capabilities = len(capabilities)
             for index, capability in enumerate(capabilities):

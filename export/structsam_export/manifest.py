@@ -69,7 +69,7 @@ def manifest(
         "merging": merging(sam.image_encoder),
         "plans": plans(sam.image_encoder),
         "macs": macs.as_json(),
-        "graph": {"target": config.target, "opset": config.dialect.opset, "attention": config.attention},
+        "graph": {"target": config.written_for, "opset": config.dialect.opset, "attention": config.form},
         "encoder": contract(folder / "encoder.onnx"),
         "decoder": contract(folder / "decoder.onnx"),
         "verification": verification,

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -100,6 +101,8 @@ def export(
     if config.fp16 and config.cells is False:
         raise UserError("--no-cells follows the order of all energies, which --fp16 does not keep; drop one")
     builder = EngineBuilder(config.engine, config.plugins) if config.engine else None
+    if builder:
+        builder.require(config.dialect.tensorrt)
     pictures = read_pictures(verify_images)
     with staged(output.resolve()) as folder:  # a link to a folder stays a link
         fetch(config)  # before the step, whose spinner would fight with the progress bar
@@ -184,6 +187,12 @@ def encoder_inputs(config: ExportConfig) -> dict[str, Shape]:
 def build_decoder(config: ExportConfig, sam: Any, path: Path, progress: Progress) -> PromptedMaskDecoder:
     """Write the decoder's graph; returns the fp32 module that it was made from."""
     decoder = PromptedMaskDecoder(sam).eval()
+    build(config, decoder, *example_prompts(config), DECODER_OUTPUTS, path, progress)
+    return decoder
+
+
+def example_prompts(config: ExportConfig) -> tuple[dict[str, Tensor], Dynamic]:
+    """Inputs to trace a decoder with, and which of their dimensions stay open."""
     grid = config.image_size // PATCH
     prompts, points = 2, 3  # any two: both dimensions are dynamic
     inputs = {
@@ -196,8 +205,7 @@ def build_decoder(config: ExportConfig, sam: Any, path: Path, progress: Progress
     dynamic = {name: {0: "prompts"} for name in DECODER_INPUTS[1:]}
     for name in ("point_coords", "point_labels"):
         dynamic[name] = {0: "prompts", 1: "points"}
-    build(config, decoder, inputs, dynamic, DECODER_OUTPUTS, path, progress)
-    return decoder
+    return inputs, dynamic
 
 
 def build(
@@ -217,9 +225,8 @@ def build(
         LintError: TensorRT would refuse the graph.
     """
     what = path.stem
-    opset = config.dialect.opset
     with progress.step(f"trace {what} in {config.precision}"):
-        model = trace(prepare(copy_of(module, config.fp16), config.fp16), inputs, outputs, dynamic, opset)
+        model = traced(config, module, inputs, dynamic, outputs)
     with progress.step(f"clean {what}") as notes:
         before = len(model.graph.node)
         model, _ = run_passes(model)
@@ -236,6 +243,18 @@ def build(
         told_of = "; ".join(f"{finding.node or 'graph'}: {finding.message}" for finding in errors)
         raise LintError(f"TensorRT would refuse the {what}: {told_of}")
     save(model, path)
+
+
+def traced(
+    config: ExportConfig,
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    dynamic: Dynamic | None,
+    outputs: Sequence[str],
+) -> onnx.ModelProto:
+    """A module's graph in the config's precision and dialect, as the tracer leaves it; the module stays."""
+    ready = prepare(copy_of(module, config.fp16), config.fp16)
+    return trace(ready, inputs, outputs, dynamic, config.dialect.opset)
 
 
 def copy_of(module: nn.Module, half: bool) -> nn.Module:

@@ -9,33 +9,35 @@ from .choices import Attention, Engine, Target
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a graph is written. Indices are int32 for every target: no runtime is faster with int64.
+    """How a graph is written. Indices are int32 for every target, as TensorRT wants them.
 
     Attributes:
         opset: of ONNX.
         attention: the form that is fastest there, as far as that is known.
-        tensorrt: the oldest TensorRT that must read it; None for the newest only.
+        tensorrt: the oldest TensorRT that must read it.
     """
 
     opset: int
     attention: Attention
-    tensorrt: str | None
+    tensorrt: str
 
 
 PORTABLE = Dialect(20, Attention.WIDENED, "10.3")
 """Opset 20 is the newest that JetPack 6's TensorRT 10.3 reads, and the oldest with Gelu."""
+PATTERN = Dialect(20, Attention.MASK, "10.3")
+"""The same in the pattern that TensorRT fuses without an operator, its keys as wide as its values."""
 FUSED = Dialect(23, Attention.OPERATOR, "10.14")
 """Opset 23 is the oldest with Attention, which TensorRT reads from 10.14 on, and fuses."""
 
 DIALECTS = {
     Target.CPU: PORTABLE,
     Target.CUDA: PORTABLE,
-    Target.TENSORRT10: PORTABLE,
+    Target.TENSORRT10: PATTERN,
     Target.TENSORRT11: FUSED,
     Target.RTX: FUSED,
 }
-"""The form for `cpu` was measured (benchmarks/attention-cpu.md). No GPU was at hand: for the others it is a
-fused kernel where there is an operator for it, and elsewhere the least traffic."""
+"""The form for `cpu` was measured (benchmarks/attention-cpu.md). No GPU was at hand: for TensorRT it is what
+its documentation says that it fuses, for `cuda` what it is for `cpu`."""
 
 
 def natural(engine: Engine | None) -> Target:

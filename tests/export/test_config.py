@@ -144,7 +144,10 @@ PROMPTED = {"prompt_windows": 2, "rate_background": 0.75, "rate_window": 0.35, "
         ({"target": Target.CPU, "attention": Attention.WIDENED}, "vit_b-structsam-r55-fp32"),
         ({"target": Target.RTX, "fp16": True}, "vit_b-structsam-r55-rtx-fp16"),
         ({"target": Target.RTX, "engine": Engine.TENSORRT_RTX}, "vit_b-structsam-r55-fp32"),
-        ({"engine": Engine.TENSORRT, "attention": Attention.MASK}, "vit_b-structsam-r55-mask-attention-fp32"),
+        (
+            {"engine": Engine.TENSORRT, "attention": Attention.WIDENED, "image_size": 512},
+            "vit_b-structsam-r55-widened-attention-512px-fp32",
+        ),
         (PROMPTED, "vit_b-structsam-prompt2r35-r75-fp32"),
         (PROMPTED | {"rate_global": 0.5, "fp16": True}, "vit_b-structsam-prompt2r35-r75w50g-fp16"),
     ],
@@ -194,10 +197,9 @@ def test_json_gives_back_the_same_config() -> None:
         ),
         ({"rate_global": 0.7, "skip_blocks": (0, 5)}, "--arch vit_b --rate-global 0.7 --skip-blocks 0,5"),
         ({"merge_mlp": True, "plan_every": 2}, "--arch vit_b --merge-mlp --plan-every 2"),
-        ({"engine": Engine.TENSORRT_RTX, "target": Target.RTX}, "--arch vit_b --engine tensorrt-rtx"),
         (
-            {"target": Target.TENSORRT10, "attention": Attention.MASK},
-            "--arch vit_b --target tensorrt10 --attention mask",
+            {"target": Target.TENSORRT10, "attention": Attention.WIDENED},
+            "--arch vit_b --target tensorrt10 --attention widened",
         ),
         (
             {"checkpoint": Path("my sam.pth"), "cells": False},
@@ -356,6 +358,19 @@ def test_windows_of_a_prompt_have_the_rate_of_window_blocks_and_all_else_the_bac
     assert whole == StructSAM(0.6, seed=2)
     unmerged = ExportConfig("vit_b", prompt_windows=2, rate_background=0.5, rate_window=0.0).methods()[0]
     assert unmerged == StructSAM(0.5, prompt_windows=2, rate_prompt=0.0)
+
+
+def test_what_follows_from_the_engine_follows_it() -> None:
+    config = ExportConfig("vit_b")
+    assert (config.written_for, config.form) == (Target.CPU, Attention.WIDENED)
+    built = dataclasses.replace(config, engine=Engine.TENSORRT_RTX)
+    assert (built.written_for, built.form) == (Target.RTX, Attention.OPERATOR)
+    older = dataclasses.replace(built, target=Target.TENSORRT10)
+    assert (older.written_for, older.form) == (Target.TENSORRT10, Attention.MASK)
+    assert built.name == config.name
+    values = config.as_json()
+    del values["target"], values["attention"]  # as manifests had it before there were any
+    assert ExportConfig.from_json(values) == config
 
 
 def test_a_manifest_from_before_prompts_were_known_is_read() -> None:

@@ -34,7 +34,7 @@ def gpu(tmp_path: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here to compile the kernels with")
 def test_it_checks_and_then_times_everything(gpu: Gpu, tmp_path: Path) -> None:
-    code, out, err = gpu(f"{TRY} --rates 0.55")
+    code, out, err = gpu(f"{TRY} --rates 0.55 --forms")
     assert code == 0, err
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert (tmp_path / "gpu.md").read_text() in out
@@ -43,10 +43,13 @@ def test_it_checks_and_then_times_everything(gpu: Gpu, tmp_path: Path) -> None:
         "kernels, window layer at rate 0.55, fp32",
         "kernels, global layer at rate 0.55, fp32",
         "vit_nano-structsam-r55-224px-fp32, cpu",
+        "vit_nano-structsam-r55-224px-tensorrt10-mask-attention-fp32, cpu",
+        "vit_nano-structsam-r55-224px-tensorrt11-fp32, cpu",
+        "vit_nano-structsam-r55-224px-tensorrt10-gather-attention-fp32, cpu",
     ]
     assert not any(check["misses"] for check in result["checks"])
     raced = [(row["name"], row["batch"]) for row in result["encoders"]]
-    assert len(raced) == len(set(raced)) == 2 + 1
+    assert len(raced) == len(set(raced)) == 2 + 4
     assert {(row["step"], row["by"]) for row in result["kernels"]} == {
         (step, by) for step in ("plan", "merge", "unmerge") for by in ("PyTorch", "kernels")
     }
@@ -59,7 +62,7 @@ def test_nothing_is_timed_where_something_is_wrong(
     gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TensorKernels, "unmerge", lambda self, layer, slots, slot, residual: residual)
-    code, _, err = gpu(f"{TRY} --rates 0.55")
+    code, _, err = gpu(f"{TRY} --rates 0.55 --forms")
     assert code == 3
     assert "failed: kernels, window layer at rate 0.55, fp32: the unmerged sum is not PyTorch's" in err
     assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from structsam_export import pipeline
 from structsam_export.architectures import ARCHITECTURES, Architecture
-from structsam_export.choices import Channels, Engine
+from structsam_export.choices import Channels, Engine, Target
 from structsam_export.compare import compare
 from structsam_export.config import ExportConfig
 from structsam_export.engine import EngineBuilder, Hardware
@@ -68,6 +68,7 @@ def test_an_export_says_what_it_is_and_keeps_its_word(make: "Make") -> None:
     assert {path.name for path in folder.iterdir()} == {"encoder.onnx", "decoder.onnx", "manifest.json"}
     Manifest.read(folder).check_files(folder, ["encoder.onnx", "decoder.onnx"])
     assert said["name"] == "tiny-structsam-r55-512px-fp32"
+    assert said["graph"] == {"target": "cpu", "opset": 20, "attention": "widened"}
     assert said["merging"]["window"] == {
         "tokens": 196, "tokens_kept": 88, "effective_rate": 0.551, "cells": 49, "cells_merged": 36,
     }  # fmt: skip
@@ -106,6 +107,7 @@ def test_tensorrt_rtx_builds_encoder_and_decoder_without_a_gpu(make: "Make", fp1
 @pytest.mark.slow
 def test_half_precision_passes_its_own_thresholds_with_float32_at_both_ends(make: "Make") -> None:
     said = content(make(fp16=True, engine=Engine.TENSORRT_RTX))
+    assert said["graph"] == {"target": "rtx", "opset": 23, "attention": "operator"}
     assert said["verification"]["cosine"] >= 0.998
     for part in ("encoder", "decoder"):
         types = {tensor["dtype"] for side in said[part].values() for tensor in side}
@@ -122,7 +124,13 @@ def test_a_merged_mlp_and_shared_plans_export_and_agree(make: "Make") -> None:
 
 @pytest.mark.slow
 def test_an_open_batch_and_head_mean_energy_export(make: "Make") -> None:
-    folder = make(dynamic_batch=True, channels=Channels.HEADS, skip_blocks=(0,), engine=Engine.TENSORRT_RTX)
+    folder = make(
+        dynamic_batch=True,
+        channels=Channels.HEADS,
+        skip_blocks=(0,),
+        engine=Engine.TENSORRT_RTX,
+        target=Target.TENSORRT10,
+    )
     said = content(folder)
     assert said["encoder"]["inputs"][0]["shape"] == ["batch", 3, SIZE, SIZE]
     assert [plan["block"] for plan in said["plans"]] == [1, 2, 3]
@@ -253,7 +261,11 @@ def test_tensorrt_builds_for_the_gpu_that_is_here(monkeypatch: pytest.MonkeyPatc
     library.__version__ = "10.3.0"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tensorrt", library)
     monkeypatch.setattr(cuda, "gpu", lambda: cuda.Gpu("NVIDIA H200", "9.0"))
-    assert EngineBuilder(Engine.TENSORRT).hardware == Hardware("NVIDIA H200", ("9.0",))
+    builder = EngineBuilder(Engine.TENSORRT)
+    assert builder.hardware == Hardware("NVIDIA H200", ("9.0",))
+    builder.require("10.3")
+    with pytest.raises(UserError, match=r"needs TensorRT 10\.14, here is 10\.3\.0; give --target tensorrt10"):
+        builder.require("10.14")
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""scripts/attention.py and scripts/builds.py as a person calls them, on small layers: what they tell."""
+"""scripts/attention.py, builds.py and passes.py as a person calls them, on a small SAM: what they tell."""
 
 import json
 from collections.abc import Callable
@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from structsam_export import pipeline
 from structsam_export.choices import Attention, Target
+from structsam_export.encoder.forms import Bias
+from structsam_export.engine import EngineBuilder, EngineError
+from structsam_export.graph.passes import PASSES
 
 Ended = tuple[int | str | None, str, str]
 RunScript = Callable[[str, str], Ended]
@@ -27,8 +31,20 @@ def test_every_form_is_timed_and_held_against_the_gathered_one(
         (kind, rate, form) for kind in ("window", "global") for rate in (0, 0.55) for form in Attention
     ]
     assert all(row["min_s"] <= row["median_s"] <= row["max_s"] for row in result["layers"])
-    assert all(row["error"] == 0 for row in result["layers"] if row["form"] == Attention.GATHER)
     assert any(row["error"] > 0 for row in result["layers"]), "or nothing was compared"
+
+
+@pytest.mark.slow
+def test_a_form_that_computes_something_else_is_not_timed(
+    tiny: str, run_script: RunScript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bias, "mask", lambda self: 0 * self.relative @ self.shares.transpose(2, 3))
+    code, _, err = run_script(
+        "attention", f"-o {tmp_path}/forms.json --arch tiny --image-size 224 --repeat 1"
+    )
+    assert code == 3
+    assert "failed: window layer at rate 0 differs from gather in mask by " in err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
@@ -40,7 +56,50 @@ def test_every_dialect_is_built(tiny: str, run_script: RunScript, tmp_path: Path
     assert (tmp_path / "builds.md").read_text() in out
     assert {target for row in result["builds"] for target in row["targets"]} == set(Target)
     assert [(row["opset"], row["attention"]) for row in result["builds"]] == [
-        (20, "widened"),
-        (23, "operator"),
+        *((20, "widened"), (20, "mask"), (23, "operator"))
     ]
     assert all(row["engine_bytes"] > 1e5 for row in result["builds"])
+
+
+def test_a_refused_graph_is_told_in_one_line(
+    tiny: str, run_script: RunScript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+
+    def refuse(*_: object) -> None:
+        raise EngineError("tensorrt-rtx cannot parse encoder.onnx: a reason")
+
+    monkeypatch.setattr(pipeline, "build_encoder", lambda *_: None)
+    monkeypatch.setattr(EngineBuilder, "build", refuse)
+    code, _, err = run_script("builds", f"-o {tmp_path}/builds.json --archs tiny --image-size 224")
+    assert (code, err) == (3, "failed: tensorrt-rtx cannot parse encoder.onnx: a reason\n")
+
+
+@pytest.mark.slow
+def test_every_rule_is_left_out_once(tiny: str, run_script: RunScript, tmp_path: Path) -> None:
+    code, out, err = run_script(
+        "passes", f"-o {tmp_path}/passes.json --arch tiny --image-size 224 --repeat 1"
+    )
+    assert code == 0, err
+    result = json.loads((tmp_path / "passes.json").read_text())
+    assert (tmp_path / "passes.md").read_text() in out
+    nodes = {row["name"]: row["nodes"] for row in result["rules"]}
+    assert list(nodes) == ["all rules", "no rule", *(f"without {rule.__name__}" for rule in PASSES)]
+    everything, nothing = nodes["all rules"], nodes["no rule"]
+    assert set(everything) == {"encoder", "fp16", "open batch", "decoder"}
+    assert all(everything[graph] < nothing[graph] for graph in everything)
+    assert all(everything[graph] <= other[graph] for other in nodes.values() for graph in everything)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("builds -o b.json --archs vit_b,foo", "--archs foo is unknown; expected some of vit_nano,"),
+        ("attention -o a.json --runner tensorrt", "--runner tensorrt is unknown; expected cpu or cuda"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_made(run_script: RunScript, line: str, told: str) -> None:
+    code, out, err = run_script(*line.split(maxsplit=1))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {told}")
+    assert err.count("\n") == 1

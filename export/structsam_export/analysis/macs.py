@@ -45,8 +45,8 @@ class BlockMacs:
             are free, as in the paper's Table 5.
         similarity: products of tokens with tokens, to decide what merges.
         averaging: the products that take the mean of a variable number of tokens; see `Mix`.
-        widening: what our attention adds, because queries meet all distances at once, and because queries
-            and keys carry the relative position as extra channels where it is not an added bias.
+        widening: what our attention adds, because queries meet all distances at once, and because a product
+            over pairs carries the relative position, and what keys weigh, where no addition does.
         proj_before: what `proj` costs if tokens are unmerged before it, as in the authors' code.
         relative_position_before: what `relative_position` costs on all tokens.
     """
@@ -221,7 +221,7 @@ def _widening(block: MergedBlock, slots: Tensor) -> int:
     """What `_relative_position` does not price, of [B', K, C] slots.
 
     Products with all 2 side - 1 distances of an axis, of which a slot needs those to `side` places; and where
-    products carry the bias, a channel for every row and column for every pair of a query and a key.
+    products over pairs of a query and a key carry the bias, its channels for each pair.
     """
     if not block.attn.relative:
         return 0

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..choices import Attention
 from ..merging import MergePlan, Method, PromptedWindows, SplitWindows, Windows, unmerge_groups
 from ..merging.index import count, take
-from .forms import Bias, carried, form, plain
+from . import forms
 
 
 def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class MergedAttention(nn.Module):
             stand at their position.
         proportional: whether a key counts as often as its slot has tokens, by the logarithm of that number
             added to its logits (ToMe's proportional attention).
-        form: in which form it is computed.
+        form: in which form attention with relative position is computed.
 
     Raises:
         ValueError: the form knows no mean places.
@@ -135,7 +135,8 @@ class MergedAttention(nn.Module):
 
         Args:
             x: [B', K, C] slots.
-            position: [B', K] int32, grid index of each slot within its window.
+            position: [B', K] int32, grid index of each slot within its window; all of a window's tokens,
+                K = side^2, stand in raster order.
             size: [B', K] int32, how many tokens each slot stands for; one each if not given.
 
         Returns:
@@ -145,10 +146,11 @@ class MergedAttention(nn.Module):
         weight = size.float().log().to(x.dtype) if self.proportional and size is not None else None
         if self.relative:
             bias = self._bias(query, self._place(position, size), weight)
-            y = form(self.form, x.shape[1], self.side, query.shape[3])(query, key, value, bias)
+            attend = forms.form(self.form, x.shape[1], self.side, query.shape[3])
+            y = attend(query, key, value, bias)
         else:
             logits = query @ key.transpose(2, 3)
-            y = plain(logits if weight is None else logits + weight[:, None, None], value)
+            y = forms.plain(logits if weight is None else logits + weight[:, None, None], value)
         y = y.transpose(1, 2).flatten(2)
         return self._linear(y, self.proj.weight, self.proj.bias)
 
@@ -185,14 +187,14 @@ class MergedAttention(nn.Module):
         """Channels in which products over pairs of K slots carry the bias; see `forms.carried`."""
         if not self.relative:
             return 0
-        return carried(self.form, slots, self.side, self.qkv.weight.shape[1] // self.heads, self.proportional)
+        return forms.carried(
+            self.form, slots, self.side, self.qkv.weight.shape[1] // self.heads, self.proportional
+        )
 
-    def _bias(self, query: Tensor, place: Tensor, weight: Tensor | None) -> Bias:
+    def _bias(self, query: Tensor, place: Tensor, weight: Tensor | None) -> forms.Bias:
         """Of slots at `place` [B', K], of queries [B', heads, K, d] and of what keys weigh [B', K]."""
-        heads = place[:, None].expand(-1, self.heads, -1)
-        relative = self._relative(query, take(self.distance, heads))
-        shares = take(self.shares, heads).to(query.dtype)
-        return Bias(self.side, relative, shares, place, weight)
+        index = take(self.distance, place[:, None].expand(-1, self.heads, -1))
+        return forms.Bias(self.side, self._relative(query, index), self.shares, place, weight)
 
     def _relative(self, query: Tensor, index: Tensor) -> Tensor:
         """What a key in every row and in every column would add to each query's logits.

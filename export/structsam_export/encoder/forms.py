@@ -17,12 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..choices import Attention
+from ..merging.index import take
 
 Form = Callable[[Tensor, Tensor, Tensor, "Bias"], Tensor]
 """Of queries, scaled keys and values [B', heads, K, d] and their bias: [B', heads, K, d]."""
-EIGHTHS = 8
-"""Channels that carry what a key weighs, an eighth each, which rounds nothing: tensor cores want widths that
-are multiples of eight."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +31,16 @@ class Bias:
         side: rows and columns of the window.
         relative: [B', heads, K, 2 side], what a key in every row, and behind them in every column, would add
             to each query's logits.
-        shares: [B', heads, K, 2 side], ones at each key's row and column. A key at the mean place of a cell
-            has a share for each of the cell's.
-        place: [B', K] int32, grid index of each slot; see `MergedAttention` for those at mean places.
+        table: [places, 2 side], ones at the row and the column of every place; of the mean place of a cell a
+            share for each of the cell's.
+        place: [B', K] int32, where slots stand, a row of the table: grid indices come first. All tokens of a
+            window, K = side^2, stand in raster order.
         weight: [B', K], what every query adds to a key; None for nothing.
     """
 
     side: int
     relative: Tensor
-    shares: Tensor
+    table: Tensor
     place: Tensor
     weight: Tensor | None = None
 
@@ -49,6 +48,12 @@ class Bias:
     def raster(self) -> bool:
         """Whether slots are all of the window's tokens: then nothing is merged, and they keep their order."""
         return self.place.shape[1] == self.side**2
+
+    @property
+    def shares(self) -> Tensor:
+        """Of every key in each row and column: [B', heads, K, 2 side]."""
+        heads = self.relative.shape[1]
+        return take(self.table, self.place[:, None].expand(-1, heads, -1)).to(self.relative.dtype)
 
     @property
     def axes(self) -> tuple[Tensor, Tensor]:
@@ -80,12 +85,12 @@ def widened(query: Tensor, key: Tensor, value: Tensor, bias: Bias) -> Tensor:
         key   = [k, 1 at the key's row,           1 at the key's column         ]
 
     The ones of a key pick exactly one term of each axis. That takes 2 side multiply-accumulates for every
-    pair and no pass over pairs. The fastest on processors (benchmarks/attention-cpu.md).
+    pair and no pass over pairs. Of merged slots the fastest on processors (benchmarks/attention-cpu.md).
     """
     query, key = torch.cat([query, bias.relative], 3), torch.cat([key, bias.shares], 3)
     if bias.weight is not None:
-        eighth = (bias.weight / EIGHTHS)[:, None, :, None].expand(*key.shape[:3], EIGHTHS)
-        query, key = torch.cat([query, torch.ones_like(eighth)], 3), torch.cat([key, eighth], 3)
+        weight = bias.weight[:, None, :, None].expand(*key.shape[:3], 1)
+        query, key = torch.cat([query, torch.ones_like(weight)], 3), torch.cat([key, weight], 3)
     return plain(query @ key.transpose(2, 3), value)
 
 
@@ -98,7 +103,7 @@ def added(query: Tensor, key: Tensor, value: Tensor, bias: Bias) -> Tensor:
 
 
 def masked(query: Tensor, key: Tensor, value: Tensor, bias: Bias) -> Tensor:
-    """The bias is a mask that is added to the logits: the pattern that TensorRT looks for, of any version."""
+    """The bias is a mask that is added to the logits: the pattern that TensorRT's fusion looks for."""
     return plain(query @ key.transpose(2, 3) + bias.mask(), value)
 
 
@@ -125,18 +130,18 @@ FORMS: dict[Attention, Form] = {
 
 
 def form(which: Attention, slots: int, side: int, head: int) -> Form:
-    """What computes a form for K slots in a window, with heads of so many channels.
+    """The function for a form, of K slots in a window of side x side tokens and heads of d channels.
 
-    Where no token is merged, `added` gives what `widened` gives. Its passes are cheaper as soon as carrying
-    the bias takes more than the product of query and key itself. Merged slots are in any order, and have no
-    such choice: what is passed over would have to be made first.
+    Where no token is merged, `added` stands in for `widened`: it gives the same logits, and its two passes
+    cost less than carrying the bias as soon as that takes more than the product of query and key itself,
+    2 side > d. Merged slots are in any order: their bias would have to be made before it could be added.
     """
     adds = which is Attention.WIDENED and slots == side**2 and 2 * side > head
     return added if adds else FORMS[which]
 
 
 def carried(which: Attention, slots: int, side: int, head: int, weighed: bool) -> int:
-    """Channels in which products over pairs of slots carry the bias: each costs a pair one more step."""
+    """Channels in which a product over pairs of slots carries the bias: what it costs each pair."""
     if form(which, slots, side, head) is widened:
-        return 2 * side + (EIGHTHS if weighed else 0)
+        return 2 * side + weighed
     return 2 * side if slots < side**2 and which is not Attention.GATHER else 0

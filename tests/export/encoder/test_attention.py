@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from structsam_export.choices import Destination, Place, Reduction
+from structsam_export.choices import Attention, Destination, Place, Reduction
 from structsam_export.encoder.attention import MergedAttention, MergedBlock, distances, relative_positions
 from structsam_export.encoder.patch import grid_of, windows_of
 from structsam_export.merging import (
@@ -30,6 +30,7 @@ Attend = Callable[..., Tensor]
 
 # Outputs are of order one and every product sums some hundred terms of order one in another order than the
 # reference, so fp32 may differ by some ten times its 6e-8; fp64 then shows that nothing but rounding does.
+FORMS = [which for which in Attention if which is not Attention.GATHER]  # which knows no mean places
 ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
@@ -76,12 +77,14 @@ def shares_of(plan: MergePlan, dtype: torch.dtype) -> Tensor:
 @pytest.mark.parametrize("dtype", ROUNDING)
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("destination", [Destination.MIN, Destination.MAX])
+@pytest.mark.parametrize("which", FORMS)
 def test_a_cell_at_its_mean_place_has_the_mean_bias_of_its_tokens(
     encoder: Any,
     features: Tensor,
     plain_attention: Attend,
     index: int,
     destination: Destination,
+    which: Attention,
     dtype: torch.dtype,
 ) -> None:
     """Over all pairs of a token of the one and a token of the other, whichever token is the destination."""
@@ -90,15 +93,24 @@ def test_a_cell_at_its_mean_place_has_the_mean_bias_of_its_tokens(
     slots = plan.merge(windows.cut(features.to(dtype)))
     shares = shares_of(plan, dtype)
     expected = block.attn.proj(plain_attention(block.attn, slots, plan.position, windows.side, shares))
-    attention = MergedAttention(block.attn, windows.side, footprint=2)
+    attention = MergedAttention(block.attn, windows.side, footprint=2, form=which)
     assert close(attention(slots, plan.position, plan.size), expected)
 
 
 @pytest.mark.parametrize("dtype", ROUNDING)
 @pytest.mark.parametrize("index", [0, 1])
-@pytest.mark.parametrize("place", Place)
+@pytest.mark.parametrize(
+    ("which", "place"),
+    [*((which, place) for which in FORMS for place in Place), (Attention.GATHER, Place.DESTINATION)],
+)
 def test_proportional_attention_is_attention_among_copies(
-    encoder: Any, features: Tensor, plain_attention: Attend, index: int, place: Place, dtype: torch.dtype
+    encoder: Any,
+    features: Tensor,
+    plain_attention: Attend,
+    index: int,
+    which: Attention,
+    place: Place,
+    dtype: torch.dtype,
 ) -> None:
     """Of a slot for each of its tokens, all at the slot's place. The logarithm is always fp32."""
     windows, block = windows_of(encoder)[index], copy.deepcopy(encoder.blocks[index]).to(dtype)
@@ -109,7 +121,7 @@ def test_proportional_attention_is_attention_among_copies(
     rows = plan.slot.long()[..., None].expand(-1, -1, windows.tokens)
     shares = shares_of(plan, dtype).gather(1, rows) if place is Place.MEAN else None
     attended = plain_attention(block.attn, plan.unmerge(slots), copies, windows.side, shares)
-    attention = MergedAttention(block.attn, windows.side, method.footprint, proportional=True)
+    attention = MergedAttention(block.attn, windows.side, method.footprint, proportional=True, form=which)
     own = plan.unmerge(attention(slots, plan.position, plan.size))
     assert torch.allclose(own, block.attn.proj(attended), rtol=0, atol=ROUNDING[torch.float32])
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,10 @@ import onnx.helper
 import onnx.parser
 import onnxruntime as ort
 import pytest
-from onnx.reference import ReferenceEvaluator
 
 from structsam_export.graph.passes import Pass, run_passes
 
 Arrays = dict[str, npt.NDArray[Any]]
-
-Infer = Callable[[onnx.ModelProto, Mapping[str, npt.NDArray[Any]]], Arrays]
 
 HEADER = '<ir_version: 10, opset_import: ["" : {opset}]>\n'
 BATCH = 3  # what a dimension with a name is when a model runs
@@ -69,17 +65,7 @@ def infer(model: onnx.ModelProto, inputs: Mapping[str, npt.NDArray[Any]]) -> Arr
     return dict(zip(names, session.run(None, dict(inputs)), strict=True))
 
 
-def infer_by_reference(model: onnx.ModelProto, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
-    """ONNX's reference evaluator, for graphs in fp16.
-
-    ONNX Runtime has few fp16 kernels on a CPU. It computes runs of nodes in fp32 instead, so how often a
-    value is rounded depends on its neighbours, and taking one of them out shows in the last bit.
-    """
-    session = ReferenceEvaluator(model)
-    return dict(zip(session.output_names, session.run(None, dict(inputs)), strict=True))
-
-
-def assert_same(before: onnx.ModelProto, after: onnx.ModelProto, infer: Infer = infer) -> None:
+def assert_same(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
     """Same inputs and outputs by name and type, and the same bits come out of both."""
     for side in ("input", "output"):
         assert _signature(getattr(before.graph, side)) == _signature(getattr(after.graph, side))
@@ -104,11 +90,6 @@ def model_of() -> Callable[..., onnx.ModelProto]:
 @pytest.fixture
 def same() -> Callable[[onnx.ModelProto, onnx.ModelProto], None]:
     return assert_same
-
-
-@pytest.fixture
-def same_in_fp16() -> Callable[[onnx.ModelProto, onnx.ModelProto], None]:
-    return partial(assert_same, infer=infer_by_reference)
 
 
 @pytest.fixture

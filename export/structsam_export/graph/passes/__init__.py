@@ -1,7 +1,8 @@
 """Graph rules: each takes something out of an ONNX graph and leaves every number as it was.
 
 One rule per file, a function from a graph to the number of edits it made in it. `PASSES` is their order and
-`run_passes` applies them until none finds anything.
+`run_passes` applies them until none finds anything. Each tells what it is worth (benchmarks/passes-cpu.md);
+what PyTorch's exporter cleans by itself has no rule.
 """
 
 from collections import Counter
@@ -11,16 +12,11 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from .drop_casts import drop_casts
 from .drop_gathers import drop_gathers
-from .drop_identity import drop_identity
 from .drop_reshapes import drop_reshapes
 from .drop_scales import drop_scales
-from .drop_slices import drop_slices
-from .drop_transposes import drop_transposes
 from .drop_zeros import drop_zeros
 from .fold_constants import fold_constants
-from .fold_shapes import fold_shapes
 from .int32_indices import int32_indices
 from .join_sums import join_sums
 from .shapes import infer_shapes
@@ -34,17 +30,12 @@ Pass = Callable[[gs.Graph], int]
 # Constants first, since they decide what the others see; views last, when their shapes have become constants.
 PASSES: tuple[Pass, ...] = (
     fold_constants,
-    fold_shapes,
     int32_indices,
-    drop_identity,
-    drop_casts,
     drop_zeros,
     drop_gathers,
     smallest_first,
     drop_scales,
     join_sums,
-    drop_slices,
-    drop_transposes,
     drop_reshapes,
     share_constants,
 )

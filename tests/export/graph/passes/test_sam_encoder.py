@@ -1,6 +1,5 @@
 """The rules on SAM's encoder, small, plain and with merging, as a tracer leaves it."""
 
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -43,53 +42,8 @@ def encoder() -> Any:
     return model.eval()
 
 
-def raw_trace(model: Any, dtype: torch.dtype, dynamic: bool) -> onnx.ModelProto:
-    """The graph before the tracer's own optimiser has been over it."""
-    image = torch.randn(2, 3, SIDE, SIDE, dtype=dtype)
-    batch = {0: torch.export.Dim("batch", min=1, max=8)} if dynamic else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's exporter warns of its own deprecated calls
-        program = torch.onnx.export(
-            model.to(dtype),
-            (image,),
-            input_names=["image"],
-            output_names=["image_embeddings"],
-            dynamic_shapes=(batch,),
-            dynamo=True,
-            optimize=False,
-            verbose=False,
-        )
-    assert program is not None
-    return program.model_proto
-
-
 def ops(model: onnx.ModelProto) -> Counter[str]:
     return Counter(node.op_type for node in model.graph.node)
-
-
-def assert_only_arithmetic(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
-    overhead = {"Constant", "Shape", "Identity", "CastLike", "Range", "Concat"}
-    assert overhead <= set(ops(before))
-    assert not overhead & set(ops(after))
-    assert len(after.graph.node) < len(before.graph.node) / 3
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dynamic", [False, True], ids=["fixed", "dynamic"])
-def test_a_raw_trace_comes_down_to_its_arithmetic(same: Same, dynamic: bool) -> None:
-    before = raw_trace(encoder(), torch.float32, dynamic)
-    after, _ = run_passes(before)
-    same(before, after)
-    assert_only_arithmetic(before, after)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dynamic", [False, True], ids=["fixed", "dynamic"])
-def test_a_raw_trace_in_fp16_comes_down_to_its_arithmetic(same_in_fp16: Same, dynamic: bool) -> None:
-    before = raw_trace(encoder(), torch.float16, dynamic)
-    after, _ = run_passes(before)
-    same_in_fp16(before, after)
-    assert_only_arithmetic(before, after)
 
 
 @pytest.mark.slow
