@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from structsam_export import pipeline
+from structsam_export.architectures import ARCHITECTURES, Architecture
 from structsam_export.choices import Attention, Target
 from structsam_export.encoder.forms import Bias
 from structsam_export.engine import EngineBuilder, EngineError
@@ -14,6 +16,13 @@ from structsam_export.graph.passes import PASSES
 
 Ended = tuple[int | str | None, str, str]
 RunScript = Callable[[str, str], Ended]
+
+
+@pytest.fixture
+def tiny(tiny_architecture: Architecture, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The small SAM of other tests with a block of each kind, which is all that is looked at here."""
+    monkeypatch.setitem(ARCHITECTURES, "tiny", replace(tiny_architecture, depth=2, global_blocks=(1,)))
+    return "tiny"
 
 
 @pytest.mark.slow
