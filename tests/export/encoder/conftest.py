@@ -1,4 +1,4 @@
-"""What SAM's attention is with merged slots, written plainly."""
+"""A small encoder, and what SAM's attention is with merged slots, written plainly."""
 
 from collections.abc import Callable
 from typing import Any
@@ -46,3 +46,15 @@ def plain_attention() -> Attend:
 def structsam() -> StructSAM:
     """The method at the paper's rate."""
     return StructSAM(0.55)
+
+
+@pytest.fixture(scope="module")
+def encoder(build_encoder: Callable[..., Any]) -> Any:
+    """20 x 20 tokens, so that windows are padded."""
+    return build_encoder(320)
+
+
+@pytest.fixture(scope="module")
+def features(encoder: Any, photographs: Callable[[int], Tensor]) -> Tensor:
+    """[2, 20, 20, C] what the first block is given."""
+    return encoder.patch_embed(photographs(320)[:2]) + encoder.pos_embed

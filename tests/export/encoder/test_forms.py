@@ -40,18 +40,6 @@ ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-12}
 DTYPES, BLOCKS = tuple(ROUNDING), {0: "window", 1: "global"}
 
 
-@pytest.fixture(scope="module")
-def encoder(build_encoder: Callable[..., Any]) -> Any:
-    """20 x 20 tokens, so that windows are padded."""
-    return build_encoder(320)
-
-
-@pytest.fixture(scope="module")
-def features(encoder: Any, photographs: Callable[[int], Tensor]) -> Tensor:
-    """[2, 20, 20, C] what the first block is given."""
-    return encoder.patch_embed(photographs(320)[:2]) + encoder.pos_embed
-
-
 def close(one: Tensor, other: Tensor, tolerance: float) -> bool:
     return torch.allclose(one, other, rtol=0, atol=tolerance)
 
