@@ -85,7 +85,8 @@ def widened(query: Tensor, key: Tensor, value: Tensor, bias: Bias) -> Tensor:
         key   = [k, 1 at the key's row,           1 at the key's column         ]
 
     The ones of a key pick exactly one term of each axis. That takes 2 side multiply-accumulates for every
-    pair and no pass over pairs. Of merged slots the fastest on processors (benchmarks/attention-cpu.md).
+    pair and no pass over pairs. On a processor, merged, by minima 5 % faster than with a mask or by ONNX's
+    operator, and level by medians (benchmarks/attention-cpu.md).
     """
     query, key = torch.cat([query, bias.relative], 3), torch.cat([key, bias.shares], 3)
     if bias.weight is not None:
