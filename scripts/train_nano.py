@@ -39,7 +39,9 @@ def main(
     device: Annotated[str, typer.Option(help="cpu, cuda ..")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Of PyTorch; default: its own.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that draw samples.")] = 1,
-    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Faster where the processor has it.")] = False,
+    bfloat16: Annotated[
+        bool, typer.Option("--bfloat16", help="Faster where the hardware has it; far slower elsewhere.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of weights and samples.")] = 0,
     only_validate: Annotated[bool, typer.Option("--validate", help="Score the run; train nothing.")] = False,
     export: Annotated[
