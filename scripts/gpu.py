@@ -139,9 +139,7 @@ def main(
 def _other_forms(config: ExportConfig) -> list[ExportConfig]:
     """A config in every form of attention that is not its own, for the oldest target that has it."""
     return [
-        replace(
-            config, target=Target.TENSORRT11 if form is FUSED.attention else Target.TENSORRT10, attention=form
-        )
+        replace(config, target=Target.TENSORRT11 if form is FUSED.half else Target.TENSORRT10, attention=form)
         for form in Attention
         if form is not config.form
     ]

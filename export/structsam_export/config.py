@@ -206,6 +206,8 @@ class ExportConfig:
                 f"--attention {self.form} needs opset {FUSED.opset} of ONNX, and --target {self.written_for} "
                 f"has {self.dialect.opset}; expected --target {having}"
             )
+        if self.form is Attention.OPERATOR and self.engine and not self.fp16:
+            raise UserError(f"--attention {self.form} is built in fp16 alone; add --fp16 or leave it out")
         if self.form is Attention.GATHER and self.place is Place.MEAN:
             raise UserError(f"--attention {self.form} knows no --place {self.place}; leave one of them out")
 
@@ -285,7 +287,12 @@ class ExportConfig:
     @property
     def form(self) -> Attention:
         """How the graph computes attention, whether that was asked for or not."""
-        return self.attention or self.dialect.attention
+        return self.attention or self._own_form
+
+    @property
+    def _own_form(self) -> Attention:
+        """What the dialect has in this precision."""
+        return self.dialect.half if self.fp16 else self.dialect.single
 
     @property
     def prompt_aware(self) -> bool:
@@ -313,7 +320,7 @@ class ExportConfig:
         shared = ["mlp"] if self.merge_mlp else []
         shared += [f"plan{self.plan_every}"] if self.plan_every > 1 else []
         graph = [] if self.written_for is natural(self.engine) else [str(self.written_for)]
-        graph += [] if self.form is self.dialect.attention else [f"{self.form}-attention"]
+        graph += [] if self.form is self._own_form else [f"{self.form}-attention"]
         parts = [self.arch, self.method, *prompt, rate, *shared, *self.differences(), *skipped, *graph, *size]
         parts += [self.precision]
         return "-".join(parts)

@@ -13,21 +13,23 @@ class Dialect:
 
     Attributes:
         opset: of ONNX.
-        attention: the form that is fastest there, as far as that is known.
+        half, single: the form of attention in fp16 and in fp32: the fastest there, as far as is known.
         tensorrt: the oldest TensorRT that must read it.
     """
 
     opset: int
-    attention: Attention
+    half: Attention
+    single: Attention
     tensorrt: str
 
 
-PORTABLE = Dialect(20, Attention.WIDENED, "10.3")
+PORTABLE = Dialect(20, Attention.WIDENED, Attention.WIDENED, "10.3")
 """Opset 20 is the newest that JetPack 6's TensorRT 10.3 reads, and the oldest with Gelu."""
-PATTERN = Dialect(20, Attention.MASK, "10.3")
+PATTERN = Dialect(20, Attention.MASK, Attention.MASK, "10.3")
 """The same in the pattern that TensorRT fuses without an operator, its keys as wide as its values."""
-FUSED = Dialect(23, Attention.OPERATOR, "10.14")
-"""Opset 23 is the oldest with Attention, which TensorRT reads from 10.14 on, and fuses."""
+FUSED = Dialect(23, Attention.OPERATOR, Attention.MASK, "10.14")
+"""Opset 23 is the oldest with Attention, which TensorRT reads from 10.14 on. It has kernels for it in fp16,
+and refuses to build it in fp32."""
 
 DIALECTS = {
     Target.CPU: PORTABLE,

@@ -364,7 +364,8 @@ def test_what_follows_from_the_engine_follows_it() -> None:
     config = ExportConfig("vit_b")
     assert (config.written_for, config.form) == (Target.CPU, Attention.WIDENED)
     built = dataclasses.replace(config, engine=Engine.TENSORRT_RTX)
-    assert (built.written_for, built.form) == (Target.RTX, Attention.OPERATOR)
+    assert (built.written_for, built.form) == (Target.RTX, Attention.MASK)
+    assert dataclasses.replace(built, fp16=True).form is Attention.OPERATOR
     older = dataclasses.replace(built, target=Target.TENSORRT10)
     assert (older.written_for, older.form) == (Target.TENSORRT10, Attention.MASK)
     assert built.name == config.name
@@ -484,6 +485,10 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
             {"attention": Attention.OPERATOR},
             "--attention operator needs opset 23 of ONNX, and --target cpu has 20; "
             "expected --target tensorrt11 or rtx",
+        ),
+        (
+            {"attention": Attention.OPERATOR, "engine": Engine.TENSORRT_RTX},
+            "--attention operator is built in fp16 alone; add --fp16 or leave it out",
         ),
         ({"attention": Attention.GATHER, "place": Place.MEAN}, "--attention gather knows no --place mean"),
         ({"skip_blocks": (-1,)}, "expected numbers from 0 to 11"),

@@ -43,9 +43,9 @@ def test_it_checks_and_then_times_everything(gpu: Gpu, tmp_path: Path) -> None:
         "kernels, window layer at rate 0.55, fp32",
         "kernels, global layer at rate 0.55, fp32",
         "vit_nano-structsam-r55-224px-fp32, cpu",
-        "vit_nano-structsam-r55-224px-tensorrt10-mask-attention-fp32, cpu",
-        "vit_nano-structsam-r55-224px-tensorrt11-fp32, cpu",
-        "vit_nano-structsam-r55-224px-tensorrt10-gather-attention-fp32, cpu",
+        "vit_nano-structsam-r55-tensorrt10-224px-fp32, cpu",
+        "vit_nano-structsam-r55-tensorrt11-operator-attention-224px-fp32, cpu",
+        "vit_nano-structsam-r55-tensorrt10-gather-attention-224px-fp32, cpu",
     ]
     assert not any(check["misses"] for check in result["checks"])
     raced = [(row["name"], row["batch"]) for row in result["encoders"]]

@@ -160,7 +160,7 @@ def test_every_form_is_exported(
     ("arch", "which"),
     [
         *(("vit_b", which) for which in Attention),
-        *(("vit_h", dialect.attention) for dialect in (PORTABLE, PATTERN, FUSED)),  # whose heads are of 80
+        *(("vit_h", dialect.half) for dialect in (PORTABLE, PATTERN, FUSED)),  # whose heads are of 80
     ],
 )
 def test_tensorrt_rtx_builds_every_form_at_full_width(
@@ -173,7 +173,7 @@ def test_tensorrt_rtx_builds_every_form_at_full_width(
         1024, embed_dim=known.embed_dim, num_heads=known.heads, depth=2, global_attn_indexes=(1,)
     )
     apply(encoder, [StructSAM(0.55)] * 2, form=which)
-    dialect = FUSED if which is FUSED.attention else PORTABLE
+    dialect = FUSED if which is FUSED.half else PORTABLE
     model = graph_of(encoder, dialect.opset, half=True)
     assert [finding for finding in lint(model, dialect.tensorrt) if finding.severity == "error"] == []
     path = tmp_path / "encoder.onnx"
@@ -188,7 +188,8 @@ def test_tensorrt_rtx_builds_every_form_at_full_width(
 def test_every_target_takes_a_form_that_its_opset_has() -> None:
     assert set(DIALECTS) == set(Target)
     for target, dialect in DIALECTS.items():
-        config = ExportConfig("vit_b", target=target)
-        assert (config.dialect, config.form) == (dialect, dialect.attention)
-        assert dialect.opset >= FUSED.opset or dialect.attention is not Attention.OPERATOR
+        for fp16, which in ((False, dialect.single), (True, dialect.half)):
+            config = ExportConfig("vit_b", target=target, fp16=fp16)
+            assert (config.dialect, config.form) == (dialect, which)
+            assert which is not Attention.OPERATOR or (fp16 and dialect.opset >= FUSED.opset)
     assert DIALECTS[Target.TENSORRT10].tensorrt == "10.3", "JetPack 6"
