@@ -183,7 +183,7 @@ def export(
     target: Annotated[
         Target | None,
         typer.Option(
-            help=f"What the graph is for: {', '.join(Target)}. Default: the engine's, or cpu.",
+            help=f"Graph for {', '.join(Target)}.",
             rich_help_panel=OUTPUT,
             metavar="NAME",
         ),
@@ -191,12 +191,17 @@ def export(
     attention: Annotated[
         Attention | None,
         typer.Option(
-            help=f"How it computes attention: {', '.join(Attention)}. Default: the target's.",
+            help=f"{', '.join(Attention)}; default: the target's.",
             rich_help_panel=OUTPUT,
             metavar="NAME",
         ),
     ] = None,
-    engine: Annotated[Engine | None, typer.Option(help="Build engines too.", rich_help_panel=OUTPUT)] = None,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(
+            help=f"Build engines too: {' or '.join(Engine)}.", rich_help_panel=OUTPUT, metavar="NAME"
+        ),
+    ] = None,
     plugins: Annotated[
         Path | None,
         typer.Option(
