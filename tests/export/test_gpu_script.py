@@ -4,11 +4,14 @@ import json
 import runpy
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from structsam_export.choices import Attention, Engine
+from structsam_export.config import ExportConfig
 from structsam_export.merging.kernels import TensorKernels
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +37,7 @@ def gpu(tmp_path: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here to compile the kernels with")
 def test_it_checks_and_then_times_everything(gpu: Gpu, tmp_path: Path) -> None:
-    code, out, err = gpu(f"{TRY} --rates 0.55 --forms")
+    code, out, err = gpu(f"{TRY} --rates 0.55")
     assert code == 0, err
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert (tmp_path / "gpu.md").read_text() in out
@@ -43,13 +46,10 @@ def test_it_checks_and_then_times_everything(gpu: Gpu, tmp_path: Path) -> None:
         "kernels, window layer at rate 0.55, fp32",
         "kernels, global layer at rate 0.55, fp32",
         "vit_nano-structsam-r55-224px-fp32, cpu",
-        "vit_nano-structsam-r55-tensorrt10-224px-fp32, cpu",
-        "vit_nano-structsam-r55-tensorrt11-operator-attention-224px-fp32, cpu",
-        "vit_nano-structsam-r55-tensorrt10-gather-attention-224px-fp32, cpu",
     ]
     assert not any(check["misses"] for check in result["checks"])
     raced = [(row["name"], row["batch"]) for row in result["encoders"]]
-    assert len(raced) == len(set(raced)) == 2 + 4
+    assert len(raced) == len(set(raced)) == 2 + 1
     assert {(row["step"], row["by"]) for row in result["kernels"]} == {
         (step, by) for step in ("plan", "merge", "unmerge") for by in ("PyTorch", "kernels")
     }
@@ -62,7 +62,7 @@ def test_nothing_is_timed_where_something_is_wrong(
     gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TensorKernels, "unmerge", lambda self, layer, slots, slot, residual: residual)
-    code, _, err = gpu(f"{TRY} --rates 0.55 --forms")
+    code, _, err = gpu(f"{TRY} --rates 0.55")
     assert code == 3
     assert "failed: kernels, window layer at rate 0.55, fp32: the unmerged sum is not PyTorch's" in err
     assert not list(tmp_path.iterdir())
@@ -100,3 +100,12 @@ def test_the_page_is_the_result_or_says_that_there_is_none() -> None:
         return
     result = json.loads((ROOT / "benchmarks" / "gpu.json").read_text())
     assert page == runpy.run_path(str(SCRIPT))["_page"](result)
+
+
+@pytest.mark.parametrize("engine", [None, *Engine])
+def test_every_form_of_attention_is_there_once(engine: Engine | None) -> None:
+    config = ExportConfig("vit_b", fp16=True, engine=engine)
+    others = runpy.run_path(str(SCRIPT))["_other_forms"](config)
+    assert sorted(one.form for one in [config, *others]) == sorted(Attention)
+    assert len({one.name for one in [config, *others]}) == len(Attention)
+    assert {replace(one, target=None, attention=None) for one in others} == {config}
