@@ -27,16 +27,13 @@ try:
 
     from structsam_export import pipeline
     from structsam_export.analysis.layers import entering
-    from structsam_export.choices import Attention
+    from structsam_export.choices import Attention, Target
     from structsam_export.config import RATE, ExportConfig
     from structsam_export.encoder.attention import MergedAttention, MergedBlock
     from structsam_export.graph.passes import run_passes
-    from structsam_export.graph.precision import prepare
     from structsam_export.graph.save import save
-    from structsam_export.graph.trace import trace
     from structsam_export.manifest import model_of
     from structsam_export.merging import Method
-    from structsam_export.targets import FUSED
     from structsam_export.verify import read_pictures
 except ModuleNotFoundError as error:
     missing(error)
@@ -69,7 +66,7 @@ def main(
     rows: list[dict[str, Any]] = []
     for (kind, index), rate in product(blocks.items(), RATES):
         method = replace(config, rate_window=rate, rate_global=rate).methods()[index]
-        layer = Layer(kind, rate, sam.image_encoder.blocks[index], method, features)
+        layer = Layer(kind, rate, config, sam.image_encoder.blocks[index], method, features)
         rows += _timed(layer, runner, fp16, repeat)
     result = {
         "machine": environment(runner),
@@ -90,6 +87,7 @@ class Layer:
 
     Attributes:
         kind, rate: for the table.
+        config: whose layer it is.
         block: patched.
         method: how it merges.
         features: [1, H, W, C] fp32 of a photograph.
@@ -97,6 +95,7 @@ class Layer:
 
     kind: str
     rate: float
+    config: ExportConfig
     block: MergedBlock
     method: Method
     features: Tensor
@@ -110,8 +109,9 @@ class Layer:
     def write(self, form: Attention, inputs: dict[str, Tensor], half: bool, path: Path) -> None:
         """The attention's graph in a form, all forms in the dialect that has every one."""
         attention = MergedAttention(self.block.original.attn, self.block.windows.side, form=form)
-        module = prepare(pipeline.copy_of(attention, half), half)
-        save(run_passes(trace(module, inputs, ["attended"], opset=FUSED.opset))[0], path)
+        config = replace(self.config, fp16=half, target=Target.RTX)
+        traced = pipeline.traced(config, attention, inputs, None, ["attended"])
+        save(run_passes(traced)[0], path)
 
 
 def _timed(layer: Layer, runner: str, half: bool, repeat: int) -> Iterator[dict[str, Any]]:

@@ -253,11 +253,11 @@ def traced(
     outputs: Sequence[str],
 ) -> onnx.ModelProto:
     """A module's graph in the config's precision and dialect, as the tracer leaves it; the module stays."""
-    ready = prepare(copy_of(module, config.fp16), config.fp16)
+    ready = prepare(_copy(module, config.fp16), config.fp16)
     return trace(ready, inputs, outputs, dynamic, config.dialect.opset)
 
 
-def copy_of(module: nn.Module, half: bool) -> nn.Module:
+def _copy(module: nn.Module, half: bool) -> nn.Module:
     """A copy to prepare and trace. In fp32 the weights themselves stay shared: only modules are replaced."""
     shared = {} if half else {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
     return copy.deepcopy(module, shared)
