@@ -28,12 +28,13 @@ try:
     from structsam_export import pipeline
     from structsam_export.analysis.layers import entering
     from structsam_export.choices import Attention, Target
-    from structsam_export.config import RATE, ExportConfig
+    from structsam_export.config import ExportConfig
     from structsam_export.encoder.attention import MergedAttention, MergedBlock
     from structsam_export.graph.passes import run_passes
     from structsam_export.graph.save import save
     from structsam_export.manifest import model_of
     from structsam_export.merging import Method
+    from structsam_export.rates import RATE
     from structsam_export.verify import read_pictures
 except ModuleNotFoundError as error:
     missing(error)

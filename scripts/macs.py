@@ -22,9 +22,10 @@ try:
     from structsam_export.architectures import ARCHITECTURES
     from structsam_export.checkpoints import build_sam
     from structsam_export.choices import Channels, MethodName, Reduction
-    from structsam_export.config import ExportConfig, merge_rates
+    from structsam_export.config import ExportConfig
     from structsam_export.manifest import PLACES, merging
     from structsam_export.pipeline import patch
+    from structsam_export.rates import merge_rates
 except ModuleNotFoundError as error:
     missing(error)
 

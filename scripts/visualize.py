@@ -47,9 +47,10 @@ try:
     )
     from structsam_export.architectures import ARCHITECTURES, DEFAULT
     from structsam_export.choices import MethodName
-    from structsam_export.config import METHODS, ExportConfig
+    from structsam_export.config import ExportConfig
     from structsam_export.encoder import PromptedMaskDecoder, apply, remove
     from structsam_export.manifest import model_of
+    from structsam_export.options import METHODS
     from structsam_export.pipeline import load
     from structsam_runtime.evaluation.metrics import iou
 except ModuleNotFoundError as error:

@@ -238,11 +238,12 @@ def export(
     """
     # PyTorch takes seconds to import, which --help and mistakes in typing need not wait for.
     try:
-        from .config import ExportConfig, merge_rates
+        from .config import ExportConfig
         from .engine import EngineError
         from .pipeline import LintError, VerificationError, summary
         from .pipeline import export as make
         from .progress import Progress
+        from .rates import merge_rates
         from .runners import NotFiniteError
     except ModuleNotFoundError as error:
         raise UserError(f'exporting needs {error.name}; pip install -e ".[export,cpu]"') from error

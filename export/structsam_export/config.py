@@ -30,48 +30,13 @@ from .choices import (
     Target,
 )
 from .encoder.plugins import has_kernels
-from .merging import ALGM, Bipartite, Hybrid, Identity, Method, PiToMe, StructSAM, ToMe, ToMeSD, VidToMe
+from .merging import ALGM, Identity, Method
+from .options import DESTINATIONS, METHODS, OPTIONS, defaults, flag, parameters
+from .rates import RATE
 from .targets import DIALECTS, FUSED, Dialect, natural
 
-METHODS: dict[MethodName, type[Any]] = {
-    MethodName.STRUCTSAM: StructSAM,
-    MethodName.BIPARTITE: Bipartite,
-    MethodName.TOME: ToMe,
-    MethodName.TOMESD: ToMeSD,
-    MethodName.PITOME: PiToMe,
-    MethodName.VIDTOME: VidToMe,
-    MethodName.ALGM: ALGM,
-    MethodName.HYBRID: Hybrid,
-}
-"""What `--method` takes. An option applies to the methods that have an argument of its name."""
-DESTINATIONS = {
-    MethodName.STRUCTSAM: (Destination.MIN, Destination.MAX, Destination.RANDOM),
-    MethodName.BIPARTITE: (Destination.MIN, Destination.MAX, Destination.RANDOM),
-    MethodName.TOMESD: (Destination.RANDOM, Destination.FIRST),
-    MethodName.VIDTOME: (Destination.LATTICE, Destination.RANDOM),
-    MethodName.HYBRID: (Destination.MIN, Destination.MAX, Destination.RANDOM),
-}
-OPTIONS = (
-    "cell",
-    "channels",
-    "gradient",
-    "scope",
-    "border",
-    "flatness",
-    "selection",
-    "cells",
-    "spread",
-    "destination",
-    "place",
-    "reduction",
-    "proportional",
-    "margin",
-)
 PATHS = ("checkpoint", "plugins")
 """Arguments that name files."""
-RATE = 0.55
-RATE_PROMPT, RATE_BACKGROUND, PROMPT_WINDOWS = 0.35, 0.75, 2
-"""Of a prompt-aware encoder: Table 1's 283.0 GMAC on ViT-B."""
 LOCAL_ONLY = 5 / 12
 """Share of the depth in which ALGM merges cells only: its own global stage stands at layer 5 of 12."""
 
@@ -118,8 +83,8 @@ class ExportConfig:
     checkpoint: Path | None = None
     random_weights: bool = False
     method: MethodName = MethodName.STRUCTSAM
-    rate_window: float = 0.55
-    rate_global: float = 0.55
+    rate_window: float = RATE
+    rate_global: float = RATE
     prompt_windows: int = 0
     rate_background: float | None = None
     skip_blocks: tuple[int, ...] = ()
@@ -413,64 +378,10 @@ class ExportConfig:
         return method
 
 
-def merge_rates(
-    rate: float | None,
-    rate_window: float | None,
-    rate_global: float | None,
-    prompt_aware: bool,
-    prompt_windows: int | None,
-    rate_background: float | None,
-) -> dict[str, Any]:
-    """The four fields of ExportConfig that say how much merges where, from what was typed; None was not.
-
-    Args:
-        rate: of all blocks; where the encoder knows prompts, of the windows with the most prior.
-        rate_window, rate_global: instead of `rate` and of `rate_background`, by kind of block.
-        prompt_aware: whether it knows prompts.
-        prompt_windows, rate_background: see ExportConfig.
-
-    Raises:
-        UserError: options of prompt-aware merging without it.
-    """
-    if prompt_aware:
-        rate, around = RATE_PROMPT if rate is None else rate, rate_background
-        around = RATE_BACKGROUND if around is None else around
-        number = PROMPT_WINDOWS if prompt_windows is None else prompt_windows
-        prompt: dict[str, Any] = {"prompt_windows": number, "rate_background": around}
-    else:
-        given = {"--prompt-windows": prompt_windows, "--rate-background": rate_background}
-        if alone := [name for name, value in given.items() if value is not None]:
-            raise UserError(f"{' and '.join(alone)} without --prompt-aware would do nothing; add it")
-        rate = around = RATE if rate is None else rate
-        prompt = {}
-    return {
-        "rate_window": rate if rate_window is None else rate_window,
-        "rate_global": around if rate_global is None else rate_global,
-        **prompt,
-    }
-
-
-def parameters(kind: type[Any]) -> list[str]:
-    """Names of a method's arguments."""
-    return [field.name for field in dataclasses.fields(kind)]
-
-
-def defaults(method: MethodName) -> dict[str, Any]:
-    """A method's options, and their values where none are given."""
-    values = {field.name: field.default for field in dataclasses.fields(METHODS[method])}
-    channels = Channels.FULL if method is MethodName.STRUCTSAM else Channels.HEADS
-    return {name: values[name] for name in OPTIONS if name in values} | {"channels": channels}
-
-
 def option_type(option: str) -> Any:
     """What makes an option's value from its text."""
     (kind,) = set(typing.get_args(typing.get_type_hints(ExportConfig)[option])) - {type(None)}
     return kind
-
-
-def flag(option: str) -> str:
-    """How an option is typed."""
-    return "--no-cells" if option == "cells" else f"--{option.replace('_', '-')}"
 
 
 def _typed(value: Any) -> str:

@@ -22,13 +22,14 @@ from structsam_runtime.runners.base import Array, Runner, TensorSpec
 from .analysis.macs import encoder_macs
 from .choices import MethodName
 from .compare import runners
-from .config import OPTIONS, ExportConfig, option_type
+from .config import ExportConfig, option_type
 from .encoder import apply
 from .encoder.decoder import PromptedMaskDecoder
 from .encoder.patch import remove
 from .manifest import merging as merging_of
 from .manifest import model_of
 from .merging import Identity
+from .options import OPTIONS
 from .pipeline import fetch, load, patch, weights_source
 from .progress import Progress
 from .runners import TorchRunner

@@ -25,15 +25,7 @@ from structsam_export.choices import (
     Selection,
     Target,
 )
-from structsam_export.config import (
-    DESTINATIONS,
-    METHODS,
-    OPTIONS,
-    PATHS,
-    ExportConfig,
-    merge_rates,
-    option_type,
-)
+from structsam_export.config import PATHS, ExportConfig, option_type
 from structsam_export.merging import (
     ALGM,
     Bipartite,
@@ -46,6 +38,7 @@ from structsam_export.merging import (
     VidToMe,
     Windows,
 )
+from structsam_export.options import DESTINATIONS, METHODS, OPTIONS
 from structsam_runtime.console import run
 from structsam_runtime.errors import UserError
 
@@ -379,30 +372,6 @@ def test_a_manifest_from_before_prompts_were_known_is_read() -> None:
     for name in ("prompt_windows", "rate_background"):
         del values[name]
     assert ExportConfig.from_json(values) == ExportConfig("vit_b")
-
-
-@pytest.mark.parametrize(
-    ("typed", "fields"),
-    [
-        ({}, {"rate_window": 0.55, "rate_global": 0.55}),
-        ({"rate": 0.3, "rate_global": 0.6}, {"rate_window": 0.3, "rate_global": 0.6}),
-        ({"prompt_aware": True}, PROMPTED),
-        (
-            {"prompt_aware": True, "rate": 0.0, "rate_background": 0.7, "prompt_windows": 4},
-            {"rate_window": 0.0, "rate_global": 0.7, "rate_background": 0.7, "prompt_windows": 4},
-        ),
-        (
-            {"prompt_aware": True, "rate_window": 0.1, "rate_global": 0.2},
-            PROMPTED | {"rate_window": 0.1, "rate_global": 0.2},
-        ),
-    ],
-)
-def test_rates_that_were_not_typed_follow_from_those_that_were(
-    typed: dict[str, Any], fields: dict[str, Any]
-) -> None:
-    nothing = dict.fromkeys(("rate", "rate_window", "rate_global", "prompt_windows", "rate_background"))
-    assert merge_rates(**nothing | {"prompt_aware": False} | typed) == fields
-    ExportConfig("vit_b", **fields)
 
 
 def test_window_blocks_keep_their_rate_where_one_window_covers_the_map() -> None:

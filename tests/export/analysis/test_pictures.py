@@ -20,10 +20,10 @@ from structsam_export.analysis.pictures import (
     token_energy,
     watch,
 )
-from structsam_export.config import METHODS
 from structsam_export.encoder import apply
 from structsam_export.encoder.attention import layer_norm
 from structsam_export.merging import MergePlan, PiToMe, StructSAM, ToMe, Windows, gradient_energy
+from structsam_export.options import METHODS
 
 SIZE = 320  # 20 x 20 tokens: four windows with padding, or one global window
 RATE = 0.55
