@@ -32,6 +32,7 @@ def test_no_gradient_is_no_step() -> None:
     assert torch.equal(untouched, matrix(0, 3, 5))
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch has its own since 2.9")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_steps_as_pytorchs_and_takes_over_from_it(shape: tuple[int, int]) -> None:
     ours, theirs = nn.Parameter(matrix(1, *shape)), nn.Parameter(matrix(1, *shape))
