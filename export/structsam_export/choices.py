@@ -16,6 +16,7 @@ class MethodName(StrEnum):
     VIDTOME = "vidtome"
     ALGM = "algm"
     HYBRID = "hybrid"
+    ADJACENT = "adjacent"
 
 
 class Gradient(StrEnum):

@@ -74,15 +74,13 @@ def export(
     ] = 0,
     method: Annotated[
         MethodName,
-        # The names in the help: beside the option they would leave it half of the line.
-        typer.Option(
-            help=f"How tokens merge: {', '.join(MethodName)}.", rich_help_panel=MERGING, metavar="NAME"
-        ),
+        # Names in the help: beside the option they would leave it half of the line.
+        typer.Option(help=f"{', '.join(MethodName)}.", rich_help_panel=MERGING, metavar="NAME"),
     ] = MethodName.STRUCTSAM,
     rate: Annotated[
         float | None,
         typer.Option(
-            help="Share of tokens removed, 0 to 0.75. Default: 0.55; with --prompt-aware 0.35.",
+            help="Share removed, 0 to 0.75 (0.55; prompt-aware: 0.35).",
             rich_help_panel=MERGING,
             metavar="FLOAT",
         ),
@@ -160,6 +158,9 @@ def export(
     proportional: Annotated[
         bool,
         typer.Option("--proportional", help="Attention counts every merged token.", rich_help_panel=ABLATION),
+    ] = False,
+    no_proportional: Annotated[
+        bool, typer.Option("--no-proportional", help="It does for adjacent.", rich_help_panel=ABLATION)
     ] = False,
     spread: Annotated[
         float | None,
@@ -268,7 +269,7 @@ def export(
         destination=destination,
         place=place,
         reduction=reduction,
-        proportional=proportional or None,
+        proportional=_switch("proportional", proportional, no_proportional),
         margin=margin,
         seed=seed,
         image_size=image_size,
@@ -286,6 +287,13 @@ def export(
         typer.echo(f"failed: {error}; nothing was written", err=True)
         raise typer.Exit(FAILED) from error
     typer.echo(summary(made))
+
+
+def _switch(option: str, on: bool, off: bool) -> bool | None:
+    """What an option is that methods have by themselves or not; None where it is theirs to say."""
+    if on and off:
+        raise UserError(f"--{option} and --no-{option} exclude each other; give one of them")
+    return True if on else False if off else None
 
 
 def _blocks(text: str) -> tuple[int, ...]:

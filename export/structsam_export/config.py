@@ -150,7 +150,8 @@ class ExportConfig:
                 object.__setattr__(self, option, own.get(option))
             elif option not in own:
                 having = ", ".join(method for method in METHODS if option in defaults(method))
-                raise UserError(f"{flag(option)} does not apply to --method {self.method}; only to {having}")
+                typed = flag(option, getattr(self, option))
+                raise UserError(f"{typed} does not apply to --method {self.method}; only to {having}")
         takes = DESTINATIONS.get(self.method, ())
         if self.destination is not None and self.destination not in takes:
             raise UserError(
@@ -320,7 +321,7 @@ class ExportConfig:
         if self.method is not MethodName.STRUCTSAM:
             words += ["--method", self.method]
         for name, value in changed.items():
-            words += [flag(name)] if isinstance(value, bool) else [flag(name), _typed(value)]
+            words += [flag(name, value)] + ([] if isinstance(value, bool) else [_typed(value)])
         return shlex.join(words)
 
     def as_json(self) -> dict[str, Any]:

@@ -44,6 +44,7 @@ PAPER_NAMES = {
     MethodName.VIDTOME: "VidToMe",
     MethodName.ALGM: "ALGM",
     MethodName.HYBRID: "Hybrid (ours)",
+    MethodName.ADJACENT: "Adjacent (ours)",
 }
 BASELINE = "Baseline"
 FLAGS = ("cells", "proportional", "merge_mlp")
@@ -78,7 +79,11 @@ CHOICES = (
     "bipartite:reduction=replace:rate_window=0",
     "bipartite:reduction=replace:rate_global=0",
     "tome:proportional=yes",
+    "tomesd:proportional=yes",
     "tomesd:reduction=replace",
+    "pitome:proportional=yes",
+    "vidtome:proportional=yes",
+    "algm:proportional=yes",
     "hybrid",
     "hybrid:reduction=mean",
     "hybrid:proportional=yes",
@@ -86,6 +91,10 @@ CHOICES = (
     "hybrid:spread=1.5",
     "hybrid:flatness=variance",
     "hybrid:flatness=cosine",
+    "adjacent:channels=full",
+    "adjacent:destination=first",
+    "adjacent:proportional=no",
+    "adjacent:reduction=replace",
 )
 """What the paper leaves open, one choice at a time, and what is ours. The authors' public code takes the
 gradient within windows, with zeros around."""

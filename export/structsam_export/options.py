@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from .choices import Channels, Destination, MethodName
-from .merging import ALGM, Bipartite, Hybrid, PiToMe, StructSAM, ToMe, ToMeSD, VidToMe
+from .merging import ALGM, Adjacent, Bipartite, Hybrid, PiToMe, StructSAM, ToMe, ToMeSD, VidToMe
 
 METHODS: dict[MethodName, type[Any]] = {
     MethodName.STRUCTSAM: StructSAM,
@@ -17,6 +17,7 @@ METHODS: dict[MethodName, type[Any]] = {
     MethodName.VIDTOME: VidToMe,
     MethodName.ALGM: ALGM,
     MethodName.HYBRID: Hybrid,
+    MethodName.ADJACENT: Adjacent,
 }
 """What `--method` takes. An option applies to the methods that have an argument of its name."""
 DESTINATIONS = {
@@ -25,6 +26,7 @@ DESTINATIONS = {
     MethodName.TOMESD: (Destination.RANDOM, Destination.FIRST),
     MethodName.VIDTOME: (Destination.LATTICE, Destination.RANDOM),
     MethodName.HYBRID: (Destination.MIN, Destination.MAX, Destination.RANDOM),
+    MethodName.ADJACENT: (Destination.RANDOM, Destination.FIRST),
 }
 OPTIONS = (
     "cell",
@@ -57,6 +59,6 @@ def defaults(method: MethodName) -> dict[str, Any]:
     return {name: values[name] for name in OPTIONS if name in values} | {"channels": channels}
 
 
-def flag(option: str) -> str:
-    """How an option is typed."""
-    return "--no-cells" if option == "cells" else f"--{option.replace('_', '-')}"
+def flag(option: str, value: object = None) -> str:
+    """How an option is typed to have a value; what is on by itself is switched off."""
+    return f"--{'no-' if value is False else ''}{option.replace('_', '-')}"

@@ -124,6 +124,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a repository around the export": (["--triton-repository", "."], "would hold one another"),
     "blocks in words": (["--skip-blocks", "all"], "--skip-blocks all is no list of block numbers"),
     "both kinds of weights": (["--checkpoint", "more.pth"], "exclude each other"),
+    "on and off": (
+        ["--proportional", "--no-proportional"],
+        "--proportional and --no-proportional exclude each other; give one of them",
+    ),
     "output that is there": (["--output", "export"], "holds an export already; choose another"),
     "output with other files": (["--output", "mine"], "holds files that are not an export"),
     "output with other files, by force": (["--output", "mine", "--force"], "that are not an export"),

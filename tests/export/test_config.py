@@ -28,6 +28,7 @@ from structsam_export.choices import (
 from structsam_export.config import PATHS, ExportConfig, option_type
 from structsam_export.merging import (
     ALGM,
+    Adjacent,
     Bipartite,
     Hybrid,
     Identity,
@@ -53,8 +54,10 @@ APPLYING = {
     MethodName.VIDTOME: {*SQUARE, *MATCHING, "destination"},
     MethodName.ALGM: {*SQUARE, *MATCHING},
     MethodName.HYBRID: {*GRID, *SQUARE, *MATCHING, "flatness", "spread"},
+    MethodName.ADJACENT: {*SQUARE, *MATCHING, "destination"},
 }
 """Which options each method has."""
+DRAWING = [name for name, takes in DESTINATIONS.items() if Destination.RANDOM in takes]
 VALUES: dict[str, Any] = {
     "cell": 2,
     "channels": Channels.FULL,
@@ -134,6 +137,11 @@ PROMPTED = {"prompt_windows": 2, "rate_background": 0.75, "rate_window": 0.35, "
         ),
         ({"proportional": False}, "vit_b-structsam-r55-fp32"),
         ({"method": MethodName.HYBRID, "spread": 1.5}, "vit_b-hybrid-r55-spread1.5-fp32"),
+        ({"method": MethodName.ADJACENT, "proportional": True}, "vit_b-adjacent-r55-fp32"),
+        (
+            {"method": MethodName.ADJACENT, "proportional": False},
+            "vit_b-adjacent-r55-no-proportional-fp32",
+        ),
         ({"target": Target.CPU, "attention": Attention.WIDENED}, "vit_b-structsam-r55-fp32"),
         ({"target": Target.RTX, "fp16": True}, "vit_b-structsam-r55-rtx-fp16"),
         ({"target": Target.RTX, "engine": Engine.TENSORRT_RTX}, "vit_b-structsam-r55-fp32"),
@@ -156,6 +164,7 @@ def configs_with_every_field(margin: float) -> list[ExportConfig]:
         {"method": MethodName.PITOME, "margin": margin, "random_weights": True},
         {"place": Place.MEAN},
         {"method": MethodName.HYBRID, "spread": 1.5},
+        {"method": MethodName.ADJACENT, "proportional": False},
         PROMPTED,
         PLUGGED,
     ]
@@ -199,6 +208,11 @@ def test_json_gives_back_the_same_config() -> None:
             "--arch vit_b --checkpoint 'my sam.pth' --no-cells",
         ),
         ({"method": MethodName.TOME, "channels": Channels.HEADS}, "--arch vit_b --method tome"),
+        ({"method": MethodName.TOMESD, "proportional": True}, "--arch vit_b --method tomesd --proportional"),
+        (
+            {"method": MethodName.ADJACENT, "proportional": False},
+            "--arch vit_b --method adjacent --no-proportional",
+        ),
         (
             PROMPTED,
             "--arch vit_b --prompt-aware --rate-window 0.35 --rate-global 0.75 --prompt-windows 2 "
@@ -288,6 +302,7 @@ def test_methods_are_their_own_classes_with_what_the_block_gives_them() -> None:
         MethodName.VIDTOME: VidToMe(0.4, heads=12, seed=8),
         MethodName.ALGM: ALGM(0.4, local=1.0, heads=12),
         MethodName.HYBRID: Hybrid(0.4, heads=12, seed=8),
+        MethodName.ADJACENT: Adjacent(0.4, heads=12, seed=8),
     }
     for method, own in expected.items():
         assert ExportConfig("vit_b", method=method, rate_window=0.4, seed=5).methods()[3] == own
@@ -309,9 +324,7 @@ def test_algm_has_no_second_stage_in_the_first_five_twelfths_of_the_depth(arch: 
     assert [method.local for method in methods] == [1.0] * alone + [0.5] * (len(methods) - alone)
 
 
-@pytest.mark.parametrize(
-    "method", [MethodName.TOMESD, MethodName.VIDTOME, MethodName.BIPARTITE, MethodName.HYBRID]
-)
+@pytest.mark.parametrize("method", DRAWING)
 def test_every_block_draws_with_a_seed_of_its_own(method: MethodName) -> None:
     config = ExportConfig("vit_b", method=method, destination=Destination.RANDOM, seed=100)
     assert [merges.seed for merges in config.methods()] == list(range(100, 112))
@@ -327,6 +340,7 @@ def test_every_block_draws_with_a_seed_of_its_own(method: MethodName) -> None:
         (MethodName.BIPARTITE, 2867 / 4096),
         (MethodName.ALGM, 2867 / 4096),
         (MethodName.HYBRID, 2867 / 4096),
+        (MethodName.ADJACENT, 2867 / 4096),
         (MethodName.STRUCTSAM, 2868 / 4096),
     ],
 )

@@ -4,6 +4,7 @@ Read `plan.py` first (what a method returns), then `structsam.py` (Algorithm 1 o
 `matching.py` (what the other methods share).
 """
 
+from .adjacent import Adjacent
 from .algm import ALGM
 from .bipartite import Bipartite
 from .energy import gradient_energy
@@ -20,6 +21,7 @@ from .windows import Windows
 
 __all__ = [
     "ALGM",
+    "Adjacent",
     "Bipartite",
     "Hybrid",
     "Identity",

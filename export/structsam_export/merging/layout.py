@@ -40,10 +40,9 @@ class FixedLayout(Matching):
     def matched(self, x: Tensor, windows: Windows) -> MergePlan:
         """Matching onto the layout; see `Matching.matched`."""
         number, destinations = x.shape[0] * windows.per_image, self.destinations(windows)
-        sources = np.setdiff1d(np.arange(windows.tokens), destinations).tolist()
+        sources = np.setdiff1d(np.arange(windows.tokens), destinations)
         source, destination = (
-            torch.tensor(tokens, dtype=torch.int32, device=x.device).expand(number, -1)
-            for tokens in (sources, destinations)  # lists, which a trace takes as constants
+            constant(np.array(tokens), x.device).expand(number, -1) for tokens in (sources, destinations)
         )
         metric = windows.cut(head_mean(x, self.heads))
         padding = windows.padding(x.shape[0], x.device)
@@ -55,3 +54,8 @@ def cells_of(windows: Windows, cell: int) -> NDArray[np.int64]:
     side = windows.side // cell
     grid = np.arange(windows.tokens).reshape(side, cell, side, cell)
     return grid.transpose(0, 2, 1, 3).reshape(-1, cell * cell)
+
+
+def constant(numbers: NDArray[np.int64], device: torch.device) -> Tensor:
+    """Numbers that are part of an exported model, as int32 of the same shape."""
+    return torch.tensor(numbers.tolist(), dtype=torch.int32, device=device)  # from a list, as a trace needs

@@ -86,12 +86,31 @@ def match(
     Returns:
         A plan of N - R slots.
     """
-    if protected is None:
-        protected = source[:, :0]
     similarity = unit(lookup_rows(metric, source)) @ unit(lookup_rows(metric, destination)).transpose(1, 2)
     if padding is not None:
         similarity = similarity + lookup(padding, source)[:, :, None] * lookup(padding, destination)[:, None]
     best, target = snap(similarity.amax(-1)), similarity.argmax(-1).to(torch.int32)  # [B', S]
+    return join(source, destination, best, target, merged, reduction, protected, size)
+
+
+def join(
+    source: Tensor,
+    destination: Tensor,
+    best: Tensor,
+    target: Tensor,
+    merged: int,
+    reduction: Reduction,
+    protected: Tensor | None = None,
+    size: Tensor | None = None,
+) -> MergePlan:
+    """Merge sources into the destinations that were found for them; see `match` for what is not said here.
+
+    Args:
+        best: [B', S], how soon each source merges, the largest first.
+        target: [B', S] int32, the destination of each, counted among the destinations.
+    """
+    if protected is None:
+        protected = source[:, :0]
     order = largest_first(best) if merged < source.shape[1] else count(merged, best.device).expand_as(target)
     moved, stays = order[:, :merged], order[:, merged:]
     token = torch.cat([protected, lookup(source, stays), destination], 1)  # [B', K]

@@ -261,6 +261,16 @@ def test_similarity_by_hand(build_encoder: Build, tiny: str, method: MethodName)
                 assert block.similarity == windows * pairs * width
 
 
+@pytest.mark.parametrize(("channels", "width"), [(Channels.HEADS, 32), (Channels.FULL, 64)])
+def test_what_is_near_costs_27_similarities_a_cell(
+    build_encoder: Build, tiny: str, channels: Channels, width: int
+) -> None:
+    """Three tokens with nine destinations; in padded windows of one more channel, which tells padding."""
+    cells = {"window": 4 * 49 * (width + 1), "global": 100 * width}
+    for block in priced(build_encoder(320), MethodName.ADJACENT, channels=channels).blocks:
+        assert block.similarity == 27 * cells[block.kind]
+
+
 def test_a_merged_mlp_costs_by_slots_and_a_plan_is_paid_for_once(build_encoder: Build) -> None:
     """Windows of 20 x 20 tokens: 4 of 196, of which 88 slots are left; the map's 400 leave 178."""
     encoder, methods = build_encoder(320), [StructSAM(0.55)] * 4

@@ -13,6 +13,7 @@ from structsam_export.encoder.attention import MergedAttention, MergedBlock, dis
 from structsam_export.encoder.patch import grid_of, windows_of
 from structsam_export.merging import (
     ALGM,
+    Adjacent,
     Bipartite,
     Hybrid,
     Identity,
@@ -171,6 +172,7 @@ METHODS = [
     VidToMe(0.55, heads=2),
     ALGM(0.55, heads=2),
     Hybrid(0.55, heads=2),
+    Adjacent(0.55, heads=2, proportional=False),
 ]
 
 
@@ -196,8 +198,12 @@ def test_a_block_is_merge_attention_unmerge_and_projection(
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize(
     "method",
-    [StructSAM(0.55, place=Place.MEAN), Bipartite(0.55, heads=2, proportional=True)],
-    ids=["mean place", "proportional"],
+    [
+        StructSAM(0.55, place=Place.MEAN),
+        Bipartite(0.55, heads=2, proportional=True),
+        Adjacent(0.55, heads=2),
+    ],
+    ids=["mean place", "proportional", "adjacent"],
 )
 def test_a_block_attends_as_its_method_says(
     encoder: Any, features: Tensor, method: Method, index: int

@@ -30,6 +30,7 @@ from structsam_export.graph.precision import prepare
 from structsam_export.graph.trace import trace
 from structsam_export.merging import (
     ALGM,
+    Adjacent,
     Bipartite,
     Hybrid,
     Method,
@@ -108,6 +109,7 @@ ABLATIONS = {
     "mean place": StructSAM(0.55, place=Place.MEAN),
     "proportional attention": StructSAM(0.55, proportional=True),
     "hybrid": Hybrid(0.55, heads=2),
+    "adjacent": Adjacent(0.55, heads=2),
 }
 
 
@@ -218,6 +220,8 @@ MATCHING: dict[str, tuple[Method, float]] = {
     "tome": (ToMe(0.55, heads=12), 0.995),
     "tome, replace": (ToMe(0.35, Reduction.REPLACE, heads=12), 0.995),
     "tomesd": (ToMeSD(0.55, heads=12), 0.995),
+    "adjacent": (Adjacent(0.55, heads=12), 0.995),
+    "adjacent, replace": (Adjacent(0.35, reduction=Reduction.REPLACE, heads=12), 0.995),
     "tomesd, replace": (ToMeSD(0.35, reduction=Reduction.REPLACE, heads=12), 0.995),
     "pitome": (PiToMe(0.55, heads=12), 0.97),
     "pitome, replace": (PiToMe(0.35, reduction=Reduction.REPLACE, heads=12), 0.97),

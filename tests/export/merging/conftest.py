@@ -22,6 +22,7 @@ from torch import Tensor
 from structsam_export.choices import Border, Destination, Flatness, Gradient, Reduction, Scope
 from structsam_export.merging import (
     ALGM,
+    Adjacent,
     Bipartite,
     Hybrid,
     MergePlan,
@@ -64,6 +65,7 @@ METHODS: dict[str, Make] = {
     ),
     "algm": lambda r, how, heads=1: ALGM(r, reduction=how, heads=heads),
     "algm local": lambda r, how, heads=1: ALGM(r, local=1.0, reduction=how, heads=heads),
+    "adjacent": lambda r, how, heads=1: Adjacent(r, reduction=how, heads=heads),
     "hybrid": lambda r, how, heads=1: Hybrid(r, reduction=how, heads=heads),
     "hybrid variance": lambda r, how, heads=1: Hybrid(
         r, flatness=Flatness.VARIANCE, reduction=how, heads=heads

@@ -14,6 +14,7 @@ from torch import Tensor
 from structsam_export.choices import Destination, Reduction
 from structsam_export.merging import (
     ALGM,
+    Adjacent,
     Bipartite,
     Hybrid,
     Identity,
@@ -138,6 +139,7 @@ def test_tokens_are_judged_by_the_mean_over_heads(
 def test_tokens_removed_at_1024_pixels(rate: float, whole: int, window: int) -> None:
     """int(r N), but for methods that can halve at most, and for ALGM's cells alone, which are StructSAM's."""
     methods: list[Method] = [Bipartite(rate), ToMeSD(rate), VidToMe(rate), ALGM(rate), Hybrid(rate)]
+    methods += [Adjacent(rate)]
     capped: list[Method] = [ToMe(rate), PiToMe(rate)]
     for windows, removed in ((GLOBAL, whole), (WINDOW, window)):
         assert {windows.tokens - method.slots(windows) for method in methods} == {removed}
@@ -245,6 +247,7 @@ def test_where_a_last_bit_decides_about_other_tokens_too(make: Make) -> None:
 
 LAYOUTS: dict[str, Callable[[int], Any]] = {
     "tomesd": lambda seed: ToMeSD(0.55, seed=seed),
+    "adjacent": lambda seed: Adjacent(0.55, seed=seed),
     "vidtome": lambda seed: VidToMe(0.55, destination=Destination.RANDOM, seed=seed),
     "bipartite": lambda seed: Bipartite(0.55, destination=Destination.RANDOM, seed=seed),
 }
@@ -266,7 +269,7 @@ def test_a_random_layout_is_drawn_by_seed_and_not_by_image(
     assert len(drawn) == 5
 
 
-@pytest.mark.parametrize("what", ["tomesd", "bipartite"])
+@pytest.mark.parametrize("what", ["tomesd", "adjacent", "bipartite"])
 def test_every_token_of_a_cell_may_be_drawn(what: str, photograph_features: Photographs) -> None:
     x, windows = photograph_features(14), Windows(14, 14, 14)
     tokens = LAYOUTS[what](0).plan(x, windows).position[0, -49:]
