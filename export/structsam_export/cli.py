@@ -160,7 +160,7 @@ def export(
         typer.Option("--proportional", help="Attention counts every merged token.", rich_help_panel=ABLATION),
     ] = False,
     no_proportional: Annotated[
-        bool, typer.Option("--no-proportional", help="It does for adjacent.", rich_help_panel=ABLATION)
+        bool, typer.Option("--no-proportional", help="Switches adjacent's off.", rich_help_panel=ABLATION)
     ] = False,
     spread: Annotated[
         float | None,
@@ -290,7 +290,7 @@ def export(
 
 
 def _switch(option: str, on: bool, off: bool) -> bool | None:
-    """What an option is that methods have by themselves or not; None where it is theirs to say."""
+    """True or False, or None where neither flag was given and the method decides."""
     if on and off:
         raise UserError(f"--{option} and --no-{option} exclude each other; give one of them")
     return True if on else False if off else None

@@ -59,6 +59,7 @@ def defaults(method: MethodName) -> dict[str, Any]:
     return {name: values[name] for name in OPTIONS if name in values} | {"channels": channels}
 
 
-def flag(option: str, value: object = None) -> str:
-    """How an option is typed to have a value; what is on by itself is switched off."""
-    return f"--{'no-' if value is False else ''}{option.replace('_', '-')}"
+def flag(option: str, value: object) -> str:
+    """How an option is typed to have a value. Cells can only be switched off."""
+    off = value is False or option == "cells"
+    return f"--{'no-' if off else ''}{option.replace('_', '-')}"

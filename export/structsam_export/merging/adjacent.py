@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .index import count, take
+from .index import count, lookup, take
 from .layout import cells_of, constant
 from .matching import join
 from .metric import head_mean, snap, unit
@@ -26,14 +26,10 @@ STEPS = sorted(itertools.product((-1, 0, 1), repeat=2), key=lambda step: step !=
 class Adjacent(ToMeSD):
     """One token of every cell is a destination; others merge into that of their own cell or of one beside it.
 
-    Ours. A slot stands at one place, and every other token of it sees the window from there, so that what
-    merges from far away pays for it in relative position, which no method of matching counts. Among nine
-    destinations in place of all, tokens find one nearly as like and much nearer. On `vit_nano` no method is
-    closer to the unmerged masks (docs/methods.md). It takes 27 similarities for a cell, however large the
-    window is; comparing all tokens with all destinations grows with the square.
-
-    Unlike ToMeSD's, its attention is proportional by default, for the same reason: it was better by more
-    than the intervals.
+    Ours. A slot stands at one place, and every other token of it sees the window from there; matching counts
+    likeness alone and may send a token to the other end of its window. Here it cannot, and no token is
+    compared with more than nine, however large the window is. With it attention is proportional by default:
+    on `vit_nano` neither gives without the other what both give together (docs/methods.md).
 
     Args:
         rate: r, the share of tokens to remove, in [0, 1 - 1/s^2].
@@ -49,49 +45,52 @@ class Adjacent(ToMeSD):
 
     def matched(self, x: Tensor, windows: Windows) -> MergePlan:
         """Matching onto what is near in the layout; see `Matching.matched`."""
-        number, device = x.shape[0] * windows.per_image, x.device
         cells, near = cells_of(windows, self.cell), near_cells(windows.side // self.cell)  # [G, s^2], [G, 9]
         chosen = np.array(self.destinations(windows))  # [G]
         others = cells[cells != chosen[:, None]].reshape(len(cells), -1)  # [G, s^2 - 1]
-        similarity = self._similarity(x, windows, others, chosen[near])
-        place = similarity.argmax(-1).to(torch.int32) + count(len(cells), device)[:, None] * near.shape[1]
-        target = take(constant(near, device).flatten(), place)  # [B', G, s^2 - 1]
-        source, destination = (
-            constant(tokens, device).flatten().expand(number, -1) for tokens in (others, chosen)
+        source, destination, around = (
+            constant(tokens, x.device).expand(x.shape[0] * windows.per_image, *tokens.shape)
+            for tokens in (others, chosen, chosen[near])
         )
-        best = snap(similarity.amax(-1))
-        removed = self.removed(windows)
-        return join(source, destination, best.flatten(1), target.flatten(1), removed, self.reduction)
+        similarity = self._similarity(x, windows, source, around)
+        place = similarity.argmax(-1).to(torch.int32) + count(len(cells), x.device)[:, None] * near.shape[1]
+        target = take(constant(near, x.device).flatten(), place)  # [B', G, s^2 - 1]
+        return join(
+            source.flatten(1),
+            destination,
+            similarity.amax(-1).flatten(1),
+            target.flatten(1),
+            self.removed(windows),
+            self.reduction,
+        )
 
-    def _similarity(
-        self, x: Tensor, windows: Windows, source: NDArray[np.int64], around: NDArray[np.int64]
-    ) -> Tensor:
-        """How like tokens of every cell are to the destinations around: [B', G, s^2 - 1, 9].
+    def _similarity(self, x: Tensor, windows: Windows, source: Tensor, around: Tensor) -> Tensor:
+        """How like tokens of every cell are to the destinations around.
 
-        Whether a token is padding is one more channel: padding, whose features are zero, is then like padding
-        (similarity 1) and like no picture (0), as in `match`.
+        It is snapped before the largest is chosen: products of so few columns differ in their last bit from
+        column to column, and alike destinations must tie, so that a token stays in its own cell.
 
         Args:
             x: [B, H, W, C] features, fp32.
             windows: how the block cuts the map.
-            source: [G, s^2 - 1], tokens of every cell.
-            around: [G, 9], destinations of that cell and of those around it.
+            source: [B', G, s^2 - 1] int32, tokens of every cell.
+            around: [B', G, 9] int32, destinations of that cell and of those around it.
+
+        Returns:
+            [B', G, s^2 - 1, 9]; padding is like padding and like no picture, as in `match`.
         """
-        metric = windows.cut(unit(head_mean(x, self.heads)))  # [B', N, c]
+        metric = unit(head_mean(x, self.heads))
+        similarity = windows.cut(metric, source) @ windows.cut(metric, around).transpose(2, 3)
         padding = windows.padding(x.shape[0], x.device)
         if padding is not None:
-            metric = torch.cat([metric, padding[..., None]], 2)
-        mine, theirs = (
-            metric.index_select(1, constant(tokens, x.device).flatten()).unflatten(1, tokens.shape)
-            for tokens in (source, around)
-        )
-        return mine @ theirs.transpose(2, 3)
+            similarity = similarity + lookup(padding, source)[..., None] * lookup(padding, around)[:, :, None]
+        return snap(similarity)
 
 
 def near_cells(side: int) -> NDArray[np.int64]:
     """Every cell and those around it, in a window of side x side cells.
 
-    Beyond the border the outermost cell stands again, which no first of equal similarities falls on.
+    Beyond the border the outermost cell stands again: a destination that is found twice is found once.
 
     Returns:
         [cells, 9].

@@ -265,10 +265,10 @@ def test_similarity_by_hand(build_encoder: Build, tiny: str, method: MethodName)
 def test_what_is_near_costs_27_similarities_a_cell(
     build_encoder: Build, tiny: str, channels: Channels, width: int
 ) -> None:
-    """Three tokens with nine destinations; in padded windows of one more channel, which tells padding."""
-    cells = {"window": 4 * 49 * (width + 1), "global": 100 * width}
+    """Three tokens of every cell with nine destinations, padding included."""
+    cells = {"window": 4 * 49, "global": 100}
     for block in priced(build_encoder(320), MethodName.ADJACENT, channels=channels).blocks:
-        assert block.similarity == 27 * cells[block.kind]
+        assert block.similarity == 27 * cells[block.kind] * width
 
 
 def test_a_merged_mlp_costs_by_slots_and_a_plan_is_paid_for_once(build_encoder: Build) -> None:
