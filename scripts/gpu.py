@@ -16,6 +16,7 @@ import typer
 
 from structsam_runtime import Manifest, UserError
 from structsam_runtime.console import missing, run
+from structsam_runtime.machine import counted
 from structsam_runtime.predictor import BATCH
 from structsam_runtime.runners import create
 from structsam_runtime.runners.base import Array, Runner
@@ -335,7 +336,7 @@ def _many(call: Callable[[], object], device: torch.device) -> None:
 def _page(result: dict[str, Any]) -> str:
     """As Markdown."""
     machine = result["machine"]
-    where = ", ".join([*machine["gpus"], machine["processor"], f"{machine['cores']} cores"])
+    where = ", ".join([*machine["gpus"], machine["processor"], counted(machine["cores"])])
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     head = [
         f"# {', '.join(machine['gpus']) or 'A try without a GPU'}",

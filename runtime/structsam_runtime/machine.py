@@ -31,4 +31,9 @@ def gpus() -> list[str]:
 
 def machine() -> str:
     """Processor, cores and GPUs, in words."""
-    return ", ".join([processor(), f"{cores()} cores", *gpus()])
+    return ", ".join([processor(), counted(cores()), *gpus()])
+
+
+def counted(number: int) -> str:
+    """Cores, in words."""
+    return f"{number} core{'' if number == 1 else 's'}"

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from rich.progress import track
 
-from .machine import cores, gpus, processor
+from .machine import cores, counted, gpus, processor
 from .memory import peak_memory
 from .runners import cuda
 from .runners.base import Array, Runner
@@ -106,7 +106,7 @@ def environment(runner: str) -> dict[str, Any]:
 def conditions(result: Mapping[str, Any]) -> str:
     """Machine, library, date and repetitions of a result file, as a table's head has them."""
     machine = result["machine"]
-    where = ", ".join([machine["processor"], f"{machine['cores']} cores", *machine["gpus"]])
+    where = ", ".join([machine["processor"], counted(machine["cores"]), *machine["gpus"]])
     library = f"{machine['library']} ({machine['runner']})"
     return f"{where}, {library}, {machine['date']}, {result['repeat']} interleaved runs"
 

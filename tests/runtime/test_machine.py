@@ -19,5 +19,6 @@ def test_processor_cores_and_gpus_are_told(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "_GPUS", tmp_path / "none")
-    assert machine.machine() == f"{machine.processor()}, {machine.cores()} cores"
+    assert machine.machine() == f"{machine.processor()}, {machine.counted(machine.cores())}"
+    assert [machine.counted(number) for number in (1, 2, 16)] == ["1 core", "2 cores", "16 cores"]
     assert machine.cores() >= 1
