@@ -50,6 +50,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pitome": {"method": MethodName.PITOME},
     "vidtome": {"method": MethodName.VIDTOME},
     "algm": {"method": MethodName.ALGM},
+    "adjacent": {"method": MethodName.ADJACENT},
+    "adjacent, replace": {"method": MethodName.ADJACENT, "reduction": Reduction.REPLACE},
 }
 
 
