@@ -160,7 +160,7 @@ def export(
         typer.Option("--proportional", help="Attention counts every merged token.", rich_help_panel=ABLATION),
     ] = False,
     no_proportional: Annotated[
-        bool, typer.Option("--no-proportional", help="Switches adjacent's off.", rich_help_panel=ABLATION)
+        bool, typer.Option("--no-proportional", help="Turns that off for adjacent.", rich_help_panel=ABLATION)
     ] = False,
     spread: Annotated[
         float | None,
