@@ -23,17 +23,10 @@ try:
     from structsam_export.architectures import ARCHITECTURES, DEFAULT
     from structsam_export.choices import MethodName
     from structsam_export.config import ExportConfig
-    from structsam_export.evaluation import (
-        ABLATIONS,
-        CHOICES,
-        Candidate,
-        described,
-        in_pytorch,
-        of_exports,
-        variants,
-    )
+    from structsam_export.evaluation import Candidate, described, in_pytorch, of_exports
     from structsam_export.pipeline import weights_source
     from structsam_export.progress import Progress
+    from structsam_export.variants import ABLATIONS, CHOICES, variants
     from structsam_runtime.evaluation.datasets import DATASETS, Dataset, open_dataset
     from structsam_runtime.evaluation.plots import parted, plot, plot_choices
     from structsam_runtime.evaluation.report import as_csv, markdown, report
