@@ -293,7 +293,7 @@ def _switch(option: str, on: bool, off: bool) -> bool | None:
     """True or False, or None where neither flag was given and the method decides."""
     if on and off:
         raise UserError(f"--{option} and --no-{option} exclude each other; give one of them")
-    return True if on else False if off else None
+    return on if on or off else None
 
 
 def _blocks(text: str) -> tuple[int, ...]:

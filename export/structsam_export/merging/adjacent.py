@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .index import count, lookup, take
+from .index import count, take
 from .layout import cells_of, constant
-from .matching import join
+from .matching import join, with_padding
 from .metric import head_mean, snap, unit
 from .plan import MergePlan
 from .tomesd import ToMeSD
@@ -77,14 +77,12 @@ class Adjacent(ToMeSD):
             around: [B', G, 9] int32, destinations of that cell and of those around it.
 
         Returns:
-            [B', G, s^2 - 1, 9]; padding is like padding and like no picture, as in `match`.
+            [B', G, s^2 - 1, 9], with padding as `with_padding` says.
         """
         metric = unit(head_mean(x, self.heads))
         similarity = windows.cut(metric, source) @ windows.cut(metric, around).transpose(2, 3)
         padding = windows.padding(x.shape[0], x.device)
-        if padding is not None:
-            similarity = similarity + lookup(padding, source)[..., None] * lookup(padding, around)[:, :, None]
-        return snap(similarity)
+        return snap(with_padding(similarity, padding, source, around))
 
 
 def near_cells(side: int) -> NDArray[np.int64]:

@@ -79,18 +79,32 @@ def match(
         reduction: mean of a destination and its sources, or the destination alone.
         protected: [B', P] int32, tokens that neither merge nor are merged into.
         size: [B', N] int32, how many tokens each already stands for; 1 each if not given.
-        padding: [B', N] fp32, 1 for padding, which is like padding (similarity 1) and like no picture (0).
-            Without it, padding would be equally unlike every destination, and all of it would merge into the
-            first one, a token of the picture.
+        padding: [B', N] fp32, 1 for padding; see `with_padding`.
 
     Returns:
         A plan of N - R slots.
     """
     similarity = unit(lookup_rows(metric, source)) @ unit(lookup_rows(metric, destination)).transpose(1, 2)
-    if padding is not None:
-        similarity = similarity + lookup(padding, source)[:, :, None] * lookup(padding, destination)[:, None]
+    similarity = with_padding(similarity, padding, source, destination)
     best, target = snap(similarity.amax(-1)), similarity.argmax(-1).to(torch.int32)  # [B', S]
     return join(source, destination, best, target, merged, reduction, protected, size)
+
+
+def with_padding(similarity: Tensor, padding: Tensor | None, source: Tensor, destination: Tensor) -> Tensor:
+    """Similarities in which padding is like padding (1) and like no picture (0).
+
+    Its features are zero: as it is, padding would be equally unlike every destination, and all of it would
+    merge into the first one, a token of the picture.
+
+    Args:
+        similarity: [B', ..., S, D].
+        padding: [B', N] fp32, 1 for padding, else 0; None where there is none.
+        source: [B', ..., S] int32, tokens.
+        destination: [B', ..., D] int32, tokens.
+    """
+    if padding is None:
+        return similarity
+    return similarity + lookup(padding, source)[..., None] * lookup(padding, destination)[..., None, :]
 
 
 def join(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -14,9 +14,11 @@ from torch import Tensor
 from structsam_export.choices import Destination, Reduction
 from structsam_export.merging import Adjacent, ToMeSD, Windows
 
+Token = TypeVar("Token", int, Tensor)
 
-def cell_of(token: int, side: int, cell: int) -> tuple[int, int]:
-    """Row and column of a token's cell."""
+
+def cell_of(token: Token, side: int, cell: int) -> tuple[Token, Token]:
+    """Row and column of a token's cell, or of many tokens'."""
     return token // side // cell, token % side // cell
 
 
@@ -89,17 +91,12 @@ def test_tokens_merge_into_the_most_like_of_what_is_near(
 
 @pytest.mark.parametrize("cell", [2, 7])
 def test_no_token_goes_further_than_the_next_cell(
-    photograph_features: Callable[[int], Tensor], cell: int
+    plain: SimpleNamespace, photograph_features: Callable[[int], Tensor], cell: int
 ) -> None:
     x, windows = photograph_features(28), Windows(28, 28, 28)
-    plan = Adjacent(0.7, cell).plan(x, windows)
-    standing = plan.position.gather(1, plan.slot.long())
-    own = torch.arange(28 * 28)
-    steps = [
-        (where // cell - place // cell).abs()
-        for where, place in ((standing // 28, own // 28), (standing % 28, own % 28))
-    ]
-    assert [int(step.max()) for step in steps] == [1, 1]
+    standing = plain.representatives(Adjacent(0.7, cell).plan(x, windows))
+    ends = zip(cell_of(standing, 28, cell), cell_of(torch.arange(28 * 28), 28, cell), strict=True)
+    assert [int((there - here).abs().max()) for there, here in ends] == [1, 1]
 
 
 @pytest.mark.parametrize("size", [20, 28])
@@ -108,9 +105,8 @@ def test_where_all_is_alike_tokens_stay_in_their_cell(plain: SimpleNamespace, si
     """Features that no cosine is exact of, where products differ in their last bit from column to column."""
     flat = torch.randn(64, generator=torch.Generator().manual_seed(seed)).expand(2, size, size, 64)
     standing = plain.representatives(Adjacent(0.75, seed=seed).plan(flat, Windows(size, size, 14)))
-    own = torch.arange(14 * 14)
-    for axis in (lambda token: token // 14 // 2, lambda token: token % 14 // 2):
-        assert torch.equal(axis(standing), axis(own).expand_as(standing))
+    for there, here in zip(cell_of(standing, 14, 2), cell_of(torch.arange(14 * 14), 14, 2), strict=True):
+        assert torch.equal(there, here.expand_as(there))
 
 
 def test_where_every_cell_is_near_it_is_tomesd(plain: SimpleNamespace) -> None:

@@ -138,8 +138,8 @@ def test_tokens_are_judged_by_the_mean_over_heads(
 )
 def test_tokens_removed_at_1024_pixels(rate: float, whole: int, window: int) -> None:
     """int(r N), but for methods that can halve at most, and for ALGM's cells alone, which are StructSAM's."""
-    methods: list[Method] = [Bipartite(rate), ToMeSD(rate), VidToMe(rate), ALGM(rate), Hybrid(rate)]
-    methods += [Adjacent(rate)]
+    kinds = (Bipartite, ToMeSD, VidToMe, ALGM, Hybrid, Adjacent)
+    methods: list[Method] = [kind(rate) for kind in kinds]
     capped: list[Method] = [ToMe(rate), PiToMe(rate)]
     for windows, removed in ((GLOBAL, whole), (WINDOW, window)):
         assert {windows.tokens - method.slots(windows) for method in methods} == {removed}
