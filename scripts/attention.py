@@ -17,10 +17,10 @@ import typer
 from rich.progress import track
 
 from structsam_runtime import OnnxRuntimeRunner, UserError
-from structsam_runtime.console import missing, run
+from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
+from structsam_runtime.benchmarking.timing import conditions, environment, interleaved, spread
+from structsam_runtime.cli.console import missing, run
 from structsam_runtime.runners.base import Array
-from structsam_runtime.tables import check_result, markdown, write_result
-from structsam_runtime.timing import conditions, environment, interleaved, spread
 
 try:
     from torch import Tensor
@@ -29,10 +29,10 @@ try:
     from structsam_export.analysis.layers import entering
     from structsam_export.choices import Attention, Target
     from structsam_export.config import ExportConfig
+    from structsam_export.description import model_of
     from structsam_export.encoder.attention import MergedAttention, MergedBlock
     from structsam_export.graph.passes import run_passes
     from structsam_export.graph.save import save
-    from structsam_export.manifest import model_of
     from structsam_export.merging import Method
     from structsam_export.rates import RATE
     from structsam_export.verify import read_pictures

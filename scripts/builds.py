@@ -11,18 +11,18 @@ from typing import Annotated, Any
 import typer
 
 from structsam_runtime import UserError
-from structsam_runtime.console import missing, run
-from structsam_runtime.tables import check_result, markdown, write_result
-from structsam_runtime.timing import environment
+from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
+from structsam_runtime.benchmarking.timing import environment
+from structsam_runtime.cli.console import missing, run
 
 try:
     import onnx
 
     from structsam_export import pipeline
-    from structsam_export.architectures import ARCHITECTURES
     from structsam_export.choices import Engine, Target
     from structsam_export.config import ExportConfig
     from structsam_export.engine import EngineBuilder, EngineError
+    from structsam_export.models.architectures import ARCHITECTURES
     from structsam_export.pipeline import LintError
     from structsam_export.progress import Progress
     from structsam_export.targets import DIALECTS

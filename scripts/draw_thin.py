@@ -1,7 +1,7 @@
 """Draw the scenes of thin objects that the small SAM is validated on, as a dataset for evaluate.py.
 
 python scripts/draw_thin.py --data ../shared/data/coco-train -o thin
-python scripts/evaluate.py --dataset thin --root thin --arch vit_b -o results
+structsam evaluate --dataset thin --root thin --arch vit_b -o results
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from structsam_runtime import UserError
-from structsam_runtime.console import missing, run
+from structsam_runtime.cli.console import missing, run
 
 try:
     from PIL import Image

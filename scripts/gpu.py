@@ -15,13 +15,13 @@ import numpy as np
 import typer
 
 from structsam_runtime import Manifest, UserError
-from structsam_runtime.console import missing, run
-from structsam_runtime.machine import counted
-from structsam_runtime.predictor import BATCH
+from structsam_runtime.benchmarking.machine import counted
+from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
+from structsam_runtime.benchmarking.timing import as_row, environment, footprint, interleaved, spread
+from structsam_runtime.cli.console import missing, run
+from structsam_runtime.predict.predictor import BATCH
 from structsam_runtime.runners import create
 from structsam_runtime.runners.base import Array, Runner
-from structsam_runtime.tables import check_result, markdown, write_result
-from structsam_runtime.timing import as_row, environment, footprint, interleaved, spread
 
 try:
     import torch
@@ -29,14 +29,14 @@ try:
 
     from structsam_export import pipeline
     from structsam_export.analysis.layers import entering
-    from structsam_export.architectures import ARCHITECTURES
+    from structsam_export.check import compare
     from structsam_export.choices import Attention, Engine, Target
-    from structsam_export.compare import compare
     from structsam_export.config import ExportConfig
+    from structsam_export.description import model_of
     from structsam_export.encoder.patch import windows_of
-    from structsam_export.manifest import model_of
     from structsam_export.merging import StructSAM, Windows
     from structsam_export.merging.kernels import TensorKernels
+    from structsam_export.models.architectures import ARCHITECTURES
     from structsam_export.progress import Progress
     from structsam_export.rivals import Rival, rival
     from structsam_export.targets import FUSED

@@ -16,10 +16,10 @@ import typer
 from rich.progress import track
 
 from structsam_runtime import OnnxRuntimeRunner
-from structsam_runtime.console import missing, run
+from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
+from structsam_runtime.benchmarking.timing import conditions, environment, interleaved, spread
+from structsam_runtime.cli.console import missing, run
 from structsam_runtime.runners.base import Array
-from structsam_runtime.tables import check_result, markdown, write_result
-from structsam_runtime.timing import conditions, environment, interleaved, spread
 
 try:
     import onnx

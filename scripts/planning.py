@@ -14,9 +14,9 @@ import typer
 from rich.progress import track
 
 from structsam_runtime import OnnxRuntimeRunner
-from structsam_runtime.console import missing, run
-from structsam_runtime.tables import check_result, markdown, write_result
-from structsam_runtime.timing import conditions, environment, interleaved
+from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
+from structsam_runtime.benchmarking.timing import conditions, environment, interleaved
+from structsam_runtime.cli.console import missing, run
 
 try:
     import torch
@@ -24,15 +24,15 @@ try:
 
     from structsam_export.analysis.layers import entering
     from structsam_export.analysis.macs import BlockMacs, encoder_macs
-    from structsam_export.checkpoints import build_sam, load_sam
     from structsam_export.choices import Channels, MethodName, Reduction
     from structsam_export.config import ExportConfig
+    from structsam_export.description import model_of
     from structsam_export.encoder import apply
     from structsam_export.graph.passes import run_passes
     from structsam_export.graph.save import save
     from structsam_export.graph.trace import trace
-    from structsam_export.manifest import model_of
     from structsam_export.merging import Method, Windows
+    from structsam_export.models.checkpoints import build_sam, load_sam
     from structsam_export.verify import read_pictures
 except ModuleNotFoundError as error:
     missing(error)

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from structsam_runtime import Manifest
-from structsam_runtime.console import run
-from structsam_runtime.tables import check_result, markdown, write_result
+from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
+from structsam_runtime.cli.console import run
 
 COLUMNS = {
     "name": "export",

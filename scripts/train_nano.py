@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from structsam_runtime import UserError
-from structsam_runtime.console import check_output, missing, run, whole_file
+from structsam_runtime.cli.console import missing, run
+from structsam_runtime.files import check_output, whole_file
 
 try:
     import torch
@@ -17,7 +18,7 @@ try:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from safetensors.torch import save_file
 
-    from structsam_export.checkpoints import read_checkpoint
+    from structsam_export.models.checkpoints import read_checkpoint
     from structsam_export.training.curves import plot
     from structsam_export.training.data import Photos, read_photos
     from structsam_export.training.loop import Run, Settings, begin, read, restore, resume, train

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from skimage import data
 
-from structsam_export.architectures import ARCHITECTURES
-from structsam_export.checkpoints import load_sam
+from structsam_export.models.architectures import ARCHITECTURES
+from structsam_export.models.checkpoints import load_sam
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

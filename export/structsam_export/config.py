@@ -13,7 +13,6 @@ from typing import Any
 
 from structsam_runtime.errors import UserError
 
-from .architectures import ARCHITECTURES, PATCH, WINDOW, Architecture
 from .choices import (
     Attention,
     Border,
@@ -31,6 +30,7 @@ from .choices import (
 )
 from .encoder.plugins import has_kernels
 from .merging import ALGM, Identity, Method
+from .models.architectures import ARCHITECTURES, PATCH, WINDOW, Architecture
 from .options import DESTINATIONS, METHODS, OPTIONS, defaults, flag, parameters
 from .rates import RATE
 from .targets import DIALECTS, FUSED, Dialect, natural

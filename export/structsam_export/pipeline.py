@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import sha256
-from structsam_runtime.predictor import BATCH
+from structsam_runtime.predict.predictor import BATCH
 from structsam_runtime.runners.tensorrt import PLUGINS
 
 from .analysis.macs import EncoderMacs, encoder_macs
-from .architectures import PATCH
-from .checkpoints import download, load_sam, own_weights
+from .comparing import onnx_runner
 from .config import ExportConfig
+from .description import PLACES, manifest, merging, model_of, write
 from .encoder.decoder import PromptedMaskDecoder
 from .encoder.exported import PlannedEncoder, output_names
 from .encoder.patch import apply
@@ -33,9 +33,9 @@ from .graph.passes import run_passes
 from .graph.precision import prepare
 from .graph.save import save
 from .graph.trace import trace
-from .manifest import PLACES, manifest, merging, model_of, write
+from .models.architectures import PATCH
+from .models.checkpoints import download, load_sam, own_weights
 from .progress import Progress
-from .runners import onnx_runner
 from .staging import check_output, staged
 from .triton import check_repository, names, write_repository
 from .verify import DECODER_INPUTS, DECODER_OUTPUTS, Report, read_pictures, samples, verify
@@ -346,7 +346,7 @@ def summary(made: Export) -> str:
             f"mask IoU with PyTorch {report.mask_iou:.4f}{plans}",
             *fragile(made),
             *weights,
-            f"next: python scripts/predict.py {made.folder} photo.jpg --box 100 80 400 360 -o overlay.png",
+            f"next: structsam predict {made.folder} photo.jpg --box 100 80 400 360 -o overlay.png",
         ]
     )
 

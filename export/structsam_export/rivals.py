@@ -18,9 +18,9 @@ from structsam_runtime.manifest import Model
 from structsam_runtime.runners.base import Array, DeviceArray, Runner, TensorSpec
 from structsam_runtime.runners.onnxruntime import PROVIDERS, OnnxRuntimeRunner
 
-from .checkpoints import build_sam, randomize
 from .encoder.attention import relative_positions
 from .graph.trace import quiet
+from .models.checkpoints import build_sam, randomize
 from .targets import FUSED
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from structsam_runtime.errors import UserError
-from structsam_runtime.predictor import BATCH
+from structsam_runtime.predict.predictor import BATCH
 
 from .choices import Engine
 from .staging import check_writable, staged

@@ -19,15 +19,15 @@ from polygraphy.backend.base import BaseRunner
 from torch import nn
 
 from structsam_runtime.errors import UserError
-from structsam_runtime.image import PICTURES, Frame, prepare, read_image
 from structsam_runtime.manifest import Model
-from structsam_runtime.prior import prior
-from structsam_runtime.prompts import encode
+from structsam_runtime.predict.image import PICTURES, Frame, prepare, read_image
+from structsam_runtime.predict.prior import prior
+from structsam_runtime.predict.prompts import encode
 
+from .comparing import Arrays, TorchRunner, run_all
 from .encoder.exported import PlannedEncoder, Told, output_names, told_plans
 from .encoder.patch import change_methods, merged_blocks
 from .merging import MergePlan, Replay, StructSAM, Windows
-from .runners import Arrays, TorchRunner, run_all
 
 DECODER_INPUTS = ("image_embedding", "point_coords", "point_labels", "mask_input", "has_mask_input")
 DECODER_OUTPUTS = ("masks", "iou_predictions")

@@ -1,11 +1,11 @@
 """Segment Anything with StructSAM token merging, without PyTorch: NumPy and an engine."""
 
-from .automatic import AutomaticMaskGenerator
-from .embedding import Embedding
 from .errors import UserError
 from .manifest import Manifest
-from .predictor import Predictor
-from .prompts import Prompt
+from .predict.automatic.generator import AutomaticMaskGenerator
+from .predict.embedding import Embedding
+from .predict.predictor import Predictor
+from .predict.prompts import Prompt
 from .runners.onnxruntime import OnnxRuntimeRunner
 from .runners.tensorrt import TensorRtRunner
 

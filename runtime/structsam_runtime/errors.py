@@ -5,7 +5,7 @@ class UserError(Exception):
     """A mistake that the person at the keyboard can mend: what came, what was expected, what to do.
 
     The message is one line whatever it was built from, so that a command-line script can print it as
-    ``error: ...`` and leave (:func:`structsam_runtime.console.run`). Everything else that is raised is a
+    ``error: ...`` and leave (:func:`structsam_runtime.cli.console.run`). Everything else that is raised is a
     defect of this project and keeps its traceback.
     """
 

@@ -10,10 +10,10 @@ import skimage.data
 import torch
 from torch import Tensor, nn
 
-from structsam_export.architectures import ARCHITECTURES, Architecture
-from structsam_export.checkpoints import randomize, sam_modules
-from structsam_runtime.image import prepare
+from structsam_export.models.architectures import ARCHITECTURES, Architecture
+from structsam_export.models.checkpoints import randomize, sam_modules
 from structsam_runtime.manifest import Model
+from structsam_runtime.predict.image import prepare
 
 BuildEncoder = Callable[..., Any]
 Photographs = Callable[[int], Tensor]

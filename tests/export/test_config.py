@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from structsam_export import cli, pipeline
-from structsam_export.architectures import ARCHITECTURES
+from structsam_export import pipeline
 from structsam_export.choices import (
     Attention,
     Border,
@@ -25,6 +24,7 @@ from structsam_export.choices import (
     Selection,
     Target,
 )
+from structsam_export.cli import export as cli
 from structsam_export.config import PATHS, ExportConfig, option_type
 from structsam_export.merging import (
     ALGM,
@@ -39,8 +39,9 @@ from structsam_export.merging import (
     VidToMe,
     Windows,
 )
+from structsam_export.models.architectures import ARCHITECTURES
 from structsam_export.options import DESTINATIONS, METHODS, OPTIONS
-from structsam_runtime.console import run
+from structsam_runtime.cli.console import run
 from structsam_runtime.errors import UserError
 
 GRID, SQUARE = ("gradient", "scope", "border", "destination"), ("cell",)

@@ -16,13 +16,13 @@ from onnx import numpy_helper
 from rich.console import Console
 
 from structsam_export import pipeline
-from structsam_export.architectures import ARCHITECTURES, Architecture
+from structsam_export.check import compare
 from structsam_export.choices import Channels, Engine, Target
-from structsam_export.compare import compare
 from structsam_export.config import ExportConfig
 from structsam_export.engine import EngineBuilder, Hardware
-from structsam_export.evaluation import from_export
+from structsam_export.models.architectures import ARCHITECTURES, Architecture
 from structsam_export.progress import Progress
+from structsam_export.subjects import from_export
 from structsam_runtime import Manifest, OnnxRuntimeRunner, Predictor, UserError
 from structsam_runtime.manifest import EngineRecord
 from structsam_runtime.runners import create, cuda

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from structsam_export import pipeline
-from structsam_export.architectures import ARCHITECTURES, Architecture
 from structsam_export.choices import Attention, Target
 from structsam_export.encoder.forms import Bias
 from structsam_export.engine import EngineBuilder, EngineError
 from structsam_export.graph.passes import PASSES
+from structsam_export.models.architectures import ARCHITECTURES, Architecture
 
 Ended = tuple[int | str | None, str, str]
 RunScript = Callable[[str, str], Ended]

@@ -20,7 +20,7 @@ from rich.console import Console
 from structsam_export import pipeline, staging, triton
 from structsam_export.choices import Engine
 from structsam_export.config import ExportConfig
-from structsam_export.manifest import contract
+from structsam_export.description import contract
 from structsam_export.progress import Progress
 from structsam_runtime import OnnxRuntimeRunner, UserError
 

@@ -13,8 +13,8 @@ from structsam_export.encoder import apply, merged_blocks
 from structsam_export.encoder.exported import PlannedEncoder, output_names, told_plans
 from structsam_export.merging import Method, StructSAM
 from structsam_export.verify import _agreement, _by_block, _replayed, priors
-from structsam_runtime.image import Frame
 from structsam_runtime.manifest import Model
+from structsam_runtime.predict.image import Frame
 
 Build = Callable[..., Any]
 Photographs = Callable[[int], Tensor]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from structsam_export.merging.kernels import TensorKernels
 from structsam_plugins import Kernels
 from structsam_plugins.build import build
-from structsam_runtime.image import prepare
 from structsam_runtime.manifest import Model
+from structsam_runtime.predict.image import prepare
 
 Features = Callable[..., Tensor]
 

@@ -28,4 +28,4 @@ def test_every_module_imports_without_the_export_side() -> None:
     )
     heavy, imported = done.stdout.splitlines()
     assert heavy == ""
-    assert "structsam_runtime.predictor" in imported.split(",")
+    assert "structsam_runtime.predict.predictor" in imported.split(",")

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from structsam_runtime.image import prepare
 from structsam_runtime.manifest import Model
+from structsam_runtime.predict.image import prepare
 
 from ..encoder.attention import layer_norm
 

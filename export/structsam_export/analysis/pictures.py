@@ -12,11 +12,11 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..architectures import PATCH
 from ..encoder.attention import layer_norm
 from ..encoder.patch import merged_blocks
 from ..merging import MergePlan, Method, PiToMe, StructSAM, Windows, gradient_energy
 from ..merging.metric import head_mean
+from ..models.architectures import PATCH
 
 Pixels = NDArray[np.uint8]
 """[h, w, 3] RGB."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from structsam_runtime.prompts import ABSENT
+from structsam_runtime.predict.prompts import ABSENT
 
 from .two_way import two_way
 

@@ -4,19 +4,19 @@ Read `plan.py` first (what a method returns), then `structsam.py` (Algorithm 1 o
 `matching.py` (what the other methods share).
 """
 
-from .adjacent import Adjacent
-from .algm import ALGM
-from .bipartite import Bipartite
 from .energy import gradient_energy
-from .hybrid import Hybrid
 from .method import Identity, Method, Replay
-from .pitome import PiToMe
+from .methods.adjacent import Adjacent
+from .methods.algm import ALGM
+from .methods.bipartite import Bipartite
+from .methods.hybrid import Hybrid
+from .methods.pitome import PiToMe
+from .methods.structsam import StructSAM
+from .methods.tome import ToMe
+from .methods.tomesd import ToMeSD
+from .methods.vidtome import VidToMe
 from .plan import MergePlan, unmerge_groups
 from .prompted import PromptedWindows, SplitWindows
-from .structsam import StructSAM
-from .tome import ToMe
-from .tomesd import ToMeSD
-from .vidtome import VidToMe
 from .windows import Windows
 
 __all__ = [

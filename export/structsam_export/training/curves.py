@@ -6,7 +6,7 @@ import itertools
 import json
 from pathlib import Path
 
-from structsam_runtime.console import whole_file
+from structsam_runtime.files import whole_file
 
 
 def plot(curves: Path, picture: Path) -> None:

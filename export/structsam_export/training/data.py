@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from structsam_runtime.errors import UserError
-from structsam_runtime.image import read_image
+from structsam_runtime.predict.image import read_image
 
 from .scenes import THIN, Canvas, Layer, fill, solid, thin
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from structsam_runtime.console import whole_file
 from structsam_runtime.errors import UserError
+from structsam_runtime.files import whole_file
 
-from ..architectures import DEFAULT
-from ..checkpoints import build_sam, load_weights
+from ..models.architectures import DEFAULT
+from ..models.checkpoints import build_sam, load_weights
 from .data import Photos, Samples
 from .losses import Losses, objective
 from .muon import Muon

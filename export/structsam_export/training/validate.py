@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from structsam_runtime.image import Frame
+from structsam_runtime.predict.image import Frame
 
 from .data import Photos, thin_set, tight_box
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..tables import markdown as as_markdown
+from ..benchmarking.tables import markdown as as_markdown
 from .coco_ap import AveragePrecision, Prediction, Truth, average_precision
 from .metrics import Interval, interval
 from .results import RUN, UNMERGED, FoundObjects, Results, TrueObjects

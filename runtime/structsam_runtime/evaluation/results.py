@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
 
-from ..console import whole_file
 from ..errors import UserError
+from ..files import whole_file
 
 RUN, TRUTH = "run.json", "truth.jsonl"
 UNMERGED = "unmerged"

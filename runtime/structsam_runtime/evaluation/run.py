@@ -8,9 +8,9 @@ import numpy as np
 import pycocotools.mask as run_lengths
 from numpy.typing import NDArray
 
+from ..benchmarking.memory import peak_memory
 from ..errors import UserError
-from ..memory import peak_memory
-from ..predictor import Predictor
+from ..predict.predictor import Predictor
 from .coco_ap import Rle, encode
 from .datasets import Annotated, Box, Object
 from .metrics import boundary_iou, dice, iou

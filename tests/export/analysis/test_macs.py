@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from structsam_export.analysis.macs import SOBEL_MACS, EncoderMacs, count_macs, encoder_macs, table_5
-from structsam_export.architectures import ARCHITECTURES
-from structsam_export.checkpoints import build_sam
 from structsam_export.choices import Attention, Channels, Gradient, MethodName, Reduction, Scope
 from structsam_export.config import ExportConfig
 from structsam_export.encoder import apply, merged_blocks
 from structsam_export.encoder.exported import told_plans
 from structsam_export.encoder.patch import windows_of
 from structsam_export.merging import Identity, StructSAM, Windows
+from structsam_export.models.architectures import ARCHITECTURES
+from structsam_export.models.checkpoints import build_sam
 
 Build = Callable[..., Any]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from structsam_export.checkpoints import build_sam, randomize
 from structsam_export.encoder import PromptedMaskDecoder
+from structsam_export.models.checkpoints import build_sam, randomize
 
 SIDE, GRID = 256, 16
 

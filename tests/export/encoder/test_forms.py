@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from structsam_export.architectures import ARCHITECTURES
 from structsam_export.choices import Attention, Engine, Target
 from structsam_export.config import ExportConfig
 from structsam_export.encoder import apply
@@ -29,6 +28,7 @@ from structsam_export.graph.precision import prepare
 from structsam_export.graph.save import save
 from structsam_export.graph.trace import trace
 from structsam_export.merging import Method, StructSAM, Windows
+from structsam_export.models.architectures import ARCHITECTURES
 from structsam_export.targets import DIALECTS, FUSED, PATTERN, PORTABLE
 from structsam_runtime import OnnxRuntimeRunner
 

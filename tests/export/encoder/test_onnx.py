@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from structsam_export.checkpoints import randomize
 from structsam_export.choices import (
     Border,
     Destination,
@@ -42,6 +41,7 @@ from structsam_export.merging import (
     VidToMe,
     Windows,
 )
+from structsam_export.models.checkpoints import randomize
 
 SIDE = 320  # 20 x 20 tokens: four windows, three of them padded
 ERROR = 1e-3  # of embeddings whose deviation is one; what verification asks of an fp32 export

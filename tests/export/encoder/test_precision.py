@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from structsam_export.checkpoints import sam_modules
 from structsam_export.encoder import apply
 from structsam_export.graph.precision import LayerNorm2dFp32, LayerNormFp32, prepare
 from structsam_export.merging import StructSAM
+from structsam_export.models.checkpoints import sam_modules
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from structsam_export.checkpoints import sam_modules
 from structsam_export.merging import Windows
+from structsam_export.models.checkpoints import sam_modules
 
 CPU = torch.device("cpu")
 SIZES = {

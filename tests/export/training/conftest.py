@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from structsam_export.architectures import ARCHITECTURES, Architecture
+from structsam_export.models.architectures import ARCHITECTURES, Architecture
 from structsam_export.training import loop
 from structsam_export.training.data import Photos, read_photos
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from structsam_export.architectures import DEFAULT
-from structsam_export.checkpoints import build_sam, randomize
+from structsam_export.models.architectures import DEFAULT
+from structsam_export.models.checkpoints import build_sam, randomize
 from structsam_export.training import loop
 from structsam_export.training.curves import plot
 from structsam_export.training.data import Photos, Samples

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from structsam_export.checkpoints import build_sam, load_weights
+from structsam_export.models.checkpoints import build_sam, load_weights
 from structsam_export.training import loop
 
 Call = Callable[[str], tuple[int | str | None, str, str]]

@@ -11,13 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from structsam_runtime.errors import UserError
-from structsam_runtime.evaluation.results import (
-    FoundObject,
-    FoundObjects,
-    Results,
-    TrueObject,
-    TrueObjects,
-)
+from structsam_runtime.evaluation.results import FoundObject, FoundObjects, Results, TrueObject, TrueObjects
 
 WHAT = {"arch": "vit_b", "image_size": 1024, "weights": "sam.pth abc", "machine": "a CPU, 2 cores"}
 FACTS = {"label": "StructSAM", "rate": 0.1 + 0.2, "gmac": 321.27}  # a float that no short decimal is

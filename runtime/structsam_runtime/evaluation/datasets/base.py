@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ...image import read_image
+from ...predict.image import read_image
 
 Box: TypeAlias = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels; (x1, y1) is the last pixel inside, not the first one outside."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ...errors import UserError
-from ...image import PICTURES, read_image
+from ...predict.image import PICTURES, read_image
 
 TURNED = {5, 6, 7, 8}  # EXIF orientations that exchange width and height
 FOREGROUND = 128  # a grey mask is foreground above this value (paper, appendix B)
@@ -191,7 +191,7 @@ def read_rgb_ids(path: Path) -> NDArray[np.uint32]:
 
 
 def size_of(picture: Path) -> tuple[int, int]:
-    """Height and width of a picture as :func:`structsam_runtime.image.read_image` gives it, from its header.
+    """Height and width of a picture as `read_image` gives it, from its header.
 
     Raises:
         UserError: the file is missing or is not a picture.

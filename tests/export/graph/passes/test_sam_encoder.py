@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from structsam_export.checkpoints import sam_modules
 from structsam_export.encoder import apply as apply_merging
 from structsam_export.encoder.exported import PlannedEncoder, output_names
 from structsam_export.graph.passes import run_passes
 from structsam_export.graph.precision import prepare
 from structsam_export.graph.trace import trace
 from structsam_export.merging import StructSAM
+from structsam_export.models.checkpoints import sam_modules
 
 Same = Callable[[onnx.ModelProto, onnx.ModelProto], None]
 

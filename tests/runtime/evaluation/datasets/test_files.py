@@ -20,7 +20,7 @@ from structsam_runtime.evaluation.datasets.files import (
     read_rgb_ids,
     size_of,
 )
-from structsam_runtime.image import read_image
+from structsam_runtime.predict.image import read_image
 
 
 def black_and_white(mask: NDArray[np.bool_], mode: str) -> Image.Image:

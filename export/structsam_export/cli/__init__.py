@@ -1,0 +1,1 @@
+"""Subcommands of `structsam` that need PyTorch: one file each."""

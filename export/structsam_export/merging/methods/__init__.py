@@ -1,0 +1,1 @@
+"""Ways to merge tokens: one file each, listed in `merging/registry.py`."""

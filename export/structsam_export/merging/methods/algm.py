@@ -1,0 +1,108 @@
+"""ALGM: local merging of cells, then global matching of what is left (Norouzi et al. 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...choices import Reduction
+from ..cells import cell_tokens, largest_first, merged_cells
+from ..collapse import collapse, ordered
+from ..flatness import likeness
+from ..index import count, inverse, lookup
+from ..matching import match, removed
+from ..metric import head_mean
+from ..plan import MergePlan
+from ..windows import Windows
+
+
+@dataclass(frozen=True)
+class ALGM:
+    """Cells whose tokens are most alike collapse, then even slots merge into odd ones.
+
+    ALGM merges twice in the whole network, as many tokens as pass a threshold. The paper needs a rate in
+    every block. Ours: `local` of the tokens to remove go with the first stage and the others with the
+    second, in every block; with 1 only the first stage runs, and differs from StructSAM only in what ranks
+    the cells. Cells of padding are alike (they would count as 0) and merge first. Tokens are compared on the
+    mean over heads.
+
+    Args:
+        rate: r, the share of tokens to remove, in [0, 1 - 1/s^2].
+        cell: s, rows and columns of a cell; divides the window.
+        local: share of the removed tokens that the first stage removes, in [0, 1].
+        reduction: means weighted by size, or the token at a slot's position alone: a cell's last.
+        heads: similarity is taken on the mean over this many heads; 1 is all channels.
+        proportional: attention counts every slot as often as it has tokens; see `Method.proportional`.
+    """
+
+    rate: float
+    cell: int = 2
+    local: float = 0.5
+    reduction: Reduction = Reduction.MEAN
+    heads: int = 1
+    proportional: bool = False
+    fragile = False
+    prompt_windows = 0
+    footprint = 1
+
+    def merged(self, windows: Windows) -> int:
+        """M: cells of one window that collapse in the first stage.
+
+        At least so many that the second stage, which can halve what is left, removes the rest.
+        """
+        tokens, fewer = windows.tokens, self.cell**2 - 1
+        if self.local == 1:
+            return merged_cells(self.rate, tokens, self.cell)
+        wanted = removed(self.rate, tokens)
+        merged = int(self.local * wanted / fewer)
+        while wanted - fewer * merged > (tokens - fewer * merged) // 2:
+            merged += 1
+        return merged
+
+    def matched(self, windows: Windows) -> int:
+        """R: slots of the first stage that merge in the second."""
+        if self.local == 1:
+            return 0
+        return removed(self.rate, windows.tokens) - self.merged(windows) * (self.cell**2 - 1)
+
+    def slots(self, windows: Windows) -> int:
+        """K = N - M (s^2 - 1) - R; see `Method.slots`."""
+        return windows.tokens - self.merged(windows) * (self.cell**2 - 1) - self.matched(windows)
+
+    def plan(self, x: Tensor, windows: Windows) -> MergePlan:
+        """Both stages; see `Method.plan`."""
+        metric = windows.cut(head_mean(x, self.heads))  # [B', N, c]
+        local = self._local(metric, windows)
+        plan = local.then(self._global(local, metric, windows)) if self.matched(windows) else local
+        return plan.replacing() if self.reduction is Reduction.REPLACE else plan
+
+    def _local(self, metric: Tensor, windows: Windows) -> MergePlan:
+        merged = self.merged(windows)
+        if not merged:
+            return MergePlan.identity(metric.shape[0], windows.tokens, metric.device)
+        cells = cell_tokens(windows.side, self.cell, metric.device)
+        members = metric.index_select(1, cells.flatten())
+        members = members.view(metric.shape[0], *cells.shape, -1)  # [B', G, s * s, c]
+        rank = inverse(largest_first(likeness(members)))  # [B', G]
+        # Raster order among the cells that merge, and among the others. The second stage takes every other
+        # slot: in the order of likeness, a swap of near ties would turn sources into destinations.
+        order = torch.where(rank < merged, len(cells), 0) - count(len(cells), metric.device)
+        tokens = ordered(cells, largest_first(order.float()))
+        return collapse(tokens, place=tokens[:, :merged, -1])
+
+    def _global(self, local: MergePlan, metric: Tensor, windows: Windows) -> MergePlan:
+        """Matching of even with odd slots of the first stage: collapsed cells first, then tokens."""
+        slots = local.merge(metric)
+        place = count(slots.shape[1], slots.device).expand(slots.shape[0], -1)
+        padding = windows.padding(slots.shape[0] // windows.per_image, slots.device)
+        return match(
+            slots,
+            source=place[:, ::2],
+            destination=place[:, 1::2],
+            merged=self.matched(windows),
+            reduction=self.reduction,
+            size=local.size,
+            padding=None if padding is None else lookup(padding, local.position),
+        )

@@ -1,0 +1,53 @@
+"""ToMe: bipartite soft matching of even and odd tokens (Bolya et al. 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...choices import Reduction
+from ..index import count
+from ..matching import Matching, match
+from ..metric import head_mean
+from ..plan import MergePlan
+from ..windows import Windows
+
+
+@dataclass(frozen=True)
+class ToMe(Matching):
+    """Tokens at even places merge into tokens at odd places, the most similar pairs first.
+
+    A window is even tokens wide, so this pairs columns with columns. Only half of the tokens are sources:
+    rates above 0.5 remove half. Ours, where the paper does not say how ToMe was brought to SAM: tokens are
+    compared before queries and keys exist, on the mean over heads; the mean of a slot is not weighted,
+    because every block unmerges; padding is like padding only, where ToMe divides by zero.
+
+    Args:
+        rate: r, the share of tokens to remove; more than half is half.
+        reduction: the mean of a destination and its sources, or the destination alone.
+        heads: similarity is taken on the mean over this many heads; 1 is all channels.
+        proportional: attention counts every slot as often as it has tokens; see `Method.proportional`.
+    """
+
+    rate: float
+    reduction: Reduction = Reduction.MEAN
+    heads: int = 1
+    proportional: bool = False
+
+    def sources(self, windows: Windows) -> int:
+        """Half of the tokens; see `Matching.sources`."""
+        return windows.tokens // 2
+
+    def matched(self, x: Tensor, windows: Windows) -> MergePlan:
+        """Matching of even with odd tokens; see `Matching.matched`."""
+        tokens = count(windows.tokens, x.device).expand(x.shape[0] * windows.per_image, -1)
+        metric = windows.cut(head_mean(x, self.heads))
+        return match(
+            metric,
+            source=tokens[:, ::2],
+            destination=tokens[:, 1::2],
+            merged=self.removed(windows),
+            reduction=self.reduction,
+            padding=windows.padding(x.shape[0], x.device),
+        )

@@ -1,0 +1,1 @@
+"""Segment Anything: its sizes, its weights, and the files in which people have them."""

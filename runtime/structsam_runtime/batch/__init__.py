@@ -1,0 +1,1 @@
+"""Folders of pictures, segmented here or on a cluster."""

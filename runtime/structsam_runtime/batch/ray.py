@@ -1,0 +1,128 @@
+"""A folder of pictures segmented by many processes, on this machine or on those of a Ray cluster."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from ..benchmarking.machine import cores
+from ..errors import UserError
+from .job import Job
+from .segment import Outcome, Segmenter
+
+LOCAL = "local"
+"""The address of a cluster that is started here for one run."""
+SHARES = 64
+"""Into so many tasks for each worker the pictures are divided: what is lost with a worker is one of them."""
+PATIENCE = 5
+"""Seconds to wait for a cluster to answer."""
+
+
+class Worker:
+    """What one process of the cluster does: a model, opened with its first picture, and pictures.
+
+    Mistakes of a person are rows like any other. Raised in a worker, they would reach the driver as a
+    traceback inside a traceback, and opening the model in the constructor would be tried again and again.
+    """
+
+    def __init__(self, job: Job, threads: int | None) -> None:
+        self._job, self._threads = job, threads
+        self._segment: Segmenter | None = None
+
+    def __call__(self, row: dict[str, str]) -> dict[str, str]:
+        """A picture's name in; its name, its error and the error that ends the run out, or empty texts."""
+        try:
+            if self._segment is None:
+                self._segment = Segmenter(self._job, self._threads).__enter__()  # the process's end closes it
+            return {**row, "error": self._segment(row["image"]).error or "", "end": ""}
+        except UserError as error:
+            return {**row, "error": "", "end": f"{error} (on {socket.gethostname()})"}
+
+
+def run(job: Job, images: Sequence[str], address: str, workers: int | None = None) -> Iterator[Outcome]:
+    """Segment pictures on a cluster, in no particular order.
+
+    Pictures are read and results written by the workers: every machine must see the three folders of the job
+    under the same paths, and have this package. A worker that dies is replaced, and its pictures are looked
+    at again, but for those that have their result. A picture so large that every worker dies of it is tried
+    again until someone interrupts; Ray tells of each death.
+
+    Args:
+        job: begun.
+        images: paths within the folder of pictures.
+        address: of a Ray cluster, as `ray.init` takes it; ``local`` starts one here.
+        workers: processes, each with a model; default: one for each GPU, or where the job runs on the CPU one
+            for each machine. The cores are shared out among them.
+
+    Raises:
+        UserError: Ray is not installed, there is no cluster at the address, or none with a GPU for a job that
+            needs one; or, from a worker, as `Segmenter`. What is done by then stays.
+    """
+    ray = _import()
+    with _connected(ray, address, workers):
+        count, reserved, threads = _shares(ray, job, workers)
+        rows = ray.data.from_items(
+            [{"image": image} for image in images], override_num_blocks=min(len(images), SHARES * count)
+        )
+        # Ray Data restarts the processes of such a pool, and repeats their tasks, without limit.
+        pool = ray.data.ActorPoolStrategy(size=count)
+        looked = rows.map(Worker, fn_constructor_args=(job, threads), compute=pool, **reserved)
+        for row in looked.iter_rows():
+            if row["end"]:
+                raise UserError(row["end"])
+            yield Outcome(row["image"], row["error"] or None)
+
+
+def _shares(ray: Any, job: Job, workers: int | None) -> tuple[int, dict[str, int], int | None]:
+    """How many workers, what Ray reserves for each, and the threads of each."""
+    has = ray.cluster_resources()
+    if job.runner != "cpu":
+        if not has.get("GPU"):
+            raise UserError(f"runner '{job.runner}' needs a GPU, and the cluster has none; use cpu")
+        return workers or int(has["GPU"]), {"num_gpus": 1}, None
+    count = workers or sum(node["Alive"] for node in ray.nodes())
+    return count, {"num_cpus": 1}, max(1, int(has.get("CPU", 1)) // count)
+
+
+@contextmanager
+def _connected(ray: Any, address: str, workers: int | None) -> Iterator[None]:
+    own: dict[str, Any] = {}
+    if address == LOCAL:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody was asked whether they want to report
+        own = {
+            "num_cpus": max(cores(), workers or 1),
+            "include_dashboard": False,
+            "object_store_memory": 10**8,
+        }
+    try:
+        _reach(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"no Ray cluster that can be used at {address}: {error}; start one with `ray start --head`, "
+            f"or use {LOCAL}"
+        ) from error
+    try:
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raises OSError where nobody listens at a host and port: Ray would go on trying for many minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), PATIENCE).close()
+
+
+def _import() -> Any:
+    try:
+        import_module("ray.data")
+        return import_module("ray")
+    except ModuleNotFoundError as error:
+        raise UserError(f'a cluster needs {error.name}; pip install -e ".[cluster]"') from error

@@ -1,0 +1,1 @@
+"""Latency, memory and what machine they were measured on."""

@@ -1,0 +1,34 @@
+"""Results of a measurement: numbers as JSON, and beside them the table that a person reads."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import check_output, whole_file
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as a Markdown table without a line end; the first row is the header."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def check_result(output: Path) -> None:
+    """Refuse a result file that cannot be written, before anything is measured for it.
+
+    Raises:
+        UserError: it does not end in .json, or as in `check_output`.
+    """
+    if output.suffix != ".json":
+        raise UserError(f"--output {output} does not end in .json; the table goes beside it as .md")
+    check_output(output)
+
+
+def write_result(output: Path, content: Any, table: str) -> None:
+    """Write a result as JSON, and its table beside it as .md."""
+    with whole_file(output) as part:
+        part.write_text(json.dumps(content, indent=2) + "\n")
+    with whole_file(output.with_suffix(".md")) as part:
+        part.write_text(table)

@@ -1,0 +1,148 @@
+"""Times that may stand in one table: everything in one run, turn by turn, on a machine that is named."""
+
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.progress import track
+
+from ..runners import cuda
+from ..runners.base import Array, Runner
+from ..runners.tensorrt import LIBRARIES, bindings
+from .machine import cores, counted, gpus, processor
+from .memory import peak_memory
+
+Key = TypeVar("Key", bound=Hashable)
+PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt", "tensorrt-rtx", "cuda-python")
+"""Whose versions a time depends on."""
+_CPUINFO = Path("/proc/cpuinfo")
+_GPU_FACTS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit", "driver_version", "persistence_mode")
+
+
+def interleaved(
+    calls: Mapping[Key, Callable[[], object]], repeat: int, description: str = "timing"
+) -> dict[Key, list[float]]:
+    """Seconds of `repeat` calls of each, in turns, so that a machine that slows down slows all of them.
+
+    There is one turn more, the first, which warms up and is not counted.
+    """
+    seconds: dict[Key, list[float]] = {name: [] for name in calls}
+    for turn in track(range(repeat + 1), description=description, transient=True):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def spread(seconds: Sequence[float], first: Sequence[float]) -> dict[str, Any]:
+    """Median and extremes of a contestant's times, and ratios to those of the one that is compared with."""
+    median, least = statistics.median(seconds), min(seconds)
+    return {
+        "median_s": round(median, 7),
+        "min_s": round(least, 7),
+        "max_s": round(max(seconds), 7),
+        "ratio_median": round(median / statistics.median(first), 4),
+        "ratio_min": round(least / min(first), 4),
+        "seconds": [round(value, 7) for value in seconds],
+    }
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The most memory that a process which does nothing else ever had, in bytes; None where nobody knows."""
+
+    host: int | None
+    device: int | None  # what was left of the GPU's before, minus after: pools hold on to their peak
+
+
+def footprint(make: Callable[[], Runner], feeds: Mapping[str, Array], on_device: bool = False) -> Footprint:
+    """Memory of a runner that is opened and run once, in a process of its own.
+
+    Args:
+        make: makes the runner; can be pickled, as can what it makes it of.
+        feeds: its inputs.
+        on_device: whether it runs on a GPU.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_footprint, make, dict(feeds), on_device).result()
+
+
+def _footprint(make: Callable[[], Runner], feeds: dict[str, Array], on_device: bool) -> Footprint:
+    free = cuda.free_memory() if on_device else 0
+    with peak_memory() as host, make() as runner:
+        runner.infer(feeds)
+        used = free - cuda.free_memory() if on_device else None
+    return Footprint(host[0] if host else None, used)
+
+
+def environment(runner: str) -> dict[str, Any]:
+    """What times were taken on, and when, for a result file."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "processor": processor(),
+        "cores": cores(),
+        "gpus": gpus(),
+        "clocks": clocks(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": versions(),
+        "runner": runner,
+        "library": _library(runner),
+    }
+
+
+def conditions(result: Mapping[str, Any]) -> str:
+    """Machine, library, date and repetitions of a result file, as a table's head has them."""
+    machine = result["machine"]
+    where = ", ".join([machine["processor"], counted(machine["cores"]), *machine["gpus"]])
+    library = f"{machine['library']} ({machine['runner']})"
+    return f"{where}, {library}, {machine['date']}, {result['repeat']} interleaved runs"
+
+
+def _library(runner: str) -> str:
+    """What runs graphs, and its version."""
+    if runner in LIBRARIES:
+        return f"{runner} {bindings(runner).__version__}"
+    import onnxruntime
+
+    return f"ONNX Runtime {onnxruntime.__version__}"
+
+
+def versions() -> dict[str, str]:
+    """Of the PACKAGES that are installed."""
+    found = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def clocks() -> list[str]:
+    """How fast the processor runs, and every GPU with its limits, as far as the system tells."""
+    text = _CPUINFO.read_text() if _CPUINFO.is_file() else ""
+    rates = [float(line.partition(":")[2]) for line in text.splitlines() if line.startswith("cpu MHz")]
+    told = [f"CPU {min(rates):.0f} to {max(rates):.0f} MHz"] if rates else []
+    query = ["nvidia-smi", f"--query-gpu={','.join(_GPU_FACTS)}", "--format=csv,noheader"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return told
+    facts = (zip(_GPU_FACTS, line.split(","), strict=False) for line in lines)
+    return told + ["GPU " + ", ".join(f"{name} {value.strip()}" for name, value in pairs) for pairs in facts]
+
+
+def as_row(memory: Footprint) -> dict[str, int | None]:
+    """For a result file."""
+    return {f"peak_{where}": size for where, size in asdict(memory).items()}

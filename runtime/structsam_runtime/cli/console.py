@@ -1,0 +1,124 @@
+"""What every subcommand shares: one-line errors and exit codes."""
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
+
+import typer
+
+from ..errors import UserError
+
+USAGE = 2
+INTERRUPTED = 130
+EVALUATE = {"matplotlib", "pycocotools", "pydicom", "scipy"}
+"""What datasets, metrics and plots need beyond the runtime: the extra of that name."""
+
+# Typer took its copy of click in as `typer._click`; before that it raised click's own exceptions. Either way
+# the usage errors share one base, and it is the last class behind BadParameter that can format a message.
+_UsageError: type[Exception] = next(
+    base for base in reversed(typer.BadParameter.__mro__) if hasattr(base, "format_message")
+)
+
+
+def run(app: typer.Typer | Callable[..., object], args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command-line program and end the process with its exit code.
+
+    Args:
+        app: a typer application, or the function that is its only command.
+        args: arguments without the program's name; default ``sys.argv[1:]``.
+
+    Raises:
+        SystemExit: always. 0 when the command returned or printed its help; 2 after a mistake of the person
+            (:class:`UserError`, an unknown option, a missing argument ...), told as one line ``error: ...``
+            on stderr; 130 with ``interrupted`` after Ctrl-C; otherwise the code of ``typer.Exit``. Any other
+            exception is a defect and passes through with its traceback.
+    """
+    if not isinstance(app, typer.Typer):
+        program = typer.Typer(add_completion=False)
+        program.command()(app)
+        app = program
+    sys.exit(_exit_code(app, args))
+
+
+def missing(error: ModuleNotFoundError) -> NoReturn:
+    """End a script whose imports failed: it needs more than the runtime does.
+
+    Raises:
+        SystemExit: with 2, after one line that says what to install.
+    """
+    extra = "evaluate" if error.name in EVALUATE else "export,cpu"
+    print(f'error: this needs {error.name}; pip install -e ".[{extra}]"', file=sys.stderr)
+    sys.exit(USAGE)
+
+
+def _exit_code(app: typer.Typer, args: Sequence[str] | None) -> int:
+    try:
+        # Outside standalone mode typer raises its errors for us to print, and returns the code of typer.Exit.
+        result = typer.main.get_command(app)(args=args, standalone_mode=False)
+    except UserError as error:
+        return _fail(str(error))
+    except _UsageError as error:
+        return _fail(error.format_message())  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
+        result = INTERRUPTED
+    code = result if isinstance(result, int) else 0
+    if code == INTERRUPTED:  # typer itself turns Ctrl-C into this code, and says nothing
+        print("interrupted", file=sys.stderr)
+    return code
+
+
+def _fail(message: str) -> int:
+    """Print one line; none where typer has shown the help of a program that was called without arguments."""
+    if message:
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return USAGE
+
+
+_NUMBER = re.compile(r"[-+]?(\d|\.\d|nan|inf)", re.IGNORECASE)
+
+
+def join_values(args: Sequence[str], counts: Mapping[str, int]) -> list[str]:
+    """Let an option be repeated and take several numbers each time.
+
+    Typer has tuple options and list options, but no list of tuples. ``--box 1 2 3 4 --box 5 6 7 8`` becomes
+    ``--box=1,2,3,4 --box=5,6,7,8``, which a plain ``list[str]`` option takes and :func:`numbers` reads. The
+    written-out form ``--box 1,2,3,4`` passes through.
+
+    Args:
+        args: arguments as the shell gave them.
+        counts: option -> how many numbers it takes at most.
+    """
+    joined: list[str] = []
+    queue = list(args)
+    while queue:
+        option = queue.pop(0)
+        values: list[str] = []
+        while option in counts and queue and len(values) < counts[option] and _NUMBER.match(queue[0]):
+            values.append(queue.pop(0))
+            if "," in values[-1]:
+                break
+        joined.append(f"{option}={','.join(values)}" if values else option)
+    return joined
+
+
+def numbers(option: str, text: str, names: Sequence[str]) -> list[float]:
+    """The numbers of one option value such as ``100,80,400,360``.
+
+    Args:
+        option: the option's name, for the message.
+        text: as many numbers as there are names, separated by commas.
+        names: what each number stands for, for the message.
+
+    Raises:
+        UserError: another count, or something that is not a number.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != len(names):
+        raise UserError(
+            f"{option} got '{text.replace(',', ' ')}', expected {len(names)} numbers: {' '.join(names)}"
+        )
+    return values

@@ -1,0 +1,300 @@
+"""Segment one photograph with an export and draw what came out.
+
+structsam predict OUT photo.jpg --box 100 80 400 360 -o overlay.png
+structsam predict OUT photo.jpg --everything -o overlay.png
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from .. import AutomaticMaskGenerator, Predictor, UserError
+from ..files import check_output, whole_file
+from ..predict.automatic.runs import decode_rle
+from ..predict.drawing import distinct, line_width, paint
+from ..predict.image import read_image
+from ..runners import RUNNERS
+from .console import join_values, numbers, run
+
+# Okabe and Ito's palette, without black and grey: distinguishable for colour-blind people too.
+COLOURS = (
+    (86, 180, 233),
+    (230, 159, 0),
+    (204, 121, 167),
+    (0, 158, 115),
+    (240, 228, 66),
+    (213, 94, 0),
+    (0, 114, 178),
+)
+GREEN, RED, WHITE, BLACK = (30, 200, 60), (230, 40, 40), (255, 255, 255), (0, 0, 0)
+VALUES = {"--box": 4, "--point": 2, "--negative": 2}  # numbers after each option
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The prompts of the command line, in pixels of the photograph."""
+
+    boxes: list[list[float]]  # x0, y0, x1, y1
+    points: list[list[float]]  # x, y
+    labels: list[int]  # 1 foreground, 0 background, one for each point
+
+
+def main(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of export.py.")],
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="The picture to segment.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The drawing: photograph, masks and prompts.")
+    ],
+    box: Annotated[list[str] | None, typer.Option(metavar="X0 Y0 X1 Y1", help="A box; repeatable.")] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(metavar="X Y", help="A point on the object; repeatable.")
+    ] = None,
+    negative: Annotated[
+        list[str] | None, typer.Option(metavar="X Y", help="A point off the object; repeatable.")
+    ] = None,
+    multimask: Annotated[
+        bool, typer.Option("--multimask", help="The decoder's three candidates instead of one mask.")
+    ] = False,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="All masks of the picture, without a prompt.")
+    ] = False,
+    points_per_side: Annotated[
+        int | None, typer.Option(help="Everything: points along each side of the grid; default 32.")
+    ] = None,
+    pred_iou_thresh: Annotated[
+        float | None, typer.Option(help="Everything: masks of a lower predicted IoU go; default 0.88.")
+    ] = None,
+    stability_score_thresh: Annotated[
+        float | None, typer.Option(help="Everything: masks of a lower stability go; default 0.95.")
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="Everything: also write the masks as COCO annotations, a .json.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="Also write the mask (all masks together) as 0 and 255.")
+    ] = None,
+    runner: Annotated[str, typer.Option(help=f"One of {', '.join(RUNNERS)}.")] = "cpu",
+) -> None:
+    """Segment one photograph and draw the masks. Coordinates are pixels of the photograph."""
+    thresholds = {
+        "points_per_side": points_per_side,
+        "pred_iou_thresh": pred_iou_thresh,
+        "stability_score_thresh": stability_score_thresh,
+    }
+    settings = {name: value for name, value in thresholds.items() if value is not None}
+    if everything:
+        _check_no_prompt(box or point or negative, multimask)
+        asked = Asked([], [], [])
+    else:
+        _check_no_setting([*settings, *(["annotations"] if annotations else [])])
+        asked = _asked(box or [], point or [], negative or [])
+    _check_outputs(output, mask, annotations, photo)
+    rgb = read_image(photo)
+    with Predictor.load(out, runner) as predictor:
+        if everything:
+            found = _find(predictor, rgb, settings)
+            drawing, union = draw_everything(rgb, found)
+        else:
+            masks, iou = _predict(predictor, rgb, asked, multimask)
+            drawing, union = draw(rgb, masks, iou, asked), np.logical_or.reduce(masks)
+    _save(drawing, output)
+    if mask:
+        _save(Image.fromarray(union.astype(np.uint8) * 255), mask)
+    if annotations:
+        with whole_file(annotations) as part:
+            part.write_text(json.dumps(_coco(found, photo, rgb.shape[:2])) + "\n")
+
+
+def _check_no_prompt(prompted: object, multimask: bool) -> None:
+    if prompted:
+        raise UserError("--everything came with prompts; give either --everything or --box and --point")
+    if multimask:
+        raise UserError("--everything came with --multimask, which it does anyway; leave that out")
+
+
+def _check_no_setting(settings: Sequence[str]) -> None:
+    if settings:
+        option = "--" + settings[0].replace("_", "-")
+        raise UserError(f"{option} goes with --everything; leave it out, or give --everything and no prompt")
+
+
+def _asked(box: Sequence[str], point: Sequence[str], negative: Sequence[str]) -> Asked:
+    if not (box or point or negative):
+        raise UserError("no prompt; give --box X0 Y0 X1 Y1 or --point X Y, or --everything")
+    if len(box) > 1 and (point or negative):
+        raise UserError(f"points came with {len(box)} boxes, expected one box at most; run once for each box")
+    return Asked(
+        boxes=[numbers("--box", text, ("X0", "Y0", "X1", "Y1")) for text in box],
+        points=[numbers("--point", text, ("X", "Y")) for text in point]
+        + [numbers("--negative", text, ("X", "Y")) for text in negative],
+        labels=[1] * len(point) + [0] * len(negative),
+    )
+
+
+def _check_outputs(output: Path, mask: Path | None, annotations: Path | None, photo: Path) -> None:
+    for path in (output, mask) if mask else (output,):
+        _check_picture_output(path, photo)
+    if mask and mask.resolve() == output.resolve():
+        raise UserError(f"--output and --mask are both {output}; choose two names")
+    if annotations:
+        check_output(annotations)
+        if annotations.suffix != ".json":
+            raise UserError(f"cannot write {annotations}: '{annotations.suffix}' is not .json")
+
+
+def _check_picture_output(path: Path, photo: Path) -> None:
+    check_output(path)
+    if path.resolve() == photo.resolve():
+        raise UserError(f"the output {path} is the photograph itself; choose another name")
+    formats = Image.registered_extensions()
+    if formats.get(path.suffix.lower()) not in Image.SAVE:
+        raise UserError(f"cannot write {path}: '{path.suffix}' is not a picture format; use .png or .jpg")
+
+
+def _predict(
+    predictor: Predictor, rgb: NDArray[np.uint8], asked: Asked, multimask: bool
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Masks bool [K, H, W] and predicted IoU [K] of all prompts, in one run of the decoder; with a report."""
+    start = time.perf_counter()
+    predictor.set_image(rgb)
+    seen = time.perf_counter()
+    # Several boxes are a batch; points, with or without a box, are one prompt.
+    masks, iou, _ = predictor.predict(
+        point_coords=[asked.points] if asked.points else None,
+        point_labels=[asked.labels] if asked.labels else None,
+        box=asked.boxes or None,
+        multimask_output=multimask,
+    )
+    done = time.perf_counter()
+    masks, iou = masks.reshape(-1, *masks.shape[-2:]), iou.reshape(-1)
+    for index, (mask, quality) in enumerate(zip(masks, iou, strict=True), start=1):
+        print(f"mask {index}: {mask.mean():.1%} of the picture, predicted IoU {quality:.3f}")
+    print(f"photograph {1e3 * (seen - start):.0f} ms (resize, encoder)", end=", ")
+    print(f"prompts {1e3 * (done - seen):.0f} ms (decoder, upscale)")
+    return masks, iou
+
+
+def _find(predictor: Predictor, rgb: NDArray[np.uint8], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """All masks, largest first; with a report."""
+    generator = AutomaticMaskGenerator(predictor, output_mode="uncompressed_rle", **settings)
+    start = time.perf_counter()
+    found = generator.generate(rgb)
+    seconds = time.perf_counter() - start
+    print(f"{len(found)} masks in {seconds:.1f} s", end="")
+    print("" if found else "; lower --pred-iou-thresh or --stability-score-thresh to see more")
+    return sorted(found, key=lambda one: -one["area"])
+
+
+def _coco(found: list[dict[str, Any]], photo: Path, size: tuple[int, ...]) -> dict[str, Any]:
+    """The content of a COCO annotations file: one picture, and every mask an object without a class."""
+    return {
+        "images": [{"id": 1, "file_name": photo.name, "height": size[0], "width": size[1]}],
+        "categories": [{"id": 1, "name": "object"}],
+        "annotations": [
+            {"id": number, "image_id": 1, "category_id": 1, "iscrowd": 0, **one}
+            for number, one in enumerate(found, start=1)
+        ],
+    }
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    with whole_file(path) as part:
+        picture.save(part)
+
+
+def draw(
+    rgb: NDArray[np.uint8], masks: NDArray[np.bool_], iou: NDArray[np.float32], asked: Asked
+) -> Image.Image:
+    """The photograph with translucent masks, their outlines, their predicted IoU, and the prompts.
+
+    Args:
+        rgb: uint8 [H, W, 3].
+        masks: bool [K, H, W].
+        iou: float32 [K].
+        asked: boxes and points to draw over them.
+    """
+    line = line_width(*rgb.shape[:2])
+    canvas = rgb.copy()
+    # Large masks first: a part stays visible on its whole.
+    for index in np.argsort([-mask.sum() for mask in masks], kind="stable"):
+        paint(canvas, masks[index], COLOURS[index % len(COLOURS)], line)
+    picture = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(picture)
+    per_box = len(masks) // max(1, len(asked.boxes))
+    for index, box in enumerate(asked.boxes):
+        colour = WHITE if per_box > 1 else COLOURS[index % len(COLOURS)]
+        _outlined_box(pen, box, colour, line)
+    for point, label in zip(asked.points, asked.labels, strict=True):
+        radius = 3 * line
+        _disc(pen, point, radius + line, WHITE)
+        _disc(pen, point, radius, GREEN if label else RED)
+    _write_qualities(pen, masks, iou, line)
+    return picture
+
+
+def draw_everything(
+    rgb: NDArray[np.uint8], found: list[dict[str, Any]]
+) -> tuple[Image.Image, NDArray[np.bool_]]:
+    """The photograph with all masks, each in its own colour; and where there is one, bool [H, W].
+
+    Args:
+        rgb: uint8 [H, W, 3].
+        found: largest first, so that a part stays visible on its whole.
+    """
+    canvas, union = rgb.copy(), np.zeros(rgb.shape[:2], np.bool_)
+    for one, colour in zip(found, distinct(len(found)), strict=True):
+        mask = decode_rle(one["segmentation"])
+        paint(canvas, mask, colour, line_width(*rgb.shape[:2]))
+        union |= mask
+    return Image.fromarray(canvas), union
+
+
+def _outlined_box(
+    pen: ImageDraw.ImageDraw, box: Sequence[float], colour: tuple[int, int, int], line: int
+) -> None:
+    """A rectangle with a dark rim, to be seen on any background."""
+    x0, y0, x1, y1 = box
+    pen.rectangle((x0 - line, y0 - line, x1 + line, y1 + line), outline=BLACK, width=3 * line)
+    pen.rectangle(box, outline=colour, width=line)
+
+
+def _disc(
+    pen: ImageDraw.ImageDraw, centre: Sequence[float], radius: int, colour: tuple[int, int, int]
+) -> None:
+    x, y = centre
+    pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+
+
+def _write_qualities(
+    pen: ImageDraw.ImageDraw, masks: NDArray[np.bool_], iou: NDArray[np.float32], line: int
+) -> None:
+    """Each predicted IoU at the top of its mask, on a chip of the mask's colour."""
+    size = 8 + 5 * line
+    font = ImageFont.load_default(size)
+    taken: list[tuple[float, float]] = []
+    for index, mask in enumerate(masks):
+        rows = np.flatnonzero(mask.any(axis=1))
+        if len(rows) == 0:
+            continue
+        x, y = float(np.flatnonzero(mask[rows[0]]).mean()), float(rows[0])
+        while any(abs(x - u) < 3 * size and abs(y - v) < 1.5 * size for u, v in taken):
+            y += 1.5 * size  # below the chip that is there already
+        taken.append((x, y))
+        text = f"{iou[index]:.2f}"
+        left, top, right, bottom = pen.textbbox((x, y), text, font=font, anchor="ma")
+        chip = (left - line, top - line, right + line, bottom + line)
+        pen.rectangle(chip, fill=COLOURS[index % len(COLOURS)])
+        pen.text((x, y), text, font=font, anchor="ma", fill=BLACK)
+
+
+if __name__ == "__main__":
+    run(main, join_values(sys.argv[1:], VALUES))

@@ -1,0 +1,1 @@
+"""A picture and prompts in, masks out."""

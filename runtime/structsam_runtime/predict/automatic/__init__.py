@@ -1,0 +1,1 @@
+"""Everything mode: all masks of a picture, without a prompt."""

@@ -1,0 +1,89 @@
+"""structsam benchmark as a person calls it, on a small SAM: what it tells, not how long anything takes."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from structsam_export import pipeline
+from structsam_export.config import ExportConfig
+from structsam_export.progress import Progress
+
+Ended = tuple[int | str | None, str, str]
+Benchmark = Callable[[str], Ended]
+RunScript = Callable[[str, str], Ended]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an export, twice, of an architecture that other processes know too."""
+    folder = tmp_path_factory.mktemp("desk")
+    config = ExportConfig("vit_nano", random_weights=True, image_size=224)
+    pipeline.export(config, folder / "one", None, False, Progress(Console(quiet=True)))
+    shutil.copytree(folder / "one", folder / "two")
+    return folder
+
+
+@pytest.fixture
+def benchmark(desk: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch) -> Benchmark:
+    """Runs the script in that folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(desk)
+
+    def call(line: str) -> Ended:
+        return run_script("benchmark", line)
+
+    return call
+
+
+@pytest.mark.slow
+def test_one_run_tells_times_memory_and_operators_of_all(benchmark: Benchmark, desk: Path) -> None:
+    rivals = "--rival meta --rival meta-fused --rival eager --rival sdpa"
+    code, out, err = benchmark(f"one two {rivals} --repeat 2 -o result.json --plot times.png")
+    assert code == 0, err
+    assert (desk / "result.md").read_text() in out
+    result = json.loads((desk / "result.json").read_text())
+    rows = {row["name"]: row for row in result["encoders"]}
+    assert list(rows)[-2:] == ["one", "two"]
+    assert len(rows) == 6
+    for row in rows.values():
+        assert len(row["seconds"]) == 2
+        assert row["min_s"] <= row["median_s"] <= row["max_s"]
+        assert row["gmac"] > 0
+        assert row["peak_device"] is None
+        assert row["peak_host"] is None or row["peak_host"] > 1e7
+        assert row["name"] in out
+    assert next(iter(rows.values()))["ratio_median"] == 1
+    exported = {"Meta's, plain export", "Meta's, exported with fused attention", "one", "two"}
+    assert result["operators"].keys() == exported
+    assert "Attention" in result["operators"]["Meta's, exported with fused attention"]
+    assert all(sum(seconds.values()) > 0 for seconds in result["operators"].values())
+    machine = result["machine"]
+    assert machine["versions"].keys() >= {"numpy", "onnxruntime", "torch"}
+    assert machine["library"] in out
+    with Image.open(desk / "times.png") as drawn:
+        assert drawn.size[0] > 600
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("one earlier.json -o result.json", "earlier.json is the result of another run, whose times do not"),
+        ("one one -o result.json", "two of the exports have the same folder name"),
+        (
+            "one --rival mine -o result.json",
+            "--rival mine is unknown; expected one of meta, meta-fused, eager",
+        ),
+        ("one --rival meta --runner tensorrt -o result.json", "--rival meta is an ONNX file, which tensorrt"),
+        ("one --rival sdpa --runner tensorrt -o result.json", "PyTorch finds none: leave it out"),
+        ("one -o result.md", "does not end in .json"),
+        ("one -o result.json --plot no/times.png", "no/times.png"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(benchmark: Benchmark, line: str, said: str) -> None:
+    code, out, err = benchmark(line)
+    assert (code, out) == (2, "")
+    assert said in " ".join(err.split())

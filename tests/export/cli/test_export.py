@@ -1,0 +1,487 @@
+"""The main command: mistakes in one line, interruptions without a trace, one small export from end to end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+
+from structsam_export import pipeline
+from structsam_export.cli import export as cli
+from structsam_export.comparing import NotFiniteError
+from structsam_export.models.checkpoints import build_sam, load_sam
+from structsam_export.verify import Report
+from structsam_runtime.cli.console import run
+from structsam_runtime.errors import UserError
+from structsam_runtime.runners import cuda
+
+ROOT = Path(__file__).parents[3]
+GOOD = ("--arch", "tiny", "--image-size", "224", "--random-weights", "--output", "made")
+
+Ended = tuple[int | str | None, str, str]
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def command(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Run the command in an empty folder: its exit code, and what it wrote to stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*args: str) -> Ended:
+        with pytest.raises(SystemExit) as ended:
+            run(cli.export, args)
+        told = capsys.readouterr()
+        return ended.value.code, told.out, told.err
+
+    return invoke
+
+
+def left(folder: Path) -> dict[str, str]:
+    """Every file with its content, and every empty folder."""
+    paths = [path for path in folder.rglob("*") if path.is_file() or not any(path.iterdir())]
+    return {str(path.relative_to(folder)): path.read_text() if path.is_file() else "" for path in paths}
+
+
+def an_export(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "manifest.json").write_text("old")
+    (folder / "encoder.onnx").write_text("old")
+
+
+# Mistakes
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("touched",)
+
+
+def prepare_files() -> None:
+    """What the mistakes below name, in the current folder."""
+    torch.save({"model": {"a": torch.ones(2)}, "hook": Hostile()}, "hostile.pth")
+    torch.save({"a": torch.rand(1000)}, "cut.pth")
+    Path("cut.pth").write_bytes(Path("cut.pth").read_bytes()[:2000])
+    torch.save({"a": torch.ones(2)}, "other.pth")
+    torch.save(build_sam("tiny", 64).state_dict() | {"extra": torch.ones(1)}, "more.pth")
+    Path("file").write_text("precious")
+    Path("photos").mkdir()
+    Path("photos/note.txt").write_text("no image")
+    Path("broken").mkdir()
+    Path("broken/photo.jpg").write_text("no image")
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").write_text("precious")
+    an_export(Path("export"))
+
+
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "rate below 0": (["--rate", "-0.1"], "the rate of window blocks is -0.1; expected 0 to 0.75"),
+    "rate above what cells can lose": (["--rate", "0.76"], "is 0.76; expected 0 to 0.75"),
+    "rate of window blocks": (["--rate-window", "0.9"], "the rate of window blocks is 0.9"),
+    "rate of global blocks": (["--rate-global", "inf"], "the rate of global blocks is inf"),
+    "rate that is no number": (["--rate", "nan"], "is nan; expected 0 to 0.75"),
+    "rate in words": (["--rate", "half"], "--rate"),
+    "unknown architecture": (["--arch", "vit_x"], "--arch vit_x is unknown; expected one of vit_nano, vit_b"),
+    "unknown method": (["--method", "nose"], "--method"),
+    "option of another method": (
+        ["--method", "tome", "--flatness", "mean"],
+        "--flatness does not apply to --method tome; only to structsam",
+    ),
+    "unknown gradient": (["--gradient", "prewitt"], "--gradient"),
+    "unknown option": (["--half"], "--half"),
+    "argument too many": (["photo.jpg"], "photo.jpg"),
+    "cell that does not divide": (["--cell", "3"], "--cell 3 does not divide both the window"),
+    "image size": (["--image-size", "100"], "--image-size 100 is not a multiple of 16"),
+    "windows of a prompt without one": (
+        ["--prompt-windows", "2"],
+        "--prompt-windows without --prompt-aware would do nothing; add it",
+    ),
+    "prompts where there is one window": (["--prompt-aware"], "--image-size 224 has only one; expected more"),
+    "prompts for another method": (
+        ["--prompt-aware", "--method", "tome", "--image-size", "320"],
+        "--prompt-aware is for cells of --method structsam, not for tome",
+    ),
+    "all windows for prompts": (
+        ["--prompt-aware", "--prompt-windows", "4", "--image-size", "320"],
+        "--prompt-windows is 4 of the 4 at --image-size 320; expected 1 to 3",
+    ),
+    "block that is not there": (["--skip-blocks", "0,99"], "--skip-blocks 0,99 names a block"),
+    "a server that has no such backend": (
+        ["--triton-repository", "models", "--engine", "tensorrt-rtx"],
+        "--triton-repository does not go with --engine tensorrt-rtx",
+    ),
+    "a repository around the export": (["--triton-repository", "."], "would hold one another"),
+    "blocks in words": (["--skip-blocks", "all"], "--skip-blocks all is no list of block numbers"),
+    "both kinds of weights": (["--checkpoint", "more.pth"], "exclude each other"),
+    "on and off": (
+        ["--proportional", "--no-proportional"],
+        "--proportional and --no-proportional exclude each other; give one of them",
+    ),
+    "output that is there": (["--output", "export"], "holds an export already; choose another"),
+    "output with other files": (["--output", "mine"], "holds files that are not an export"),
+    "output with other files, by force": (["--output", "mine", "--force"], "that are not an export"),
+    "output that is a file": (["--output", "file"], "is a file; expected a folder"),
+    "output below a file": (["--output", "file/made"], "cannot be written"),
+    "output far below a file": (["--output", "file/deep/made"], "cannot be written"),
+    "images that are not there": (
+        ["--verify-images", "missing"],
+        "no folder missing; expected a folder",
+    ),
+    "images without an image": (["--verify-images", "photos"], "no image in photos; expected files like"),
+    "images that are none": (["--verify-images", "broken"], "photo.jpg is not a picture"),
+    "images that are a file": (["--verify-images", "file"], "no folder file; expected a folder of images"),
+}
+CHECKPOINTS = {
+    "missing": ("missing.pth", "no checkpoint at missing.pth"),
+    "a folder": ("photos", "no checkpoint at photos"),
+    "text": ("file", "expected a PyTorch state dict of a SAM"),
+    "cut short": ("cut.pth", "cut.pth is damaged or no checkpoint"),
+    "of another model": ("other.pth", "other.pth is not a SAM tiny: "),
+    "with more than a SAM": ("more.pth", "1 are unknown (extra ..)"),
+    "that wants to run code": ("hostile.pth", "hostile.pth holds Python objects that could run code"),
+}
+
+
+def check_mistake(command: Command, args: list[str], message: str, folder: Path) -> None:
+    prepare_files()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    code, out, err = command(*args)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1, err
+    assert err.startswith("error: ")
+    assert message in err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["broken", "cut.pth", "export", "file", "hostile.pth", "mine", "more.pth", "other.pth", "photos"]
+    )
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(command: Command, tmp_path: Path, what: str) -> None:
+    args, message = MISTAKES[what]
+    check_mistake(command, [*GOOD, *args], message, tmp_path)
+
+
+@pytest.mark.parametrize("what", CHECKPOINTS)
+def test_a_bad_checkpoint_is_one_line_and_exit_code_2(command: Command, tmp_path: Path, what: str) -> None:
+    name, message = CHECKPOINTS[what]
+    args = ["--arch", "tiny", "--image-size", "64", "--output", "made", "--checkpoint", name]
+    check_mistake(command, args, message, tmp_path)
+
+
+def test_a_checkpoint_that_cannot_be_downloaded_is_one_line(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("structsam_export.models.checkpoints.META", (tmp_path / "nowhere").as_uri() + "/")
+    monkeypatch.setenv("STRUCTSAM_CACHE", str(tmp_path / "cache"))
+    code, out, err = command("--arch", "tiny", "--image-size", "64", "--output", "made")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--checkpoint PATH for a file you have, or --random-weights" in err
+    assert left(tmp_path) == {"cache": ""}
+
+
+def test_tensorrt_that_is_not_installed_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    code, out, err = command(*GOOD, "--engine", "tensorrt")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert 'pip install -e ".[gpu]"' in err
+
+
+def test_tensorrt_without_a_gpu_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = types.ModuleType("tensorrt")
+    library.__version__ = "10.3.0"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tensorrt", library)
+    monkeypatch.setattr(cuda, "gpu", Mock(side_effect=UserError("no GPU")))
+    code, out, err = command(*GOOD, "--engine", "tensorrt")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "GPU" in err
+    assert "--engine tensorrt-rtx" in err
+
+
+# Help
+
+HELP = """
+import sys
+sys.argv = ["export.py", "--help"]
+from structsam_export.cli import main
+try:
+    main()
+finally:
+    assert "torch" not in sys.modules and "onnx" not in sys.modules, "help must not wait for them"
+"""
+
+
+def test_help_is_short_and_quick() -> None:
+    wide = os.environ | {"COLUMNS": "100", "TERMINAL_WIDTH": "100"}
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, env=wide, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.rstrip().splitlines()
+    assert len(lines) <= 64
+    assert max(map(len, lines)) <= 100
+    for option in ("--arch", "--rate", "--fp16", "--verify-images", "--force", "--no-cells"):
+        assert option in done.stdout
+
+
+def test_the_script_beside_the_readme_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "export.py"), "--arch", "vit_x"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+# Interruptions and failures
+
+GOOD_REPORT = Report(
+    runner="onnxruntime CPUExecutionProvider",
+    images=["photo.jpg"],
+    error=1e-6,
+    cosine=1.0,
+    cosine_end_to_end=1.0,
+    plans=1.0,
+    plans_by_block={0: 1.0},
+    mask_iou=1.0,
+    mask_iou_min=1.0,
+    prompts=18,
+)
+STEPS = ["load", "samples", "build_encoder", "build_decoder", "verify", "encoder_macs", "manifest", "write"]
+
+
+@pytest.fixture
+def quick(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipeline with its slow steps replaced by ones that only leave their files."""
+    sam = load_sam(tiny, 224, None, random_weights=True)
+
+    def build(config: Any, sam: Any, path: Path, progress: Any) -> Any:
+        path.write_text("new")
+        return sam.image_encoder
+
+    def write(path: Path, content: Any) -> None:
+        path.write_text("new")
+
+    for name, step in {
+        "load": lambda config: sam,
+        "samples": lambda *_: [],
+        "build_encoder": build,
+        "build_decoder": build,
+        "onnx_runner": lambda *_: None,
+        "verify": lambda *_, **__: GOOD_REPORT,
+        "manifest": lambda *_: {},
+        "write": write,
+    }.items():
+        monkeypatch.setattr(pipeline, name, step)
+
+
+OLD = {"made/manifest.json": "old", "made/encoder.onnx": "old"}
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("existing", [False, True])
+def test_an_export_that_is_not_disturbed_is_whole(command: Command, tmp_path: Path, existing: bool) -> None:
+    if existing:
+        an_export(tmp_path / "made")
+    code, out, _ = command(*GOOD, "--force")
+    assert code == 0
+    assert left(tmp_path) == {
+        f"made/{name}": "new" for name in ("encoder.onnx", "decoder.onnx", "manifest.json")
+    }
+    assert "next: structsam predict made" in out
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("step", STEPS)
+def test_ctrl_c_at_any_step_leaves_everything_as_it_was(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, existing: bool
+) -> None:
+    if existing:
+        an_export(tmp_path / "made")
+    done = getattr(pipeline, step)
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        if step != "encoder_macs":
+            done(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, step, interrupted)
+    code, out, err = command(*GOOD, "--force")
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == "interrupted"
+    assert left(tmp_path) == (OLD if existing else {})
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize(
+    ("step", "error", "message"),
+    [
+        (
+            "build_encoder",
+            pipeline.LintError("TensorRT would refuse the encoder"),
+            "would refuse the encoder",
+        ),
+        ("verify", NotFiniteError("torch gave NaN in image_embedding"), "NaN in image_embedding"),
+        ("verify", pipeline.VerificationError("mask IoU is 0.5"), "mask IoU is 0.5"),
+    ],
+    ids=["lint", "not finite", "verification"],
+)
+def test_an_export_that_fails_its_checks_is_exit_code_3(
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    error: Exception,
+    message: str,
+    existing: bool,
+) -> None:
+    if existing:
+        an_export(tmp_path / "made")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(pipeline, step, fail)
+    code, out, err = command(*GOOD, "--force")
+    assert (code, out) == (3, "")
+    assert err.splitlines()[-1].startswith("failed: ")
+    assert message in err.splitlines()[-1]
+    assert "nothing was written" in err
+    assert left(tmp_path) == (OLD if existing else {})
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"error": 0.01}, "largest embedding error is 0.01, expected at most 0.001 for fp32"),
+        ({"cosine": 0.9}, "embedding cosine is 0.9, expected at least 0.99999 for fp32"),
+        ({"plans": 0.9}, "plan agreement is 0.9"),
+        ({"mask_iou": 0.5}, "mask IoU is 0.5"),
+        ({"error": float("nan")}, "largest embedding error is nan"),
+    ],
+)
+def test_a_bad_report_is_exit_code_3(
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, float],
+    message: str,
+) -> None:
+    report = Report(**vars(GOOD_REPORT) | change)
+    monkeypatch.setattr(pipeline, "verify", lambda *_, **__: report)
+    code, out, err = command(*GOOD)
+    assert (code, out) == (3, "")
+    assert message in err.splitlines()[-1]
+    assert left(tmp_path) == {}
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_fragile_method_is_held_to_its_arithmetic(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runtimes may differ in masks where ranks hang on the last bits, but not in what they compute."""
+    differing = vars(GOOD_REPORT) | {"plans": 0.995, "mask_iou": 0.9, "cosine_end_to_end": 0.9}
+    report = Report(**differing | {"fragile": True})
+    monkeypatch.setattr(pipeline, "verify", lambda *_, **__: report)
+    code, out, _ = command(*GOOD, "--method", "pitome")
+    assert code == 0
+    assert "merges by ranks that a last bit can swap" in out
+    for change in ({"fragile": False}, {"error": 0.01}, {"plans": 0.98}):
+        worse = Report(**vars(report) | change)
+        monkeypatch.setattr(pipeline, "verify", lambda *_, made=worse, **__: made)
+        assert command(*GOOD, "--method", "pitome", "--force")[0] == 3
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("method", "capped"), [("tome", True), ("tomesd", False)])
+def test_the_summary_tells_what_was_removed(
+    command: Command, monkeypatch: pytest.MonkeyPatch, method: str, capped: bool
+) -> None:
+    shares = {"window": 0.5 if capped else 0.5459, "global": 0.5 if capped else 0.55}
+    counts = {kind: {"effective_rate": share} for kind, share in shares.items()}
+    monkeypatch.setattr(pipeline, "merging", lambda encoder: counts)
+    code, out, _ = command(*GOOD, "--method", method)
+    assert code == 0
+    assert f"tokens removed: {shares['window']:.1%} in window blocks, {shares['global']:.1%} in global" in out
+    assert ("tome removes at most half of the tokens" in out) == capped
+
+
+WAITING = """
+import sys, time
+from structsam_export import pipeline
+from structsam_export.models.architectures import ARCHITECTURES, Architecture
+from structsam_export.cli import main
+
+def wait(config, sam, path, progress):
+    path.write_text("half")
+    time.sleep(60)
+
+ARCHITECTURES["tiny"] = Architecture(64, 4, 2, (1, 3), "", "")
+pipeline.build_encoder = wait
+main()
+"""
+
+
+def restore_interrupts() -> None:
+    """What a shell runs in the background starts deaf to Ctrl-C, and so do its children; not this one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_middle_leaves_everything_as_it_was(tmp_path: Path, sent: signal.Signals) -> None:
+    an_export(tmp_path / "made")
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING, *GOOD, "--force"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=restore_interrupts,
+    ) as process:
+        try:
+            for _ in range(600):
+                if list(tmp_path.glob(".made.*.partial/encoder.onnx")) or process.poll() is not None:
+                    break
+                time.sleep(0.1)
+            process.send_signal(sent)
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "interrupted"
+    assert left(tmp_path) == OLD
+
+
+# One export from end to end
+
+
+@pytest.mark.slow
+def test_a_small_sam_is_exported_verified_and_described(command: Command, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(skimage.data.astronaut()).save(photos / "astronaut.png")
+    code, out, err = command(*GOOD, "--rate", "0.5", "--verify-images", "photos")
+    assert code == 0, err
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == [
+        "decoder.onnx",
+        "encoder.onnx",
+        "manifest.json",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "photos"]
+    content = json.loads((tmp_path / "made" / "manifest.json").read_text())
+    assert content["arguments"]["rate_window"] == 0.5
+    assert content["arguments"]["arch"] == "tiny"
+    assert "GMAC" in out

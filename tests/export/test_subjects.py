@@ -1,0 +1,435 @@
+"""Models to evaluate: every way of merging in PyTorch and exports, through one predictor."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from numpy.typing import NDArray
+from polygraphy.backend.base import BaseRunner
+from polygraphy.common import TensorMetadata
+from rich.console import Console
+
+from structsam_export import pipeline
+from structsam_export.analysis.macs import encoder_macs
+from structsam_export.choices import MethodName
+from structsam_export.config import ExportConfig
+from structsam_export.description import merging, model_of
+from structsam_export.encoder import apply
+from structsam_export.encoder.patch import merged_blocks
+from structsam_export.models.architectures import ARCHITECTURES, Architecture
+from structsam_export.models.checkpoints import load_sam
+from structsam_export.progress import Progress
+from structsam_export.subjects import (
+    Candidate,
+    PolygraphyRunner,
+    contract,
+    described,
+    from_export,
+    in_pytorch,
+    of_exports,
+)
+from structsam_export.variants import ABLATIONS, variants
+from structsam_runtime import Manifest, UserError
+from structsam_runtime.evaluation.datasets import Annotated, Object
+from structsam_runtime.evaluation.metrics import iou
+from structsam_runtime.evaluation.report import summarize
+from structsam_runtime.evaluation.results import UNMERGED, FoundObjects, Results
+from structsam_runtime.evaluation.run import evaluate
+from structsam_runtime.predict.image import prepare
+from structsam_runtime.runners.base import TensorSpec
+
+SIZE = 320  # 20 x 20 tokens: windows of 14 x 14 are padded
+RATES = (0.35, 0.55)
+BOX = (100, 80, 400, 360)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_everywhere(tiny_architecture: Architecture) -> Iterator[None]:
+    """The small SAM has a name in this module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, "tiny", tiny_architecture)
+        yield
+
+
+def config(**changes: Any) -> ExportConfig:
+    return ExportConfig(**{"arch": "tiny", "random_weights": True, "image_size": SIZE} | changes)
+
+
+def quiet() -> Progress:
+    """A progress display that nobody sees."""
+    return Progress(Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def candidates(tiny_everywhere: None) -> dict[str, Candidate]:
+    """All methods at two rates, and StructSAM's ablations, by name."""
+    chosen = variants(config(), [*MethodName, *ABLATIONS], RATES)
+    return {one.name: one for one in in_pytorch(config(), chosen, quiet())}
+
+
+# In PyTorch
+
+
+def test_names_tell_every_config_apart() -> None:
+    """Results go by the name: two configs of one name would share a file."""
+    specs = [
+        "structsam", "structsam:skip_blocks=0", "structsam:skip_blocks=0,1", "structsam:rate_global=0.1",
+        "structsam:rate_window=0.1", "structsam:channels=heads", "bipartite", "bipartite:reduction=replace",
+        "pitome", "pitome:margin=0.5", "tomesd:destination=first",
+    ]  # fmt: skip
+    small = config(image_size=64)
+    chosen = variants(small, specs, [0.5])
+    names = [one.name for one in in_pytorch(small, chosen, quiet())]
+    assert len(set(names)) == len(names) == len(specs) + 1
+    assert names[:4] == [
+        UNMERGED,
+        "structsam-r50",
+        "structsam-r50-skip0",
+        "structsam-r50-skip0-skip1",
+    ]
+
+
+def test_facts_are_what_the_manifest_of_an_export_would_say(candidates: dict[str, Candidate]) -> None:
+    sam = load_sam("tiny", SIZE, None, random_weights=True)
+    assert next(iter(candidates)) == UNMERGED
+    assert candidates[UNMERGED].facts == {
+        "label": "Baseline", "rate": 0.0, "effective_window": 0.0, "effective_global": 0.0,
+        "gmac": pytest.approx(0.44, abs=0.01), "runner": "pytorch",
+    }  # fmt: skip
+    for merged, label in variants(config(), [*MethodName, *ABLATIONS], RATES).items():
+        apply(sam.image_encoder, merged.methods())
+        kinds = merging(sam.image_encoder)
+        (facts,) = [
+            one.facts
+            for one in candidates.values()
+            if (one.facts["label"], one.facts["rate"]) == (label, merged.rate_global)
+        ]
+        assert facts["gmac"] == round(encoder_macs(sam.image_encoder).total / 1e9, 2)
+        assert facts["effective_window"] == kinds["window"]["effective_rate"]
+        assert facts["effective_global"] == kinds["global"]["effective_rate"]
+        json.dumps(facts)  # nothing that a file could not hold
+
+
+def test_capped_methods_tell_their_effective_rate(candidates: dict[str, Candidate]) -> None:
+    for name in ("tome-r55", "pitome-r55"):
+        facts = candidates[name].facts
+        assert (facts["rate"], facts["effective_window"], facts["effective_global"]) == (0.55, 0.5, 0.5)
+
+
+def test_the_unmerged_model_is_metas_own_to_the_last_bit(candidates: dict[str, Candidate]) -> None:
+    photo = skimage.data.coffee()
+    sam = load_sam("tiny", SIZE, None, random_weights=True)
+    tensor, _ = prepare(photo, model_of(config(), sam))
+    with torch.no_grad():
+        expected = sam.image_encoder(torch.from_numpy(tensor)).numpy()
+    with candidates[UNMERGED].open() as predictor:
+        predictor.set_image(photo)
+        assert np.array_equal(predictor.get_image_embedding(), expected)
+
+
+@pytest.mark.parametrize("method", MethodName)
+def test_merging_is_that_of_the_method_and_gone_afterwards(
+    candidates: dict[str, Candidate], method: MethodName
+) -> None:
+    photo = skimage.data.coffee()
+    merged = config(method=method)
+    sam = pipeline.load(merged)
+    tensor, _ = prepare(photo, model_of(merged, sam))
+    with torch.no_grad():
+        expected = sam.image_encoder(torch.from_numpy(tensor)).numpy()
+
+    def embedding(name: str) -> NDArray[np.float32]:
+        with candidates[name].open() as predictor:
+            predictor.set_image(photo)
+            return predictor.get_image_embedding()
+
+    before = embedding(UNMERGED)
+    for _ in range(2):
+        assert np.array_equal(embedding(f"{method}-r55"), expected)
+    assert np.array_equal(embedding(UNMERGED), before)
+    assert not np.array_equal(before, expected)
+
+
+def test_merging_is_gone_after_an_error_too(candidates: dict[str, Candidate]) -> None:
+    kept: list[Any] = []
+
+    def fail() -> None:
+        with candidates["tome-r55"].open() as predictor:
+            kept.append(predictor.encoder._runner.module)  # type: ignore[attr-defined]
+            assert len(merged_blocks(kept[0])) == 4
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert merged_blocks(kept[0]) == []
+
+
+# Pictures and masks that are easy to get wrong
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn(Annotated):
+    """A picture in memory."""
+
+    picture: Path = Path("none.png")
+    pixels: NDArray[np.uint8]
+    drawn: tuple[Object, ...]
+
+    def image(self) -> NDArray[np.uint8]:
+        return self.pixels
+
+    def _decode(self) -> list[Object]:
+        return list(self.drawn)
+
+
+def degenerate() -> list[Drawn]:
+    """Black, constant, white and striped pictures of odd shapes, with the smallest and the largest masks."""
+    height, width = 61, 97
+
+    def mask(rows: slice, columns: slice) -> Object:
+        drawn = np.zeros((height, width), np.bool_)
+        drawn[rows, columns] = True
+        return Object(drawn)
+
+    whole = slice(None)
+    objects = (
+        mask(slice(0, 1), slice(0, 1)),
+        mask(slice(height - 1, None), slice(width - 1, None)),
+        mask(slice(30, 31), slice(40, 41)),
+        mask(slice(0, 0), whole),  # empty
+        mask(slice(0, 5), whole),  # along the border
+        mask(whole, slice(90, None)),
+        mask(whole, whole),
+    )
+    pixels = np.zeros((height, width, 3), np.uint8)
+    stripes = pixels + 255 * (np.arange(width) // 8 % 2)[:, None].astype(np.uint8)
+    pictures = {"black": pixels, "grey": pixels + 127, "white": pixels + 255, "stripes": stripes}
+    drawn = [Drawn(name=name, pixels=made, drawn=objects) for name, made in pictures.items()]
+    return [
+        *drawn,
+        Drawn(name="bare", pixels=pixels, drawn=()),
+        Drawn(name="empty", pixels=pixels, drawn=objects[3:4]),
+    ]
+
+
+@pytest.mark.slow
+def test_degenerate_pictures_and_masks_give_defined_results_for_all_methods(
+    candidates: dict[str, Candidate], tmp_path: Path
+) -> None:
+    results, pictures = Results(tmp_path / "one"), degenerate()
+    what = described(config(), pipeline.weights_source(config()))
+    results.begin([one.name for one in pictures], what, {name: one.facts for name, one in candidates.items()})
+    for name, candidate in candidates.items():
+        with candidate.open() as predictor:
+            for found in evaluate(name, predictor, pictures, results):
+                assert len(found.objects) == (0 if found.picture in ("bare", "empty") else 6)
+                check_defined(found)
+    summaries = summarize(results)
+    assert [one.model for one in summaries] == list(candidates)
+    for one in summaries:
+        assert (one.counts.pictures, one.counts.prompts, one.counts.bare, one.counts.empty) == (4, 24, 2, 5)
+        for values in (*one.quality.values(), *one.change.values()):
+            assert np.isfinite([values.mean, values.low, values.high]).all()
+        assert 0 <= one.ap.ap <= 1
+
+
+def check_defined(found: FoundObjects) -> None:
+    assert all(np.isfinite(one.score) for one in found.objects)
+    for one in found.objects:
+        for value in (one.iou, one.boundary_iou, one.dice, one.agreement):
+            assert 0 <= value <= 1
+
+
+# Runners
+
+
+class Reusing(BaseRunner):  # type: ignore[misc]
+    """Gives the same buffer every time, as some engines do."""
+
+    def __init__(self) -> None:
+        super().__init__(prefix="reusing")
+        self.buffer = np.zeros(2, np.float32)
+
+    def get_input_metadata_impl(self) -> TensorMetadata:
+        return TensorMetadata().add("x", dtype=np.dtype(np.float32), shape=(2,))
+
+    def activate_impl(self) -> None:
+        """Nothing to make."""
+
+    def deactivate_impl(self) -> None:
+        """Nothing to let go."""
+
+    def infer_impl(self, feed_dict: Any) -> Any:
+        self.buffer[:] = feed_dict["x"] + 1
+        self.inference_time = 0.0
+        return {"y": self.buffer}
+
+
+def test_a_runner_of_polygraphy_becomes_one_of_the_runtime() -> None:
+    spec = TensorSpec(np.dtype(np.float32), (2,))
+    inner = Reusing()
+    runner = PolygraphyRunner(inner, {"x": spec}, {"y": spec})
+    one = np.ones(2, np.float32)
+    with pytest.raises(UserError, match="is not open"):
+        runner.infer({"x": one})
+    for _ in range(2):
+        with runner:
+            assert (runner.inputs, runner.outputs) == ({"x": spec}, {"y": spec})
+            first, second = runner.infer({"x": one})["y"], runner.infer({"x": 2 * one})["y"]
+            assert (first.tolist(), second.tolist()) == ([2, 2], [3, 3])
+            with pytest.raises(UserError, match="input 'x' is float64, expected float32"):
+                runner.infer({"x": np.ones(2)})
+        assert not inner.is_active
+
+
+# Exports
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory, tiny_everywhere: None) -> Make:
+    """Exports the small SAM at a rate; the same rate, the same folder."""
+    made: dict[ExportConfig, Path] = {}
+
+    def export(rate: float = 0.35) -> Path:
+        wanted = config(image_size=224, rate_window=rate, rate_global=rate)
+        if wanted not in made:
+            folder = tmp_path_factory.mktemp("out") / wanted.name
+            made[wanted] = pipeline.export(wanted, folder, None, False, quiet()).folder
+        return made[wanted]
+
+    return export
+
+
+def content(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def changed(folder: Path, to: Path, **changes: dict[str, Any]) -> Path:
+    """A copy of an export that says something else of itself."""
+    shutil.copytree(folder, to)
+    said = content(folder)
+    for key, values in changes.items():
+        said[key] |= values
+    (to / "manifest.json").write_text(json.dumps(said))
+    return to
+
+
+@pytest.mark.slow
+def test_inputs_and_outputs_are_those_of_an_export(make: Make) -> None:
+    said = content(make())
+    for part, (inputs, outputs) in contract(Manifest.read(make()).model).items():
+        for side, specs in (("inputs", inputs), ("outputs", outputs)):
+            listed = [
+                {"name": name, "dtype": str(spec.dtype), "shape": list(spec.shape)}
+                for name, spec in specs.items()
+            ]
+            assert listed == said[part][side]
+
+
+@pytest.mark.slow
+def test_an_export_has_the_facts_and_masks_of_its_model_in_pytorch(make: Make) -> None:
+    folder = make()
+    made = from_export(folder, "cpu")
+    chosen = variants(config(image_size=224), ["structsam"], [0.35])
+    *_, merged = in_pytorch(config(image_size=224), chosen, quiet())
+    assert made.name == f"{folder.name}-cpu"
+    assert made.facts == {**merged.facts, "runner": "cpu fp32"}
+    photo = skimage.data.astronaut()
+    masks = []
+    for candidate in (made, merged, made):  # a runner can be opened again
+        with candidate.open() as predictor:
+            predictor.set_image(photo)
+            masks.append(predictor.predict(box=BOX, multimask_output=False)[0][0])
+    assert np.array_equal(masks[0], masks[2])
+    assert iou(masks[0], masks[1]) > 0.99
+
+
+@pytest.mark.slow
+def test_exports_are_compared_with_the_first_that_merges_nothing(make: Make, tmp_path: Path) -> None:
+    merged, unmerged = make(), make(0.0)
+    again = tmp_path / "again"
+    shutil.copytree(unmerged, again)
+    what, made = of_exports([merged, unmerged, again], "cpu", None, quiet())
+    assert [one.name for one in made] == [UNMERGED, f"{merged.name}-cpu", "again-cpu"]
+    assert [one.facts["label"] for one in made] == ["Baseline", "StructSAM", "Baseline"]
+    assert {one.facts["runner"] for one in made} == {"cpu fp32"}
+    assert what == {"arch": "tiny", "image_size": 224, "weights": "random, seed 0"}
+    with pytest.raises(UserError, match="no weights are read; leave --checkpoint out"):
+        of_exports([merged, unmerged], "cpu", tmp_path / "mine.pth", quiet())
+
+
+@pytest.mark.slow
+def test_exports_that_all_merge_are_compared_with_pytorch(make: Make) -> None:
+    merged = make()
+    what, made = of_exports([merged], "cpu", None, quiet())
+    assert [one.name for one in made] == [UNMERGED, f"{merged.name}-cpu"]
+    assert [one.facts["runner"] for one in made] == ["pytorch", "cpu fp32"]
+    assert what == described(config(image_size=224), pipeline.weights_source(config()))
+
+
+@pytest.mark.slow
+def test_mistakes_with_exports_are_one_line(make: Make, tmp_path: Path) -> None:
+    good = make()
+    weights = changed(good, tmp_path / "a", weights={"source": "mine.pth"})
+    size = changed(good, tmp_path / "b", arguments={"image_size": 448})
+    hashed = changed(good, tmp_path / "c", weights={"sha256": "0" * 64})
+    (tmp_path / "none").mkdir()
+    (tmp_path / "twin").mkdir()
+    twin = changed(good, tmp_path / "twin" / good.name)
+    mistakes = [
+        ([good, weights], "cpu", "the exports differ in weights or image size"),
+        ([good, size], "cpu", "the exports differ in weights or image size"),
+        ([good, good], "cpu", "two exports have the same name"),
+        ([good, twin], "cpu", "two exports have the same name"),
+        ([tmp_path / "none"], "cpu", "no manifest.json in"),
+        ([good], "gpu", "runner 'gpu' is unknown, expected one of cpu, cuda"),
+        ([good], "cuda", "ONNX Runtime has no CUDAExecutionProvider here"),
+        ([hashed], "cpu", "another hash; give that file with --checkpoint"),
+    ]
+    for folders, runner, message in mistakes:
+        with pytest.raises(UserError) as error:
+            of_exports(folders, runner, None, quiet())
+        assert message in str(error.value)
+    (weights / "encoder.onnx").write_bytes(b"short")
+    with pytest.raises(UserError, match=r"encoder\.onnx has 5 bytes"):
+        of_exports([weights], "cpu", None, quiet())
+
+
+@pytest.mark.slow
+def test_weights_that_moved_are_found_with_the_option(make: Make, tmp_path: Path) -> None:
+    sam = load_sam("tiny", 224, None, random_weights=True)
+    torch.save(sam.state_dict(), tmp_path / "mine.pth")
+    sha256 = pipeline.weights_source(
+        replace(config(), random_weights=False, checkpoint=tmp_path / "mine.pth")
+    )
+    export = changed(
+        make(),
+        tmp_path / "out",
+        arguments={"random_weights": False, "checkpoint": str(tmp_path / "gone.pth")},
+        weights=sha256,
+    )
+    with pytest.raises(UserError, match=r"no checkpoint at .*gone\.pth"):
+        of_exports([export], "cpu", None, quiet())
+    what, made = of_exports([export], "cpu", tmp_path / "mine.pth", quiet())
+    assert what["weights"] == f"mine.pth {sha256['sha256'][:12]}"
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ({"source": "sam.pth", "sha256": "0123456789abcdef"}, "sam.pth 0123456789ab"),
+        ({"source": "random, seed 3", "sha256": None}, "random, seed 3"),
+    ],
+)
+def test_weights_are_told_by_name_and_hash(weights: dict[str, str | None], told: str) -> None:
+    assert described(config(), weights) == {"arch": "tiny", "image_size": SIZE, "weights": told}

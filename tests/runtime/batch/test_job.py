@@ -1,0 +1,181 @@
+"""Which pictures, which model, where to: everything that is found out before a model is loaded."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from structsam_runtime.batch.job import Job, begin, check, find_images, plan, read_boxes
+from structsam_runtime.errors import UserError
+
+Plan = Callable[..., tuple[Job, list[str]]]
+
+
+@pytest.fixture
+def images(tmp_path: Path, photos: dict[str, NDArray[np.uint8]]) -> Path:
+    """A folder of pictures, and of what is none."""
+    folder = tmp_path / "images"
+    for name in ("b.jpg", "a.PNG", "deep/er/c.webp", ".hidden.png", ".trash/d.png", "deep/._c.webp"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photos["coffee"]).save(folder / name)
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture
+def planned(images: Path, export_folder: Path, tmp_path: Path) -> Plan:
+    """`plan` with usual arguments, and others in their place."""
+
+    def make(**changes: Any) -> tuple[Job, list[str]]:
+        return plan(**{"images": images, "output": tmp_path / "masks", "model": export_folder} | changes)
+
+    return make
+
+
+def write(path: Path, content: Any) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_pictures_are_found_at_any_depth_in_order(images: Path) -> None:
+    assert find_images(images) == ["a.PNG", "b.jpg", "deep/er/c.webp"]
+
+
+def test_a_plan_is_everything_or_what_is_in_boxes(planned: Plan, tmp_path: Path) -> None:
+    job, names = planned()
+    assert (job.boxes, names) == (None, ["a.PNG", "b.jpg", "deep/er/c.webp"])
+    prompts = write(
+        tmp_path / "p.json", {"deep/er/c.webp": {"boxes": [[0, 1, 2.5, 3]]}, "a.PNG": {"boxes": []}}
+    )
+    job, names = planned(prompts=prompts)
+    assert job.boxes == {"a.PNG": [], "deep/er/c.webp": [[0, 1, 2.5, 3]]}
+    assert names == ["a.PNG", "deep/er/c.webp"]
+
+
+def test_a_job_has_no_paths_that_depend_on_where_one_is(
+    planned: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job, _ = planned(images=Path("images"), output=Path("masks"))
+    assert (job.images, job.output) == (tmp_path / "images", tmp_path / "masks")
+    assert job.result("deep/er/c.webp") == tmp_path / "masks" / "deep" / "er" / "c.webp.json"
+
+
+def test_no_folder_and_no_pictures(tmp_path: Path, planned: Plan) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no folder .*none; expected one with pictures"):
+        planned(images=tmp_path / "none")
+    with pytest.raises(UserError, match=r"no picture in .*empty; expected .*\.jpg"):
+        planned(images=tmp_path / "empty")
+
+
+@pytest.mark.parametrize("output", ["images", "images/masks", "masks/../images/masks"])
+def test_results_do_not_go_among_the_pictures(planned: Plan, tmp_path: Path, output: str) -> None:
+    with pytest.raises(UserError, match=r"is inside .*images; choose a folder outside"):
+        planned(output=tmp_path / output)
+
+
+def test_a_folder_that_is_no_export(planned: Plan, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"expected the output folder of export\.py"):
+        planned(model=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ([], "is no JSON object of pictures and their boxes"),
+        ({}, "is no JSON object of pictures and their boxes"),
+        ({"a.PNG": [[0, 0, 1, 1]]}, r'has \[\[0, 0, 1, 1\]\] for a.PNG, expected {"boxes": '),
+        ({"a.PNG": {"box": [0, 0, 1, 1]}}, "for a.PNG, expected"),
+        ({"a.PNG": {"boxes": [], "points": []}}, "for a.PNG, expected"),
+        ({"a.PNG": {"boxes": [0, 0, 1, 1]}}, "for a.PNG, expected"),
+        ({"a.PNG": {"boxes": [[0, 0, 1]]}}, "for a.PNG, expected"),
+        ({"a.PNG": {"boxes": [[0, 0, 1, "1"]]}}, "for a.PNG, expected"),
+        ({"a.PNG": {"boxes": [[0, 0, 1, True]]}}, "for a.PNG, expected"),
+    ],
+)
+def test_prompts_that_are_something_else(tmp_path: Path, content: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_boxes(write(tmp_path / "p.json", content))
+
+
+def test_prompts_that_are_not_there_or_name_what_is_not(planned: Plan, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no file .*p\.json; expected boxes"):
+        planned(prompts=tmp_path / "p.json")
+    for absent in ("none.jpg", "../images/b.jpg", str(tmp_path / "images" / "b.jpg")):
+        prompts = write(tmp_path / "p.json", {absent: {"boxes": []}, "b.jpg": {"boxes": []}})
+        with pytest.raises(UserError, match=r"p\.json names 1 pictures that .*images lacks, such as "):
+            planned(prompts=prompts)
+
+
+def test_a_folder_of_results_says_what_they_are_made_with(planned: Plan, tmp_path: Path) -> None:
+    job, _ = planned()
+    assert not job.output.exists()
+    begin(job)
+    begin(job)  # a rerun
+    assert [path.name for path in job.output.iterdir()] == ["batch.json"]
+    record = json.loads((job.output / "batch.json").read_text())
+    assert record == job.record
+    assert record["model"] == "stand-in"
+    assert record["points_per_side"] == 32
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"points_per_side": 16}, "points_per_side 32, not 16"),
+        ({"embeddings": True}, "embeddings False, not True"),
+        ({"prompts": "p.json"}, "prompts None, not [0-9a-f]{64}"),
+        ({"model": "model"}, "encoder.onnx [0-9a-f]{64}, not [0-9a-f]{64}"),
+    ],
+)
+def test_another_model_or_other_options_are_refused(
+    planned: Plan, tmp_path: Path, export_folder: Path, changes: dict[str, Any], what: str
+) -> None:
+    begin(planned()[0])
+    write(tmp_path / "p.json", {"b.jpg": {"boxes": []}})
+    shutil.copytree(export_folder, tmp_path / "model")
+    manifest = json.loads((tmp_path / "model" / "manifest.json").read_text())
+    manifest["files"]["encoder.onnx"]["sha256"] = "0" * 64
+    write(tmp_path / "model" / "manifest.json", manifest)
+    changes = {key: tmp_path / value if isinstance(value, str) else value for key, value in changes.items()}
+    other, _ = planned(**changes)
+    with pytest.raises(UserError, match=f"was begun with {what}; choose another folder$"):
+        begin(other)
+
+
+def test_how_it_runs_does_not_matter(planned: Plan) -> None:
+    begin(planned()[0])
+    begin(planned(runner="cuda")[0])
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "[[1, 2, 3]]", "5"])
+def test_a_damaged_record_is_told(planned: Plan, content: str) -> None:
+    job, _ = planned()
+    begin(job)
+    write(job.output / "batch.json", content)
+    with pytest.raises(UserError, match=r"batch\.json.* cannot be read|was begun with model None"):
+        begin(job)
+
+
+def test_files_of_another_kind_are_left_alone(planned: Plan, tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    write(tmp_path / "masks" / "thesis.tex", "precious")
+    with pytest.raises(UserError, match=r"holds files and no batch\.json"):
+        begin(planned()[0])
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write to .*file"):
+        begin(planned(output=tmp_path / "file")[0])
+
+
+def test_a_machine_that_does_not_see_the_folder_finds_out(planned: Plan) -> None:
+    job, _ = planned()
+    with pytest.raises(UserError, match=r"batch\.json.* cannot be read: .*No such file"):
+        check(job)

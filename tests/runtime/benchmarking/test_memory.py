@@ -1,0 +1,75 @@
+"""Peaks of memory: what a block took, and nothing that was there before it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from structsam_runtime import Predictor
+from structsam_runtime.benchmarking import memory
+from structsam_runtime.benchmarking.memory import peak_memory
+
+MIB = 2**20
+
+
+def resident() -> int:
+    """Bytes of this process now."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in status if line.startswith("VmRSS")))
+
+
+@pytest.fixture
+def linux() -> None:
+    """Skips where a process cannot forget its peak."""
+    with peak_memory() as peak:
+        pass
+    if not peak:
+        pytest.skip("/proc/self/clear_refs cannot be written here")
+
+
+@pytest.mark.usefixtures("linux")
+def test_what_a_block_takes_is_in_its_peak() -> None:
+    before = resident()
+    with peak_memory() as peak:
+        assert np.ones(256 * MIB, np.uint8).all()
+    assert len(peak) == 1
+    assert 250 * MIB < peak[0] - before < 400 * MIB  # pages are counted with a delay, and others are made
+
+
+@pytest.mark.usefixtures("linux")
+def test_what_was_taken_and_given_back_before_is_not() -> None:
+    with peak_memory() as earlier:
+        assert np.ones(256 * MIB, np.uint8).all()
+    with peak_memory() as later:
+        pass
+    assert later[0] < earlier[0] - 200 * MIB
+
+
+def test_elsewhere_nothing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(memory, "_PROCESS", tmp_path / "none")
+    with peak_memory() as peak:
+        pass
+    assert peak == []
+
+
+@pytest.mark.usefixtures("linux")
+def test_an_error_passes_through() -> None:
+    with pytest.raises(ZeroDivisionError), peak_memory():
+        raise ZeroDivisionError
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("linux")
+def test_hundreds_of_pictures_in_a_row_do_not_grow(
+    export_folder: Path, photos: dict[str, NDArray[np.uint8]]
+) -> None:
+    """What a picture leaves behind would be a hundredth of what is allowed: an embedding alone is 4 MiB."""
+    with Predictor.load(export_folder, threads=1) as predictor:
+        sizes = []
+        for index in range(200):
+            picture = list(photos.values())[index % len(photos)]
+            predictor.set_image(picture)
+            predictor.predict(box=[10, 10, 200, 250])
+            sizes.append(resident())
+    assert max(sizes[150:]) - max(sizes[:50]) < 16 * MIB

@@ -1,0 +1,263 @@
+"""structsam batch as a person calls it, in this process."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools.mask import decode
+
+from structsam_runtime import Embedding, Predictor
+from structsam_runtime.batch import segment as batch
+from structsam_runtime.predict.image import read_image
+
+BOXES = {
+    "coffee.png": {"boxes": [[100, 80, 400, 360], [20, 30, 200, 220]]},
+    "cats/chelsea.jpg": {"boxes": [[100.5, 20, 400, 280]]},
+    "astronaut.png": {"boxes": []},
+}
+
+Ended = tuple[int | str | None, str, str]
+Batch = Callable[[str], Ended]
+RunScript = Callable[[str, str], Ended]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, photos: dict[str, NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder one is in, with a folder of three pictures and a file of boxes."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images" / "cats").mkdir(parents=True)
+    for name in BOXES:
+        Image.fromarray(photos[Path(name).stem]).save(tmp_path / "images" / name)
+    (tmp_path / "boxes.json").write_text(json.dumps(BOXES))
+    return tmp_path
+
+
+@pytest.fixture
+def command(export_folder: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch) -> Batch:
+    """Runs the script: exit code, stdout, stderr."""
+
+    def call(line: str) -> Ended:
+        return run_script("batch", line.replace("OUT", str(export_folder)))
+
+    return call
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """What is in every .json of a folder."""
+    found = {path: json.loads(path.read_text()) for path in folder.rglob("*.json")}
+    return {path.relative_to(folder).as_posix(): content for path, content in found.items()}
+
+
+IN_BOXES = "images -o masks --model OUT --prompts boxes.json"
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools and NumPy 2
+def test_masks_in_boxes_are_those_of_the_predictor(command: Batch, desk: Path, export_folder: Path) -> None:
+    code, out, _ = command(IN_BOXES)
+    assert (code, out) == (0, "masks: 3 pictures segmented, 0 were, 0 failed\n")
+    made = results(desk / "masks")
+    assert made.keys() == {f"{name}.json" for name in BOXES} | {"batch.json"}
+    with Predictor.load(export_folder) as predictor:
+        for name, asked in BOXES.items():
+            found, image = made[f"{name}.json"], read_image(desk / "images" / name)
+            assert (found["image"], found["height"], found["width"]) == (name, *image.shape[:2])
+            assert [one["box"] for one in found["masks"]] == asked["boxes"]
+            if asked["boxes"]:
+                predictor.set_image(image)
+                masks, iou, _ = predictor.predict(box=asked["boxes"], multimask_output=False)
+                for one, mask, quality in zip(found["masks"], masks[:, 0], iou[:, 0], strict=True):
+                    np.testing.assert_array_equal(decode(one["segmentation"]), mask)
+                    assert one["predicted_iou"] == float(quality)
+                    assert one["area"] == mask.sum()
+
+
+def test_all_boxes_of_a_picture_are_one_run_of_the_decoder(
+    command: Batch, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    predict = Predictor.predict
+
+    def counted(self: Predictor, **prompts: Any) -> Any:
+        asked.append(len(prompts["box"]))
+        return predict(self, **prompts)
+
+    monkeypatch.setattr(Predictor, "predict", counted)
+    many = [[x, 10, x + 50, 60] for x in range(70)]
+    (desk / "boxes.json").write_text(json.dumps(BOXES | {"astronaut.png": {"boxes": many}}))
+    assert command(IN_BOXES)[0] == 0
+    assert asked == [64, 6, 1, 2]  # an engine takes 64
+    assert [one["box"] for one in results(desk / "masks")["astronaut.png.json"]["masks"]] == many
+
+
+@pytest.mark.parametrize("prompts", ["", "--prompts boxes.json"])
+def test_embeddings_are_kept(
+    command: Batch, desk: Path, export_folder: Path, monkeypatch: pytest.MonkeyPatch, prompts: str
+) -> None:
+    monkeypatch.setattr(batch, "AutomaticMaskGenerator", Everything)
+    assert command(f"images -o masks --model OUT --embeddings {prompts}")[0] == 0
+    with Predictor.load(export_folder) as predictor:
+        for name in BOXES:
+            predictor.set_image(read_image(desk / "images" / name))
+            kept = Embedding.load(desk / "masks" / f"{name}.npz")
+            np.testing.assert_array_equal(kept.features, predictor.embedding.features)
+            assert (kept.frame, kept.weights) == (predictor.frame, predictor.weights)
+
+
+class Everything:
+    """In place of everything mode: one mask, which says what it was asked for."""
+
+    quality = 0.5
+
+    def __init__(self, predictor: Predictor, points_per_side: int, output_mode: str) -> None:
+        assert output_mode == "coco_rle"
+        self.predictor, self.points = predictor, points_per_side
+
+    def generate(self, image: NDArray[np.uint8], embedding: Embedding | None) -> list[dict[str, Any]]:
+        self.predictor.set_image(image)
+        self.predictor.reset_image()
+        return [{"area": self.points, "predicted_iou": self.quality, "bbox": list(image.shape)}]
+
+
+def test_everything_is_found_where_nothing_is_prompted(
+    command: Batch, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "AutomaticMaskGenerator", Everything)
+    assert command("images -o masks --model OUT --points-per-side 7")[0] == 0
+    assert results(desk / "masks")["cats/chelsea.jpg.json"] == {
+        "image": "cats/chelsea.jpg",
+        "height": 300,
+        "width": 451,
+        "masks": [{"area": 7, "predicted_iou": 0.5, "bbox": [300, 451, 3]}],
+    }
+    monkeypatch.setattr(Everything, "quality", float("nan"))
+    code, _, err = command("images -o others --model OUT")
+    assert code == 3
+    assert "failed: coffee.png: the model gives NaN or infinity for coffee.png" in err
+
+
+def test_a_rerun_does_what_is_missing(command: Batch, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command(IN_BOXES)
+    before = results(desk / "masks")
+    (desk / "masks" / "cats" / "chelsea.jpg.json").unlink()
+    kept = desk / "masks" / "coffee.png.json"
+    kept.write_text("not looked at")
+    assert command(IN_BOXES)[:2] == (0, "masks: 1 pictures segmented, 2 were, 0 failed\n")
+    assert kept.read_text() == "not looked at"
+    kept.unlink()
+    command(IN_BOXES)
+    assert results(desk / "masks") == before
+
+    def load(*_: Any) -> None:
+        raise AssertionError("no model is needed where nothing is left to do")
+
+    monkeypatch.setattr(Predictor, "load", load)
+    assert command(IN_BOXES)[:2] == (0, "masks: 0 pictures segmented, 3 were, 0 failed\n")
+
+
+def test_an_interruption_keeps_what_is_done(
+    command: Batch, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = batch.read_image
+
+    def interrupted(path: Path) -> Any:
+        if path.name == "coffee.png":  # the last of the three
+            raise KeyboardInterrupt
+        return read(path)
+
+    monkeypatch.setattr(batch, "read_image", interrupted)
+    code, _, err = command(IN_BOXES)
+    assert (code, err.splitlines()[-1]) == (130, "interrupted")
+    assert results(desk / "masks").keys() == {"astronaut.png.json", "cats/chelsea.jpg.json", "batch.json"}
+    assert not [path for path in (desk / "masks").rglob("*") if path.name.startswith(".")]
+
+
+def test_pictures_that_fail_are_told_and_the_rest_is_done(command: Batch, desk: Path) -> None:
+    whole = (desk / "images" / "cats" / "chelsea.jpg").read_bytes()
+    (desk / "images" / "cats" / "chelsea.jpg").write_bytes(whole[: len(whole) // 2])  # the middle one
+    (desk / "images" / "bad.png").write_text("no picture")
+    asked = BOXES | {"bad.png": {"boxes": []}, "astronaut.png": {"boxes": [[0, 0, 9, 9], [600, 0, 700, 9]]}}
+    (desk / "boxes.json").write_text(json.dumps(asked))
+    code, out, err = command(IN_BOXES)
+    assert (code, out) == (3, "masks: 1 pictures segmented, 0 were, 3 failed\n")
+    assert results(desk / "masks").keys() == {"coffee.png.json", "batch.json"}
+    reported = [json.loads(line) for line in (desk / "masks" / "errors.jsonl").read_text().splitlines()]
+    told = {one["image"]: one["error"] for one in reported}
+    assert list(told) == ["astronaut.png", "bad.png", "cats/chelsea.jpg"]
+    assert "the box (600, 0, 700, 9) lies outside the picture of 512 x 512 pixels" in told["astronaut.png"]
+    assert "not a picture" in told["bad.png"]
+    assert "cannot be read as a picture" in told["cats/chelsea.jpg"]
+    assert err.splitlines() == [f"failed: {image}: {error}" for image, error in told.items()]
+
+    code, out, _ = command(IN_BOXES)  # what failed is tried again
+    assert (code, out) == (3, "masks: 0 pictures segmented, 1 were, 3 failed\n")
+    (desk / "images" / "cats" / "chelsea.jpg").write_bytes(whole)
+    Image.new("RGB", (701, 50)).save(desk / "images" / "astronaut.png")
+    Image.new("RGB", (50, 50)).save(desk / "images" / "bad.png")
+    assert command(IN_BOXES)[:2] == (0, "masks: 3 pictures segmented, 1 were, 0 failed\n")
+    assert not (desk / "masks" / "errors.jsonl").exists()
+
+
+def test_a_full_disk_ends_the_run(command: Batch, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_text
+
+    def full(self: Path, text: str, **kwargs: Any) -> int:
+        if "chelsea" in self.name:
+            raise OSError(28, "No space left on device")
+        return write(self, text, **kwargs)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    code, _, err = command(IN_BOXES)
+    assert code == 2
+    assert err.splitlines()[-1].startswith("error: cannot write ")
+    assert err.splitlines()[-1].endswith("No space left on device")
+    assert results(desk / "masks").keys() == {"astronaut.png.json", "batch.json"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("none -o masks --model OUT", "no folder none; expected one with pictures"),
+        ("images/cats/.. -o images/masks --model OUT", "is inside"),
+        ("images -o masks --model images", "expected the output folder of export.py"),
+        ("images -o masks", "Missing option '--model'"),
+        ("images -o masks --model OUT --prompts none.json", "no file none.json"),
+        (f"{IN_BOXES} --points-per-side 8", "drop one of them"),
+        (f"{IN_BOXES} --runner npu", "runner 'npu' is unknown"),
+        ("images -o masks --model OUT --workers 2", "--workers needs --address"),
+        ("images -o masks --model OUT --workers 0 --address local", "--workers"),
+    ],
+)
+def test_mistakes_get_one_line_and_leave_nothing(command: Batch, desk: Path, line: str, message: str) -> None:
+    code, out, err = command(line)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: ")
+    assert message in err
+    assert not (desk / "masks").exists()
+
+
+def test_another_model_in_the_same_folder_is_one_line(
+    command: Batch, desk: Path, make_export: Callable[[Path], Path]
+) -> None:
+    command(IN_BOXES)
+    (desk / "other").mkdir()
+    manifest = make_export(desk / "other") / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"stand-in", "model"', '"another", "model"'))
+    code, out, err = command("images -o masks --model other --prompts boxes.json")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "was begun with model stand-in, not another; choose another folder" in err
+
+
+def test_ray_that_is_not_installed_is_told(
+    command: Batch, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    code, _, err = command(f"{IN_BOXES} --address local")
+    assert (code, err.count("\n")) == (2, 1)
+    assert 'pip install -e ".[cluster]"' in err

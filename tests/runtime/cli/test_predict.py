@@ -1,0 +1,163 @@
+"""structsam predict as a person calls it."""
+
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pycocotools.mask
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools.coco import COCO
+
+SCRIPT = Path(__file__).parents[3] / "scripts" / "predict.py"
+BOX = "--box 100 80 400 360"
+# The fake decoder draws three ellipses at every point, and thinks less of them than the defaults ask for.
+EVERYTHING = "--everything --points-per-side 3 --pred-iou-thresh 0.2 --stability-score-thresh 0.5"
+
+Predict = Callable[[str], tuple[int | str | None, str, str]]
+RunScript = Callable[[str, str], tuple[int | str | None, str, str]]
+
+
+@pytest.fixture
+def photo(tmp_path: Path, photos: dict[str, NDArray[np.uint8]]) -> Path:
+    Image.fromarray(photos["coffee"]).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def predict(
+    export_folder: Path, photo: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch
+) -> Predict:
+    """Runs the script in this process, in the folder of the photograph: exit code, stdout, stderr."""
+
+    def call(line: str) -> tuple[int | str | None, str, str]:
+        monkeypatch.chdir(photo.parent)
+        return run_script("predict", line.replace("OUT", str(export_folder)))
+
+    return call
+
+
+def test_the_command_of_the_readme(export_folder: Path, photo: Path) -> None:
+    command = f"{SCRIPT} {export_folder} photo.png {BOX} -o overlay.png"
+    done = subprocess.run(
+        [sys.executable, *command.split()], cwd=photo.parent, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    first, last = done.stdout.splitlines()
+    assert first.startswith("mask 1: ")
+    assert "% of the picture, predicted IoU 0." in first
+    assert "(resize, encoder)" in last
+    with Image.open(photo.parent / "overlay.png") as overlay, Image.open(photo) as original:
+        assert overlay.size == original.size
+        assert np.any(np.asarray(overlay) != np.asarray(original))
+    assert {path.name for path in photo.parent.iterdir()} == {"photo.png", "overlay.png"}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "masks"),
+    [
+        (BOX, 1),
+        ("--box 100,80,400,360", 1),
+        (f"{BOX} --box 10 20 90 120", 2),
+        (f"{BOX} --multimask", 3),
+        (f"{BOX} --box 10 20 90 120 --multimask", 6),
+        ("--point 200 200 --point 250.5 210 --negative 10 10", 1),
+        (f"{BOX} --point 200 200 --negative 120 90", 1),
+    ],
+)
+def test_prompts(prompts: str, masks: int, predict: Predict, photo: Path) -> None:
+    code, out, err = predict(f"OUT photo.png {prompts} -o overlay.jpg --mask mask.png")
+    assert (code, err) == (0, "")
+    assert out.count("predicted IoU") == masks
+    with Image.open(photo.parent / "mask.png") as mask:
+        pixels = np.asarray(mask)
+    assert pixels.shape == (400, 600)
+    assert set(np.unique(pixels)) == {0, 255}
+    assert (photo.parent / "overlay.jpg").is_file()
+
+
+def test_everything(predict: Predict, photo: Path) -> None:
+    code, out, err = predict(
+        f"OUT photo.png {EVERYTHING} -o overlay.png --annotations masks.json --mask mask.png"
+    )
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"27 masks in \d+\.\d s\n", out)
+    with redirect_stdout(io.StringIO()):  # pycocotools reports its steps
+        coco = COCO(photo.parent / "masks.json")
+        found = coco.loadAnns(coco.getAnnIds())
+    (picture,) = coco.loadImgs([1])
+    assert picture == {"id": 1, "file_name": "photo.png", "height": 400, "width": 600}
+    assert len(found) == 27
+    assert [one["area"] for one in found] == sorted((one["area"] for one in found), reverse=True)
+    lengths = [pycocotools.mask.frPyObjects(one["segmentation"], 400, 600) for one in found]
+    assert [pycocotools.mask.area(rle) for rle in lengths] == [one["area"] for one in found]
+    with Image.open(photo.parent / "mask.png") as mask:
+        inside = np.asarray(mask) == 255
+    assert inside.sum() == pycocotools.mask.area(pycocotools.mask.merge(lengths))
+    with Image.open(photo.parent / "overlay.png") as overlay, Image.open(photo) as original:
+        changed = np.any(np.asarray(overlay) != np.asarray(original), axis=2)
+    np.testing.assert_array_equal(changed & ~inside, False)
+    assert changed.sum() > 0.99 * inside.sum()
+
+
+def test_everything_that_finds_nothing_says_what_to_do(predict: Predict, photo: Path) -> None:
+    code, out, _ = predict("OUT photo.png --everything --points-per-side 2 -o overlay.png --mask mask.png")
+    assert code == 0
+    assert re.fullmatch(
+        r"0 masks in .* s; lower --pred-iou-thresh or --stability-score-thresh to see more\n", out
+    )
+    with Image.open(photo.parent / "overlay.png") as overlay, Image.open(photo) as original:
+        np.testing.assert_array_equal(np.asarray(overlay), np.asarray(original))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("OUT photo.png -o x.png", "no prompt; give --box X0 Y0 X1 Y1 or --point X Y"),
+        ("OUT photo.png --box 1 2 3 -o x.png", "--box got '1 2 3', expected 4 numbers: X0 Y0 X1 Y1"),
+        ("OUT photo.png --point a b -o x.png", "unexpected extra argument"),
+        (f"OUT photo.png {BOX} {BOX} --point 1 2 -o x.png", "points came with 2 boxes"),
+        (f"OUT photo.png {BOX}", "Missing option"),
+        (f"OUT photo.png {BOX} -o none/x.png", "cannot write none/x.png: there is no folder none"),
+        (f"OUT photo.png {BOX} -o x.txt", "'.txt' is not a picture format; use .png or .jpg"),
+        (f"OUT photo.png {BOX} -o x.png --mask none/x.png", "cannot write none/x.png"),
+        (f"OUT photo.png {BOX} -o x.png --mask x.png", "--output and --mask are both x.png"),
+        (f"OUT photo.png {BOX} -o ./photo.png", "is the photograph itself"),
+        (f"OUT none.png {BOX} -o x.png", "no file none.png"),
+        (f"none photo.png {BOX} -o x.png", "no folder none; expected the output folder of export.py"),
+        (f"OUT photo.png {BOX} -o x.png --runner npu", "runner 'npu' is unknown, expected one of cpu"),
+        ("OUT photo.png --box 400 80 100 360 -o x.png", "is turned around"),
+        ("OUT photo.png --point 700 5 -o x.png", "lies outside the picture of 600 x 400 pixels"),
+        ("OUT photo.png --point nan 5 -o x.png", "holds NaN or infinity"),
+        (f"OUT photo.png --everything {BOX} -o x.png", "--everything came with prompts; give either"),
+        ("OUT photo.png --everything --multimask -o x.png", "--everything came with --multimask"),
+        (f"OUT photo.png {BOX} --points-per-side 9 -o x.png", "--points-per-side goes with --everything"),
+        (f"OUT photo.png {BOX} --annotations a.json -o x.png", "--annotations goes with --everything"),
+        (
+            "OUT photo.png --everything --annotations a.txt -o x.png",
+            "a.txt: '.txt' is not .json",
+        ),
+        ("OUT photo.png --everything --points-per-side 0 -o x.png", "points_per_side is 0, expected a whole"),
+    ],
+)
+def test_mistakes_get_one_line_and_leave_nothing(
+    line: str, message: str, predict: Predict, photo: Path
+) -> None:
+    code, out, err = predict(line)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert list(photo.parent.iterdir()) == [photo]
+
+
+def test_help(predict: Predict) -> None:
+    code, out, _ = predict("--help")
+    assert code == 0
+    assert "--box" in out
