@@ -1,22 +1,15 @@
-"""What options take. Imports nothing heavy: the command's help reads it."""
+"""What options take. Imports nothing heavy: the help of commands reads it."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
 
-class MethodName(StrEnum):
-    """`--method`."""
+class Precision(StrEnum):
+    """`--precision`: the arithmetic inside the graphs, whose inputs and outputs stay float32."""
 
-    STRUCTSAM = "structsam"
-    BIPARTITE = "bipartite"
-    TOME = "tome"
-    TOMESD = "tomesd"
-    PITOME = "pitome"
-    VIDTOME = "vidtome"
-    ALGM = "algm"
-    HYBRID = "hybrid"
-    ADJACENT = "adjacent"
+    FP32 = "fp32"
+    FP16 = "fp16"  # with fp32 islands; see `graph/precision.py`
 
 
 class Gradient(StrEnum):

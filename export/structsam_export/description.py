@@ -19,7 +19,6 @@ from . import __version__
 from .analysis.macs import EncoderMacs
 from .config import ExportConfig
 from .encoder.exported import told_plans
-from .merging import ALGM, StructSAM
 from .merging.prompted import PROMPT
 from .models.architectures import PATCH
 
@@ -65,6 +64,7 @@ def manifest(
         "model": asdict(model_of(config, sam)),
         "arguments": config.as_json(),
         "command": config.command(),
+        "recipe": config.recipe.as_json(),
         "weights": weights,
         "merging": merging(sam.image_encoder),
         "plans": plans(sam.image_encoder),
@@ -102,11 +102,9 @@ def merging(encoder: Any) -> dict[str, Any]:
     """
     kinds: dict[str, Any] = {}
     for told in told_plans(encoder):
-        windows, method = told.windows, told.block.method
-        kept, tokens = method.slots(windows), windows.tokens
-        counts = {"tokens": tokens, "tokens_kept": kept, "effective_rate": round(1 - kept / tokens, 4)}
-        if isinstance(method, StructSAM | ALGM):
-            counts |= {"cells": tokens // method.cell**2, "cells_merged": method.merged(windows)}
+        windows = told.windows
+        counts: dict[str, Any] = told.block.method.counts(windows)
+        counts["effective_rate"] = round(1 - counts["tokens_kept"] / counts["tokens"], 4)
         kind = "window" if told.block.attends_in_windows else "global"
         kinds[PROMPT if windows.group == PROMPT else kind] = counts
     return kinds

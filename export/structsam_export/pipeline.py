@@ -20,12 +20,13 @@ from structsam_runtime.predict.predictor import BATCH
 from structsam_runtime.runners.tensorrt import PLUGINS
 
 from .analysis.macs import EncoderMacs, encoder_macs
+from .choices import Precision
 from .comparing import onnx_runner
 from .config import ExportConfig
 from .description import PLACES, manifest, merging, model_of, write
 from .encoder.decoder import PromptedMaskDecoder
 from .encoder.exported import PlannedEncoder, output_names
-from .encoder.patch import apply
+from .encoder.patch import apply, windows_of
 from .encoder.plugins import PluginEncoder
 from .engine import EngineBuilder, Profile, Shape
 from .graph.lint import lint
@@ -98,8 +99,6 @@ def export(
         raise UserError("--triton-repository with --plugins: a server loads plugins its own way; drop one")
     if repository:
         check_repository(repository, output, config.engine, force)
-    if config.fp16 and config.cells is False:
-        raise UserError("--no-cells follows the order of all energies, which --fp16 does not keep; drop one")
     builder = EngineBuilder(config.engine, config.plugins) if config.engine else None
     if builder:
         builder.require(config.dialect.tensorrt)
@@ -151,7 +150,9 @@ def load(config: ExportConfig) -> Any:
 
 def patch(config: ExportConfig, encoder: Any) -> None:
     """Let an encoder merge as the config says."""
-    apply(encoder, config.methods(), config.merge_mlp, config.plan_every, config.form)
+    merge_mlp = [block.merge_mlp for block in config.recipe.blocks]
+    leaders = config.recipe.leaders(windows_of(encoder))
+    apply(encoder, config.methods(), merge_mlp, leaders, config.form)
 
 
 def weights_source(config: ExportConfig) -> dict[str, str | None]:
@@ -253,13 +254,14 @@ def traced(
     outputs: Sequence[str],
 ) -> onnx.ModelProto:
     """A module's graph in the config's precision and dialect, as the tracer leaves it; the module stays."""
-    ready = prepare(_copy(module, config.fp16), config.fp16)
+    ready = prepare(_copy(module, config.precision), config.precision)
     return trace(ready, inputs, outputs, dynamic, config.dialect.opset)
 
 
-def _copy(module: nn.Module, half: bool) -> nn.Module:
+def _copy(module: nn.Module, precision: Precision) -> nn.Module:
     """A copy to prepare and trace. In fp32 the weights themselves stay shared: only modules are replaced."""
-    shared = {} if half else {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
+    tensors = [*module.parameters(), *module.buffers()] if precision is Precision.FP32 else []
+    shared = {id(tensor): tensor for tensor in tensors}
     return copy.deepcopy(module, shared)
 
 
@@ -352,15 +354,18 @@ def summary(made: Export) -> str:
 
 
 def capped(made: Export) -> list[str]:
-    """A line for methods that could not remove as much as was asked for."""
-    asked = {"window": made.config.rate_window, "global": made.config.rate_global}
-    if not any(made.removed.get(kind, rate) < rate - 0.01 for kind, rate in asked.items()):
-        return []
-    return [f"{made.config.method} removes at most half of the tokens: rates above 0.5 are 0.5"]
+    """A line for every method that cannot remove as much as was asked for."""
+    asked = [(block.method, block.rate) for block in made.config.recipe.blocks]
+    limits = {spec: spec.build(rate).most for spec, rate in asked if rate > spec.build(rate).most}
+    return [
+        f"{spec} removes at most {limit:.0%} of the tokens: rates above {limit:g} are {limit:g}"
+        for spec, limit in limits.items()
+    ]
 
 
 def fragile(made: Export) -> list[str]:
     """A line for methods of which two runtimes are two valid runs, and not one and the same."""
     if not made.report.fragile:
         return []
-    return [f"{made.config.method} merges by ranks that a last bit can swap: masks of two runtimes differ"]
+    told = ", ".join(dict.fromkeys(str(one.method) for one in made.config.recipe.blocks if one.merges))
+    return [f"{told} merges by ranks that a last bit can swap: masks of two runtimes differ"]

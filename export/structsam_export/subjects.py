@@ -31,7 +31,7 @@ from .encoder.patch import remove
 from .merging import Identity
 from .pipeline import fetch, load, patch, weights_source
 from .progress import Progress
-from .variants import label_of
+from .recipe import Uniform
 from .verify import DECODER_INPUTS, DECODER_OUTPUTS
 
 BASELINE = "Baseline"
@@ -92,7 +92,7 @@ def in_pytorch(
 
 def _rate(config: ExportConfig) -> float:
     """The rate that the tables file a config under."""
-    return max(config.rate_unprompted, config.rate_global)
+    return max(block.rate for block in config.recipe.blocks)
 
 
 def _removed(merging: Mapping[str, Any]) -> dict[str, float]:
@@ -143,7 +143,7 @@ def from_export(folder: Path, runner: str) -> Candidate:
     config, macs = ExportConfig.from_json(content["arguments"]), content["macs"]
     merges = bool(content["merging"])
     facts = {
-        "label": label_of(config) if merges else BASELINE,
+        "label": config.label if merges else BASELINE,
         "rate": _rate(config) if merges else 0.0,
         **_removed(content["merging"]),
         "gmac": round((macs["merged"] + macs["planning"]) / 1e9, 2),
@@ -201,8 +201,7 @@ def of_exports(
     config = dataclasses.replace(
         configs[0],
         checkpoint=checkpoint or configs[0].checkpoint,
-        prompt_windows=0,  # whoever knows prompts takes another input
-        rate_background=None,
+        merging=Uniform(),  # which does not count; whoever knows prompts takes another input
     )
     unmerged = in_pytorch(config, {}, progress)
     if weights_source(config)["sha256"] != contents[0]["weights"]["sha256"]:

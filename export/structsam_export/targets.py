@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .choices import Attention, Engine, Target
+from .choices import Attention, Engine, Precision, Target
 
 
 @dataclass(frozen=True)
@@ -13,21 +14,20 @@ class Dialect:
 
     Attributes:
         opset: of ONNX.
-        half, single: the form of attention in fp16 and in fp32: the fastest there, as far as is known.
+        forms: the form of attention in each precision: the fastest there, as far as is known.
         tensorrt: the oldest TensorRT that must read it.
     """
 
     opset: int
-    half: Attention
-    single: Attention
+    forms: Mapping[Precision, Attention]
     tensorrt: str
 
 
-PORTABLE = Dialect(20, Attention.WIDENED, Attention.WIDENED, "10.3")
+PORTABLE = Dialect(20, dict.fromkeys(Precision, Attention.WIDENED), "10.3")
 """Opset 20 is the newest that JetPack 6's TensorRT 10.3 reads, and the oldest with Gelu."""
-PATTERN = Dialect(20, Attention.MASK, Attention.MASK, "10.3")
+PATTERN = Dialect(20, dict.fromkeys(Precision, Attention.MASK), "10.3")
 """The same in the pattern that TensorRT fuses without an operator, its keys as wide as its values."""
-FUSED = Dialect(23, Attention.OPERATOR, Attention.MASK, "10.14")
+FUSED = Dialect(23, {Precision.FP16: Attention.OPERATOR, Precision.FP32: Attention.MASK}, "10.14")
 """Opset 23 is the oldest with Attention, which TensorRT reads from 10.14 on. It has kernels for it in fp16,
 and refuses to build it in fp32."""
 

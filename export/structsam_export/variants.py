@@ -8,23 +8,12 @@ from typing import Any
 
 from structsam_runtime.errors import UserError
 
-from .choices import MethodName
-from .config import ExportConfig, option_type
-from .options import OPTIONS
+from .config import ExportConfig
+from .merging.registry import ANSWERS, MethodSpec
+from .recipe import Uniform
 
-PAPER_NAMES = {
-    MethodName.STRUCTSAM: "StructSAM",
-    MethodName.BIPARTITE: "StructSAM (bipartite)",
-    MethodName.TOME: "ToMe",
-    MethodName.TOMESD: "ToMeSD",
-    MethodName.PITOME: "PiToMe",
-    MethodName.VIDTOME: "VidToMe",
-    MethodName.ALGM: "ALGM",
-    MethodName.HYBRID: "Hybrid (ours)",
-    MethodName.ADJACENT: "Adjacent (ours)",
-}
-FLAGS = ("cells", "proportional", "merge_mlp")
-"""Options that are on or off."""
+SHARED = ("rate_window", "rate_global", "skip_blocks", "merge_mlp", "plan_every")
+"""What is written like an option of a method and is the recipe's."""
 ABLATIONS = {
     "structsam:gradient=central": "Central-Diff",
     "structsam:flatness=mean": "Mean-Flatness",
@@ -90,9 +79,9 @@ def variants(config: ExportConfig, specs: Sequence[str], rates: Sequence[float])
     for spec in specs:
         for rate in rates:
             merged = configured(config, spec, rate)
-            if not max(merged.rate_window, merged.rate_global):
+            if not any(block.merges for block in merged.recipe.blocks):
                 raise UserError("--rate 0 is the unmerged model, which is always evaluated; leave it out")
-            found[merged] = ABLATIONS.get(spec) or label_of(merged)
+            found[merged] = ABLATIONS.get(spec) or merged.label
     return found
 
 
@@ -101,57 +90,33 @@ def configured(config: ExportConfig, spec: str, rate: float) -> ExportConfig:
 
     Args:
         config: everything else.
-        spec: a method, and its options if they are not its own: `structsam`, `bipartite:reduction=replace`,
-            `structsam:selection=random:skip_blocks=0,1`; what is on or off (see FLAGS) takes yes or no.
-        rate: of all blocks, unless the options name `rate_window` or `rate_global`.
+        spec: a method with its options (see `MethodSpec.parse`), among which may stand what is SHARED:
+            `structsam:selection=random:skip_blocks=0,1`.
+        rate: of all blocks, unless `rate_window` or `rate_global` says otherwise.
 
     Raises:
         UserError: no such method, option or value.
     """
     name, *pairs = spec.split(":")
-    if name not in list(MethodName):
-        raise UserError(f"--method {name} is unknown; expected one of {', '.join(MethodName)}")
-    # What another method left behind does not count.
-    values: dict[str, Any] = dict.fromkeys(OPTIONS) | {"method": MethodName(name), "skip_blocks": ()}
-    values |= {"rate_window": rate, "rate_global": rate, "prompt_windows": 0, "rate_background": None}
-    values |= {"merge_mlp": False, "plan_every": 1}
-    for pair in pairs:
-        option, _, text = pair.partition("=")
-        values[option] = _value(option, text, spec)
-    return dataclasses.replace(config, **values)
+    shared = [pair for pair in pairs if pair.partition("=")[0] in SHARED]
+    method = MethodSpec.parse(":".join([name, *(pair for pair in pairs if pair not in shared)]))
+    flags = {"rate_window": rate, "rate_global": rate} | dict(_shared(pair, spec) for pair in shared)
+    return dataclasses.replace(config, merging=Uniform(method, **flags))
 
 
-def _value(option: str, text: str, spec: str) -> Any:
-    """An option's value from its text."""
+def _shared(pair: str, spec: str) -> tuple[str, Any]:
+    """One of SHARED and its value."""
+    option, _, text = pair.partition("=")
     kinds: dict[str, Callable[[str], Any]] = {
-        **{name: option_type(name) for name in OPTIONS},
-        **dict.fromkeys(FLAGS, lambda answer: {"yes": True, "no": False}[answer]),
-        "plan_every": int,
-        "skip_blocks": lambda numbers: tuple(int(number) for number in numbers.split(",")),
         "rate_window": float,
         "rate_global": float,
+        "skip_blocks": lambda numbers: tuple(int(number) for number in numbers.split(",")),
+        "merge_mlp": ANSWERS.__getitem__,
+        "plan_every": int,
     }
-    if option not in kinds:
-        raise UserError(f"--method {spec} has no option {option}; expected one of {', '.join(kinds)}")
     try:
-        return kinds[option](text)
+        return option, kinds[option](text)
     except (ValueError, KeyError) as error:
         raise UserError(
             f"--method {spec} gives {option} the value {text!r}, which it does not take"
         ) from error
-
-
-def label_of(config: ExportConfig) -> str:
-    """What the tables call a way of merging: the paper's name, and the options that are not its own."""
-    parts = [PAPER_NAMES[config.method], *(part.replace("-", " ") for part in config.differences())]
-    if config.prompt_aware:
-        parts.append(f"prompt-aware with {config.rate_window:g} in {config.prompt_windows} windows")
-    if not config.rate_unprompted or not config.rate_global:
-        parts.append(f"only in {'window' if config.rate_unprompted else 'global'} blocks")
-    elif config.rate_unprompted != config.rate_global:
-        parts.append(f"{config.rate_unprompted:g} in window and {config.rate_global:g} in global blocks")
-    if config.skip_blocks:
-        parts.append(f"not in block {' '.join(map(str, config.skip_blocks))}")
-    parts += ["MLP merged"] if config.merge_mlp else []
-    parts += [f"one plan for {config.plan_every} blocks"] if config.plan_every > 1 else []
-    return ", ".join(parts)

@@ -27,7 +27,7 @@ from structsam_runtime.predict.prompts import encode
 from .comparing import Arrays, TorchRunner, run_all
 from .encoder.exported import PlannedEncoder, Told, output_names, told_plans
 from .encoder.patch import change_methods, merged_blocks
-from .merging import MergePlan, Replay, StructSAM, Windows
+from .merging import MergePlan, Replay, Windows
 
 DECODER_INPUTS = ("image_embedding", "point_coords", "point_labels", "mask_input", "has_mask_input")
 DECODER_OUTPUTS = ("masks", "iou_predictions")
@@ -327,11 +327,11 @@ def _agreement(a: Arrays, b: Arrays, plans: Sequence[Told]) -> float:
 def _agreeing(a: Arrays, b: Arrays, plan: Told) -> NDArray[np.bool_]:
     """[B', N]: whether a token has the same representative.
 
-    Without cells, groups are cut from the order of all energies, so that one swap renames every later group:
+    Where groups are cut from the order of all tokens (`Method.ordered`), one swap renames every later group:
     there the share of tokens that are merged, or kept, in both is what two runs can agree on.
     """
     slot, position, method = plan.name("slot"), plan.name("position"), plan.block.method
-    if isinstance(method, StructSAM) and not method.cells:
+    if method.ordered:
         agreeing: NDArray[np.bool_] = alone(a[slot]) == alone(b[slot])
         return agreeing
     same: NDArray[np.bool_] = np.equal(*(representatives(made[slot], made[position]) for made in (a, b)))

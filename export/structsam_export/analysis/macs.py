@@ -21,13 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..choices import Gradient, Scope
 from ..encoder.attention import MergedBlock, layer_norm
 from ..encoder.patch import grid_of, merged_blocks, remove
-from ..merging import Bipartite, Hybrid, StructSAM, Windows
-
-SOBEL_MACS = 18
-"""Of one channel of one token: two 3x3 kernels. We compute it by shifted additions, which count nothing."""
+from ..merging import Windows
 
 
 @dataclass(frozen=True)
@@ -185,7 +181,7 @@ def block_macs(index: int, block: MergedBlock, x: Tensor) -> BlockMacs:
         relative_position=relative,
         proj=proj,
         mlp=_sum(block.mlp, fed),
-        energy=_energy(block, x) if merges and block.decides else 0,
+        energy=block.method.energy_macs(block.windows, x.shape[-1]) if merges and block.decides else 0,
         similarity=count_macs(block.plans, x, cut),
         averaging=2 * averaging if block.merge_mlp else averaging,  # of the residual too
         widening=widening,
@@ -228,19 +224,6 @@ def _widening(block: MergedBlock, slots: Tensor) -> int:
     number, side = slots.shape[1], block.windows.side
     pairs = len(slots) * block.attn.heads * number**2
     return 2 * slots.numel() * (side - 1) + pairs * block.attn.carried(number)
-
-
-def _energy(block: MergedBlock, x: Tensor) -> int:
-    """The gradient, on all channels or on their mean over heads: [1, H, W, C] map.
-
-    Over the map once, or over the tokens of all windows, padding included.
-    """
-    method, windows = block.method, block.windows
-    if not isinstance(method, StructSAM | Bipartite | Hybrid) or method.gradient is Gradient.CENTRAL:
-        return 0
-    by_window = method.scope is Scope.WINDOW
-    tokens = windows.per_image * windows.tokens if by_window else windows.height * windows.width
-    return SOBEL_MACS * tokens * x.shape[-1] // method.heads
 
 
 def _on_meta(encoder: nn.Module) -> Any:

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ..encoder.attention import layer_norm
 from ..encoder.patch import merged_blocks
-from ..merging import MergePlan, Method, PiToMe, StructSAM, Windows, gradient_energy
-from ..merging.metric import head_mean
+from ..merging import MergePlan, Windows
 from ..models.architectures import PATCH
 
 Pixels = NDArray[np.uint8]
@@ -41,7 +40,7 @@ class BlockView:
         slot: numbers of the tokens' slots among those of all windows.
         merged: whether a token shares its slot, be it with padding.
         destination: whether a token stands for the slot that it shares: the slot has its place.
-        energy: see `token_energy`.
+        energy: see `Method.scores`.
         windows: how the block cuts the map.
         slots: K, the slots of one window.
     """
@@ -77,8 +76,8 @@ def watch(encoder: Any, image: Tensor, blocks: Collection[int]) -> tuple[dict[in
         entered = x
         x, (plan,) = block.forward_with_plans(entered)
         if index in blocks:
-            energy = token_energy(block.method, layer_norm(block.norm1, entered), block.windows)
-            views[index] = block_view(plan, block.windows, energy)
+            energy = block.method.scores(layer_norm(block.norm1, entered), block.windows)
+            views[index] = block_view(plan, block.windows, None if energy is None else energy[0])
     return views, x
 
 
@@ -91,26 +90,6 @@ def finish(encoder: Any, x: Tensor, start: int) -> Tensor:
     return embedding
 
 
-def token_energy(method: Method, x: Tensor, windows: Windows) -> Tensor | None:
-    """What a method decides by, where that is an energy of every token (paper, figure 7).
-
-    Args:
-        method: of the block.
-        x: [1, H, W, C] norm1's output.
-        windows: how the block cuts the map.
-
-    Returns:
-        [H, W]. StructSAM: the gradient's magnitude G, and what is high stays. PiToMe: how much a token is
-        like all tokens of its window, and what is high merges. None for other methods.
-    """
-    if isinstance(method, StructSAM):
-        return gradient_energy(head_mean(x, method.heads), method.gradient)[0].sqrt()
-    if isinstance(method, PiToMe):
-        metric = windows.cut(head_mean(x, method.heads))
-        return on_map(method.energy(metric, windows.side), windows)
-    return None
-
-
 def block_view(plan: MergePlan, windows: Windows, energy: Tensor | None) -> BlockView:
     """A plan for the windows of one image, laid out as the map; see BlockView."""
     count, slots = plan.size.shape
@@ -118,21 +97,15 @@ def block_view(plan: MergePlan, windows: Windows, energy: Tensor | None) -> Bloc
     shared = plan.size > 1  # [B', K]
     destination = torch.zeros(count, windows.tokens, dtype=torch.bool)
     destination[window.expand_as(shared)[shared], plan.position[shared]] = True
-    slot = on_map(plan.slot + window * slots, windows)
+    slot = windows.joined(plan.slot + window * slots)[0]
     return BlockView(
         slot=slot.numpy(),
         merged=shared.flatten()[slot].numpy(),
-        destination=on_map(destination, windows).numpy(),
+        destination=windows.joined(destination)[0].numpy(),
         energy=None if energy is None else energy.numpy(),
         windows=windows,
         slots=slots,
     )
-
-
-def on_map(values: Tensor, windows: Windows) -> Tensor:
-    """[B', N] of one image's windows to [H, W]; the padding's values are dropped."""
-    rows = windows.token_of_row(1, values.device)
-    return values.flatten()[rows].view(windows.height, windows.width)
 
 
 def draw_merging(photo: Pixels, view: BlockView) -> Pixels:

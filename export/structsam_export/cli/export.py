@@ -5,32 +5,19 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from structsam_runtime.cli.console import run
 from structsam_runtime.errors import UserError
 
-from ..choices import (
-    Attention,
-    Border,
-    Channels,
-    Destination,
-    Engine,
-    Flatness,
-    Gradient,
-    MethodName,
-    Place,
-    Reduction,
-    Scope,
-    Selection,
-    Target,
-)
+from ..choices import Attention, Channels, Engine, Precision, Target
+from ..merging.registry import DEFAULT as DEFAULT_METHOD
+from ..merging.registry import METHODS, MethodSpec
 from ..models.architectures import ARCHITECTURES, DEFAULT
 
 WEIGHTS, MERGING, OUTPUT = "Model", "Merging", "Output"
-ABLATION = "Ablations (default: the method's own)"
 FAILED = 3
 """Exit code of an export that was made and found wanting."""
 
@@ -43,6 +30,19 @@ def main() -> None:
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _list_methods(wanted: bool) -> None:
+    """Print the methods, and end the command."""
+    if not wanted:
+        return
+    for own in METHODS.values():
+        typer.echo(f"{own.name}: {own.label}")
+        for option in own.options:
+            typer.echo(
+                f"  {own.name}:{option.name}={option.text(option.default)} ({option.expected}) {option.help}"
+            )
+    raise typer.Exit
 
 
 def export(
@@ -73,10 +73,24 @@ def export(
         ),
     ] = 0,
     method: Annotated[
-        MethodName,
+        str,
         # Names in the help: beside the option they would leave it half of the line.
-        typer.Option(help=f"{', '.join(MethodName)}.", rich_help_panel=MERGING, metavar="NAME"),
-    ] = MethodName.STRUCTSAM,
+        typer.Option(
+            help=f"{', '.join(METHODS)}; with options: adjacent:reduction=replace.",
+            rich_help_panel=MERGING,
+            metavar="NAME",
+        ),
+    ] = DEFAULT_METHOD,
+    methods: Annotated[
+        bool,
+        typer.Option(
+            "--methods",
+            help="List the methods with their options, and exit.",
+            rich_help_panel=MERGING,
+            is_eager=True,
+            callback=_list_methods,
+        ),
+    ] = False,
     rate: Annotated[
         float | None,
         typer.Option(
@@ -131,50 +145,28 @@ def export(
             help="Decide once for so many blocks of a kind.", rich_help_panel=MERGING, metavar="INT"
         ),
     ] = 1,
-    reduction: Annotated[
-        Reduction | None,
-        typer.Option(help="Merged tokens become their mean, or one of them.", rich_help_panel=MERGING),
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            help="What each block does, instead of the options above.",
+            rich_help_panel=MERGING,
+            metavar="FILE.json",
+        ),
     ] = None,
     channels: Annotated[
         Channels | None,
         typer.Option(help="Judge tokens by all channels or the mean over heads.", rich_help_panel=MERGING),
     ] = None,
     cell: Annotated[
-        int | None, typer.Option(help="Tokens along a cell's side.", rich_help_panel=ABLATION, metavar="INT")
+        int | None, typer.Option(help="Tokens along a cell's side.", rich_help_panel=MERGING, metavar="INT")
     ] = None,
-    gradient: Annotated[Gradient | None, typer.Option(rich_help_panel=ABLATION)] = None,
-    scope: Annotated[
-        Scope | None, typer.Option(help="What the gradient is taken over.", rich_help_panel=ABLATION)
-    ] = None,
-    border: Annotated[
-        Border | None, typer.Option(help="What lies around it.", rich_help_panel=ABLATION)
-    ] = None,
-    flatness: Annotated[Flatness | None, typer.Option(rich_help_panel=ABLATION)] = None,
-    selection: Annotated[Selection | None, typer.Option(rich_help_panel=ABLATION)] = None,
-    destination: Annotated[Destination | None, typer.Option(rich_help_panel=ABLATION)] = None,
-    place: Annotated[
-        Place | None, typer.Option(help="Where attention sees a merged cell.", rich_help_panel=ABLATION)
-    ] = None,
-    proportional: Annotated[
-        bool,
-        typer.Option("--proportional", help="Attention counts every merged token.", rich_help_panel=ABLATION),
-    ] = False,
-    no_proportional: Annotated[
-        bool, typer.Option("--no-proportional", help="Turns that off for adjacent.", rich_help_panel=ABLATION)
-    ] = False,
-    spread: Annotated[
-        float | None,
-        typer.Option(help="Hybrid's: how many cells may merge.", rich_help_panel=ABLATION, metavar="FLOAT"),
-    ] = None,
-    margin: Annotated[
-        float | None, typer.Option(help="PiToMe's, of block 0.", rich_help_panel=ABLATION, metavar="FLOAT")
-    ] = None,
-    no_cells: Annotated[
-        bool, typer.Option("--no-cells", help="Merge the calmest tokens anywhere.", rich_help_panel=ABLATION)
-    ] = False,
     seed: Annotated[
-        int, typer.Option(help="Of everything random.", rich_help_panel=ABLATION, metavar="INT")
+        int, typer.Option(help="Of everything random.", rich_help_panel=MERGING, metavar="INT")
     ] = 0,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="fp32 (the default) or fp16.", rich_help_panel=OUTPUT, metavar="NAME"),
+    ] = None,
     fp16: Annotated[
         bool, typer.Option("--fp16", help="Half precision, sensitive parts in fp32.", rich_help_panel=OUTPUT)
     ] = False,
@@ -245,35 +237,33 @@ def export(
         from ..pipeline import LintError, VerificationError, summary
         from ..pipeline import export as make
         from ..progress import Progress
-        from ..rates import merge_rates
+        from ..recipe import Recipe, Uniform
     except ModuleNotFoundError as error:
         raise UserError(f'exporting needs {error.name}; pip install -e ".[export,cpu]"') from error
+    flags: dict[str, Any] = {
+        "rate": rate,
+        "rate_window": rate_window,
+        "rate_global": rate_global,
+        "prompt_aware": prompt_aware,
+        "prompt_windows": prompt_windows,
+        "rate_background": rate_background,
+        "skip_blocks": _blocks(skip_blocks),
+        "merge_mlp": merge_mlp,
+        "plan_every": plan_every,
+    }
+    spec = MethodSpec.parse(method).having(cell=cell, channels=channels)
+    if recipe:
+        _refuse_beside_recipe(
+            {"method": spec != MethodSpec(DEFAULT_METHOD), **flags, "plan_every": plan_every > 1}
+        )
     config = ExportConfig(
         arch=arch,
         checkpoint=checkpoint,
         random_weights=random_weights,
-        method=method,
-        **merge_rates(rate, rate_window, rate_global, prompt_aware, prompt_windows, rate_background),
-        skip_blocks=_blocks(skip_blocks),
-        merge_mlp=merge_mlp,
-        plan_every=plan_every,
-        cell=cell,
-        channels=channels,
-        gradient=gradient,
-        scope=scope,
-        border=border,
-        flatness=flatness,
-        selection=selection,
-        cells=False if no_cells else None,
-        spread=spread,
-        destination=destination,
-        place=place,
-        reduction=reduction,
-        proportional=_switch("proportional", proportional, no_proportional),
-        margin=margin,
+        merging=Recipe.read(recipe) if recipe else Uniform.typed(spec, **flags),
         seed=seed,
         image_size=image_size,
-        fp16=fp16,
+        precision=_precision(precision, fp16),
         dynamic_batch=dynamic_batch,
         target=target,
         attention=attention,
@@ -289,11 +279,20 @@ def export(
     typer.echo(summary(made))
 
 
-def _switch(option: str, on: bool, off: bool) -> bool | None:
-    """True or False, or None where neither flag was given and the method decides."""
-    if on and off:
-        raise UserError(f"--{option} and --no-{option} exclude each other; give one of them")
-    return on if on or off else None
+def _precision(named: Precision | None, fp16: bool) -> Precision:
+    """What `--precision` and `--fp16` come to."""
+    if fp16 and named not in (None, Precision.FP16):
+        raise UserError(f"--fp16 and --precision {named} exclude each other; give one of them")
+    return Precision.FP16 if fp16 else named or Precision.FP32
+
+
+def _refuse_beside_recipe(flags: dict[str, Any]) -> None:
+    """Refuse flags that a recipe file says already."""
+    # A rate of 0 is a flag too.
+    given = [name for name, value in flags.items() if value or (value == 0 and value is not False)]
+    if given:
+        typed = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UserError(f"--recipe says what every block does; leave {typed} out")
 
 
 def _blocks(text: str) -> tuple[int, ...]:

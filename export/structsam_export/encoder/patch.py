@@ -32,8 +32,8 @@ def original(block: Any) -> Any:
 def apply(
     encoder: nn.Module,
     methods: Sequence[Method],
-    merge_mlp: bool = False,
-    plan_every: int = 1,
+    merge_mlp: Sequence[bool] | None = None,
+    leaders: Sequence[int | None] | None = None,
     form: Attention = Attention.WIDENED,
 ) -> None:
     """Let every block merge by its method, in place; parameters stay shared. Applying again replaces.
@@ -41,8 +41,8 @@ def apply(
     Args:
         encoder: SAM's ImageEncoderViT.
         methods: one per block.
-        merge_mlp: MLPs of blocks that merge see slots too.
-        plan_every: of so many blocks of a kind (window or global) that merge, the first decides for all.
+        merge_mlp: one per block: whether its MLP sees slots too; none does if not given.
+        leaders: one per block: the earlier block whose plans it takes, or None where it decides itself.
         form: of attention; all give the same numbers.
 
     Raises:
@@ -50,16 +50,14 @@ def apply(
     """
     remove(encoder)
     blocks: Any = encoder.blocks
-    leaders: dict[Windows, tuple[MergedBlock, int]] = {}  # by kind, and how many blocks it decided for
-    for index, (windows, method) in enumerate(zip(windows_of(encoder), methods, strict=True)):
-        if isinstance(method, Identity):
-            blocks[index] = MergedBlock(blocks[index], windows, method, form=form)
-            continue
-        leader, decided = leaders.get(windows, (None, plan_every))
-        if decided == plan_every:
-            leader, decided = None, 0
-        blocks[index] = MergedBlock(blocks[index], windows, method, merge_mlp, leader, form)
-        leaders[windows] = leader or blocks[index], decided + 1
+    number = len(blocks)
+    each = zip(
+        windows_of(encoder), methods, merge_mlp or [False] * number, leaders or [None] * number, strict=True
+    )
+    for index, (windows, method, mlp, leader) in enumerate(each):
+        deciding = None if leader is None else blocks[leader]
+        mlp = mlp and not isinstance(method, Identity)  # where nothing merges, nothing is to be unmerged
+        blocks[index] = MergedBlock(blocks[index], windows, method, mlp, deciding, form)
 
 
 def change_methods(encoder: nn.Module, methods: Sequence[Method]) -> None:

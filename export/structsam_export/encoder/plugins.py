@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..merging import MergePlan, StructSAM
+from ..merging import MergePlan
 from .attention import MergedBlock, layer_norm
 from .patch import merged_blocks
 
@@ -20,13 +20,6 @@ DOMAIN = "structsam"
 """Of the operators, in ONNX."""
 FP32, INT32 = torch.float32, torch.int32
 Shape = tuple[Any, ...]  # of sizes that may be symbols
-
-
-def has_kernels(method: object) -> bool:
-    """Whether the plugins compute what a method does: Algorithm 1 with its defaults, whatever its rate."""
-    if type(method) is not StructSAM:
-        return False
-    return method == StructSAM(method.rate, method.cell, heads=method.heads, seed=method.seed)
 
 
 class PluginBlock(MergedBlock):
@@ -87,7 +80,7 @@ class PluginEncoder(nn.Module):
         shared = {id(tensor): tensor for tensor in [*encoder.parameters(), *encoder.buffers()]}
         self.encoder = copy.deepcopy(encoder, shared)
         for block in merged_blocks(self.encoder):
-            if has_kernels(block.method) and block.method.slots(block.windows) < block.windows.tokens:
+            if block.method.has_kernels and block.method.slots(block.windows) < block.windows.tokens:
                 block.__class__ = PluginBlock
 
     def forward(self, image: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..choices import Precision
+
 
 class LayerNormFp32(nn.Module):
     """Layer normalisation over the last dimension with fp32 statistics; takes and gives any type."""
@@ -44,17 +46,17 @@ class LayerNorm2dFp32(nn.Module):
         return normed.to(x.dtype).permute(0, 3, 1, 2)
 
 
-def prepare(module: nn.Module, half: bool) -> nn.Module:
-    """Make a module ready to be traced, in place: exportable normalisations, and fp16 if asked.
+def prepare(module: nn.Module, precision: Precision) -> nn.Module:
+    """Make a module ready to be traced, in place: exportable normalisations, and the precision.
 
     Args:
         module: on fp32 parameters.
-        half: fp16 parameters, but for normalisations, which keep fp32.
+        precision: in fp16 all parameters are, but for those of normalisations.
 
     Returns:
         The same module.
     """
-    if half:
+    if precision is Precision.FP16:
         for child in module.modules():
             if not _stays_fp32(child):
                 _halve(child)

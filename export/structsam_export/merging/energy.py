@@ -12,6 +12,9 @@ from ..choices import Border, Gradient, Scope
 from .index import count, lookup, take
 from .windows import Windows
 
+SOBEL_MACS = 18
+"""Of one channel of one token: two 3x3 kernels. Here shifted additions compute it, which count nothing."""
+
 
 def token_energy(
     x: Tensor,
@@ -73,6 +76,26 @@ def gradient_energy(
     change = after - before
     energy = (change * change).sum((1, 2))
     return (energy if factor == 1 else factor * energy).view(shape)
+
+
+def gradient_macs(windows: Windows, channels: int, gradient: Gradient, scope: Scope) -> int:
+    """What the gradient of one image costs, as the two depthwise convolutions that it stands for.
+
+    Central differences are free, as in the paper's Table 5.
+
+    Args:
+        windows: how the block cuts the map.
+        channels: what it is taken on.
+        gradient, scope: see `token_energy`.
+
+    Returns:
+        Multiply-accumulates: over the map once, or over the tokens of all windows, padding included.
+    """
+    if gradient is Gradient.CENTRAL:
+        return 0
+    by_window = scope is Scope.WINDOW
+    tokens = windows.per_image * windows.tokens if by_window else windows.height * windows.width
+    return SOBEL_MACS * tokens * channels
 
 
 def _boxes(x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from ..choices import Reduction
 from .cells import largest_first
 from .index import count, inverse, lookup, lookup_rows
+from .method import Method
 from .metric import snap, unit
 from .plan import MergePlan
 from .reduction import Mix, Pick
@@ -21,7 +22,7 @@ def removed(rate: float, tokens: int) -> int:
     return int(round(rate * tokens, 6))
 
 
-class Matching(ABC):
+class Matching(Method):
     """A method that removes as many tokens as it has sources, at most.
 
     Attributes:
@@ -29,9 +30,6 @@ class Matching(ABC):
     """
 
     rate: float
-    fragile = False
-    prompt_windows = 0
-    footprint = 1
 
     @abstractmethod
     def sources(self, windows: Windows) -> int:

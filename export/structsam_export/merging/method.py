@@ -2,40 +2,59 @@
 
 from __future__ import annotations
 
+import dataclasses
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from ..choices import Reduction
+from ..choices import Channels, Reduction
 from .plan import MergePlan
 from .reduction import Mean, Pick
 from .windows import Windows
 
 
-class Method(Protocol):
-    """Decides, for one block, which tokens are merged."""
+@dataclass(frozen=True)
+class Site:
+    """Where in an encoder a method merges.
+
+    Attributes:
+        block: number of the block, from 0.
+        depth: blocks of the encoder.
+        heads: attention heads of a block.
+        seed: of the block's random choices.
+    """
+
+    block: int
+    depth: int
+    heads: int
+    seed: int = 0
+
+
+class Method(ABC):
+    """Decides, for one block, which tokens merge.
+
+    A subclass is a frozen dataclass whose arguments are `rate`, the share of tokens to remove, and the
+    options that its entry in `registry.py` lists. It has `plan` and `slots`; everything else has an answer
+    here that holds for most methods.
+    """
+
+    @property
+    def conflict(self) -> str:
+        """Why its options do not go together; empty if they do."""
+        return ""
 
     @property
     def reduction(self) -> Reduction:
         """What a slot holds."""
-        ...
-
-    @property
-    def fragile(self) -> bool:
-        """Whether a last bit decides about more than the tokens whose scores it belongs to."""
-        ...
-
-    @property
-    def prompt_windows(self) -> int:
-        """How many windows of an image, those with the most prior, merge at a rate of their own."""
-        ...
+        return Reduction.MEAN
 
     @property
     def proportional(self) -> bool:
         """Whether attention counts a key as often as its slot has tokens (ToMe's proportional attention)."""
-        ...
+        return False
 
     @property
     def footprint(self) -> int:
@@ -43,8 +62,47 @@ class Method(Protocol):
 
         1 where it stands at its `position`.
         """
-        ...
+        return 1
 
+    @property
+    def fragile(self) -> bool:
+        """Whether a last bit decides about more than the tokens whose scores it belongs to."""
+        return False
+
+    @property
+    def ordered(self) -> bool:
+        """Whether groups are cut from one order of all tokens: a swap of two then renames all later groups.
+
+        fp16 does not keep such a plan.
+        """
+        return False
+
+    @property
+    def takes_prior(self) -> bool:
+        """Whether it merges late where prompts lie; then it has `prompt_windows` and `rate_prompt`."""
+        return False
+
+    @property
+    def prompt_windows(self) -> int:
+        """How many windows of an image, those with the most prior, merge at a rate of their own."""
+        return 0
+
+    @property
+    def has_kernels(self) -> bool:
+        """Whether the plugins compute it as it is; see plugins/README.md."""
+        return False
+
+    @property
+    def most(self) -> float:
+        """The largest share of tokens that it can remove, whatever the rate."""
+        return 1.0
+
+    @property
+    def reading(self) -> str:
+        """How to read its `scores`, in a few words."""
+        return ""
+
+    @abstractmethod
     def plan(self, x: Tensor, windows: Windows) -> MergePlan:
         """The plan for every window.
 
@@ -55,22 +113,58 @@ class Method(Protocol):
         Returns:
             A plan over B * windows.per_image windows of windows.tokens tokens.
         """
-        ...
 
+    @abstractmethod
     def slots(self, windows: Windows) -> int:
         """K: slots that attention sees in one window."""
-        ...
+
+    def at(self, site: Site) -> Self:
+        """The method as it merges in one block.
+
+        `seed` becomes the block's; `heads`, over which `channels` takes its mean, becomes the encoder's.
+        A method that depends on depth adds that here.
+        """
+        names = {field.name for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        changes: dict[str, Any] = {"seed": site.seed} if "seed" in names else {}
+        if "heads" in names:
+            judged: Any = self
+            changes["heads"] = site.heads if judged.channels is Channels.HEADS else 1
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def energy_macs(self, windows: Windows, channels: int) -> int:
+        """What the decision costs beyond the matrix products that a counter sees.
+
+        Args:
+            windows: how the block cuts the map.
+            channels: C of a token.
+
+        Returns:
+            Multiply-accumulates for one image.
+        """
+        return 0
+
+    def counts(self, windows: Windows) -> dict[str, int]:
+        """What becomes of the tokens of one window, for the manifest."""
+        return {"tokens": windows.tokens, "tokens_kept": self.slots(windows)}
+
+    def scores(self, x: Tensor, windows: Windows) -> Tensor | None:
+        """The number of every token that it decides by (paper, figure 7); `reading` tells how to read it.
+
+        Args:
+            x: [B, H, W, C] norm1's output.
+            windows: how the block cuts the map.
+
+        Returns:
+            [B, H, W]; None for methods that decide by pairs.
+        """
+        return None
 
 
 @dataclass(frozen=True)
-class Identity:
+class Identity(Method):
     """Merges nothing."""
 
     reduction = Reduction.REPLACE
-    fragile = False
-    prompt_windows = 0
-    proportional = False
-    footprint = 1
 
     def plan(self, x: Tensor, windows: Windows) -> MergePlan:
         """The identity plan; see `Method.plan`."""
@@ -82,7 +176,7 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Replay:
+class Replay(Method):
     """Merges what another run decided, whatever the features are.
 
     It separates the two ways in which an export can differ from PyTorch: other arithmetic, and other plans.
@@ -95,11 +189,7 @@ class Replay:
 
     slot: Tensor
     position: Tensor
-    reduction: Reduction
-    fragile = False
-    prompt_windows = 0
-    proportional = False
-    footprint = 1
+    reduction: Reduction = Reduction.MEAN
 
     def plan(self, x: Tensor, windows: Windows) -> MergePlan:
         """The recorded plan; see `Method.plan`."""

@@ -82,6 +82,13 @@ class Windows:
         rows = self.rows(x.shape[0], x.device)
         return take(self.source(x.flatten(0, 2)), rows if tokens is None else lookup(rows, tokens))
 
+    def joined(self, values: Tensor) -> Tensor:
+        """[B * windows, N] of one number a token back to [B, H, W]; the padding's are dropped."""
+        batch = values.shape[0] // self.per_image
+        return take(values.flatten(), self.token_of_row(batch, values.device)).view(
+            batch, self.height, self.width
+        )
+
     def source(self, rows: Tensor) -> Tensor:
         """The rows that `rows()` points into: the map's own, behind one row of zeros if there is padding.
 

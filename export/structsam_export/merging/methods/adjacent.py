@@ -36,9 +36,10 @@ class Adjacent(ToMeSD):
         cell: s, rows and columns of a cell; divides the window.
         destination: a random token of each cell, as `tomesd` draws them, or the first.
         reduction: the mean of a destination and its sources, or the destination alone.
-        heads: similarity is taken on the mean over this many heads; 1 is all channels.
-        proportional: attention counts every slot as often as it has tokens; see `Method.proportional`.
+        heads: of the encoder, where that mean is taken; 1 is all channels. `Method.at` sets it.
+        proportional: attention counts every slot as often as it has tokens; see `Method`.
         seed: of the layout.
+        channels: what tokens are judged by: all channels, or the mean over heads.
     """
 
     proportional: bool = True

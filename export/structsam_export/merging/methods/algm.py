@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from ...choices import Reduction
+from ...choices import Channels, Reduction
 from ..cells import cell_tokens, largest_first, merged_cells
 from ..collapse import collapse, ordered
 from ..flatness import likeness
 from ..index import count, inverse, lookup
 from ..matching import match, removed
+from ..method import Method, Site
 from ..metric import head_mean
 from ..plan import MergePlan
 from ..windows import Windows
 
+LOCAL_ONLY = 5 / 12
+"""Share of the depth in which only cells merge."""
+
 
 @dataclass(frozen=True)
-class ALGM:
+class ALGM(Method):
     """Cells whose tokens are most alike collapse, then even slots merge into odd ones.
 
     ALGM merges twice in the whole network, as many tokens as pass a threshold. The paper needs a rate in
@@ -33,8 +38,9 @@ class ALGM:
         cell: s, rows and columns of a cell; divides the window.
         local: share of the removed tokens that the first stage removes, in [0, 1].
         reduction: means weighted by size, or the token at a slot's position alone: a cell's last.
-        heads: similarity is taken on the mean over this many heads; 1 is all channels.
-        proportional: attention counts every slot as often as it has tokens; see `Method.proportional`.
+        heads: of the encoder, where that mean is taken; 1 is all channels. `Method.at` sets it.
+        proportional: attention counts every slot as often as it has tokens; see `Method`.
+        channels: what tokens are judged by: all channels, or the mean over heads.
     """
 
     rate: float
@@ -43,9 +49,17 @@ class ALGM:
     reduction: Reduction = Reduction.MEAN
     heads: int = 1
     proportional: bool = False
-    fragile = False
-    prompt_windows = 0
-    footprint = 1
+    channels: Channels = Channels.HEADS
+
+    def at(self, site: Site) -> Self:
+        """In the first blocks cells alone: ALGM's global stage stands at layer 5 of 12; see `Method.at`."""
+        method = super().at(site)
+        return replace(method, local=1.0) if site.block < LOCAL_ONLY * site.depth else method
+
+    def counts(self, windows: Windows) -> dict[str, int]:
+        """And of cells; see `Method.counts`."""
+        cells = windows.tokens // self.cell**2
+        return super().counts(windows) | {"cells": cells, "cells_merged": self.merged(windows)}
 
     def merged(self, windows: Windows) -> int:
         """M: cells of one window that collapse in the first stage.

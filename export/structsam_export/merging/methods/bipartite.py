@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...choices import Border, Destination, Gradient, Reduction, Scope
+from ...choices import Border, Channels, Destination, Gradient, Reduction, Scope
 from ..cells import cell_tokens
 from ..destination import choose, split
-from ..energy import token_energy
+from ..energy import gradient_macs, token_energy
 from ..index import lookup
 from ..matching import Matching, match
 from ..metric import head_mean
@@ -35,9 +35,10 @@ class Bipartite(Matching):
         border: of what it is taken over: replicated, or zeros.
         destination: which token of each cell; `random` is ToMeSD with another random number.
         reduction: the mean of a destination and its sources, or the destination alone.
-        heads: energy and similarity are taken on the mean over this many heads; 1 is all channels.
-        proportional: attention counts every slot as often as it has tokens; see `Method.proportional`.
+        heads: of the encoder, where that mean is taken; 1 is all channels. `Method.at` sets it.
+        proportional: attention counts every slot as often as it has tokens; see `Method`.
         seed: of the random choice.
+        channels: what tokens are judged by: all channels, or the mean over heads.
     """
 
     rate: float
@@ -50,6 +51,11 @@ class Bipartite(Matching):
     heads: int = 1
     proportional: bool = False
     seed: int = 0
+    channels: Channels = Channels.HEADS
+
+    def energy_macs(self, windows: Windows, channels: int) -> int:
+        """Of the gradient; see `Method.energy_macs`."""
+        return gradient_macs(windows, channels // self.heads, self.gradient, self.scope)
 
     def sources(self, windows: Windows) -> int:
         """All tokens but one of every cell; see `Matching.sources`."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...choices import Border, Destination, Flatness, Gradient, Reduction, Scope
+from ...choices import Border, Channels, Destination, Flatness, Gradient, Reduction, Scope
 from ..cells import cell_tokens, largest_first, merged_cells
 from ..collapse import ordered
 from ..destination import choose, split
-from ..energy import token_energy
+from ..energy import gradient_macs, token_energy
 from ..flatness import flatness
 from ..index import lookup
 from ..matching import Matching, match
@@ -39,9 +39,10 @@ class Hybrid(Matching):
         flatness: by what cells are ranked.
         destination: which token of each cell others may merge into.
         reduction: the destination alone, or the mean of it and its sources.
-        heads: energy and similarity are taken on the mean over this many heads; 1 is all channels.
-        proportional: attention counts every slot as often as it has tokens; see `Method.proportional`.
+        heads: of the encoder, where that mean is taken; 1 is all channels. `Method.at` sets it.
+        proportional: attention counts every slot as often as it has tokens; see `Method`.
         seed: of the random choice.
+        channels: what tokens are judged by: all channels, or the mean over heads.
     """
 
     rate: float
@@ -56,6 +57,11 @@ class Hybrid(Matching):
     heads: int = 1
     proportional: bool = False
     seed: int = 0
+    channels: Channels = Channels.HEADS
+
+    def energy_macs(self, windows: Windows, channels: int) -> int:
+        """Of the gradient; see `Method.energy_macs`."""
+        return gradient_macs(windows, channels // self.heads, self.gradient, self.scope)
 
     def candidates(self, windows: Windows) -> int:
         """Cells of one window whose tokens may merge: the least whole number of at least `spread` M."""

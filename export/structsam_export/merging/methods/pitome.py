@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...choices import Reduction
+from ...choices import Channels, Reduction
 from ..cells import largest_first
 from ..matching import Matching, match
+from ..method import Site
 from ..metric import head_mean, snap, unit
 from ..plan import MergePlan
 from ..windows import Windows
@@ -26,10 +28,11 @@ class PiToMe(Matching):
 
     Args:
         rate: r, the share of tokens to remove; more than half is half.
-        margin: cosine at which a neighbour begins to count, in [-1, 1].
+        margin: cosine at which a neighbour begins to count, in [-1, 1]; of block 0 until `at` lets it fall.
         reduction: the mean of a destination and its sources, or the destination alone.
-        heads: similarity is taken on the mean over this many heads; 1 is all channels.
-        proportional: attention counts every slot as often as it has tokens; see `Method.proportional`.
+        heads: of the encoder, where that mean is taken; 1 is all channels. `Method.at` sets it.
+        proportional: attention counts every slot as often as it has tokens; see `Method`.
+        channels: what tokens are judged by: all channels, or the mean over heads.
     """
 
     rate: float
@@ -37,7 +40,19 @@ class PiToMe(Matching):
     reduction: Reduction = Reduction.MEAN
     heads: int = 1
     proportional: bool = False
+    channels: Channels = Channels.HEADS
+    most = 0.5
+    reading = "likeness: bright merges"
     fragile = True  # a swap of neighbouring ranks swaps a source with a destination
+
+    def at(self, site: Site) -> Self:
+        """With a margin that falls to 0 behind the last block, as PiToMe's own for DeiT; see `Method.at`."""
+        return replace(super().at(site), margin=self.margin * (1 - site.block / site.depth))
+
+    def scores(self, x: Tensor, windows: Windows) -> Tensor:
+        """How much a token is like all tokens of its window; see `Method.scores`."""
+        metric = windows.cut(head_mean(x, self.heads))
+        return windows.joined(self.energy(metric, windows.side))
 
     def sources(self, windows: Windows) -> int:
         """Half of the tokens; see `Matching.sources`."""

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...choices import Border, Destination, Flatness, Gradient, Place, Reduction, Scope, Selection
+from ...choices import Border, Channels, Destination, Flatness, Gradient, Place, Reduction, Scope, Selection
 from ..cells import cell_tokens, largest_first, lexicographic, member_of, merged_cells
 from ..collapse import collapse, ordered
 from ..destination import choose, draw
-from ..energy import token_energy
+from ..energy import gradient_energy, gradient_macs, token_energy
 from ..flatness import flatness
 from ..index import inverse, lookup
+from ..method import Method
 from ..metric import head_mean
 from ..plan import MergePlan
 from ..prompted import PROMPT
@@ -20,7 +21,7 @@ from ..windows import Windows
 
 
 @dataclass(frozen=True)
-class StructSAM:
+class StructSAM(Method):
     """Merge the flattest cells of every window, keep all others (Algorithm 1).
 
     By default the energy is taken over the whole map before windows are cut, with replicated borders; padding
@@ -43,11 +44,12 @@ class StructSAM:
         destination: which token gives a merged cell its position.
         place: where the relative position sees a merged cell: there, or at the mean of its tokens (ours).
         reduction: a merged cell becomes its mean, as the paper says, or its destination (ours).
-        heads: gradient and features are taken on the mean over this many heads; 1 is all channels.
-        proportional: attention counts every slot as often as it has tokens; see `Method.proportional`.
+        heads: of the encoder, where that mean is taken; 1 is all channels. `Method.at` sets it.
+        proportional: attention counts every slot as often as it has tokens; see `Method`.
         seed: of the random choices, which are drawn once and are the same for every image.
         prompt_windows: how many windows of an image merge at `rate_prompt`; 0 where there is only one.
         rate_prompt: r of those.
+        channels: what tokens are judged by: all channels, or the mean over heads.
     """
 
     rate: float
@@ -66,20 +68,58 @@ class StructSAM:
     seed: int = 0
     prompt_windows: int = 0
     rate_prompt: float = 0.0
+    channels: Channels = Channels.FULL
+
+    reading = "gradient: bright stays"
 
     @property
-    def fragile(self) -> bool:
-        """Without cells, groups are cut from the order of all energies: a swap renames later groups."""
+    def conflict(self) -> str:
+        """A mean place is that of a cell; see `Method.conflict`."""
+        homeless = self.place is Place.MEAN and not self.cells
+        return "place=mean is that of a cell, and cells=no has none" if homeless else ""
+
+    @property
+    def ordered(self) -> bool:
+        """Without cells, groups are cut from the order of all energies; see `Method.ordered`."""
         return not self.cells
 
     @property
+    def fragile(self) -> bool:
+        """Where groups are cut from an order; see `Method.fragile`."""
+        return self.ordered
+
+    @property
+    def takes_prior(self) -> bool:
+        """Cells under a prior merge last; see `Method.takes_prior`."""
+        return self.cells
+
+    @property
+    def has_kernels(self) -> bool:
+        """With the options of Algorithm 1, whatever the rate; see `Method.has_kernels`."""
+        plain = StructSAM(self.rate, self.cell, channels=self.channels, heads=self.heads, seed=self.seed)
+        return self == plain
+
+    @property
     def footprint(self) -> int:
-        """A merged slot is a whole cell; see `Method.footprint`."""
+        """A merged slot is a whole cell; see `Method`."""
         return self.cell if self.place is Place.MEAN else 1
+
+    def energy_macs(self, windows: Windows, channels: int) -> int:
+        """Of the gradient; see `Method.energy_macs`."""
+        return gradient_macs(windows, channels // self.heads, self.gradient, self.scope)
 
     def slots(self, windows: Windows) -> int:
         """K = N - M (s^2 - 1); see `Method.slots`."""
         return windows.tokens - self.merged(windows) * (self.cell**2 - 1)
+
+    def counts(self, windows: Windows) -> dict[str, int]:
+        """And of cells; see `Method.counts`."""
+        cells = windows.tokens // self.cell**2
+        return super().counts(windows) | {"cells": cells, "cells_merged": self.merged(windows)}
+
+    def scores(self, x: Tensor, windows: Windows) -> Tensor:
+        """The gradient's magnitude G; see `Method.scores`."""
+        return gradient_energy(head_mean(x, self.heads), self.gradient, self.border).sqrt()
 
     def merged(self, windows: Windows) -> int:
         """M: cells of one window that collapse."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...choices import Reduction
+from ...choices import Channels, Reduction
 from ..index import count
 from ..matching import Matching, match
 from ..metric import head_mean
@@ -26,14 +26,17 @@ class ToMe(Matching):
     Args:
         rate: r, the share of tokens to remove; more than half is half.
         reduction: the mean of a destination and its sources, or the destination alone.
-        heads: similarity is taken on the mean over this many heads; 1 is all channels.
-        proportional: attention counts every slot as often as it has tokens; see `Method.proportional`.
+        heads: of the encoder, where that mean is taken; 1 is all channels. `Method.at` sets it.
+        proportional: attention counts every slot as often as it has tokens; see `Method`.
+        channels: what tokens are judged by: all channels, or the mean over heads.
     """
 
     rate: float
     reduction: Reduction = Reduction.MEAN
     heads: int = 1
     proportional: bool = False
+    channels: Channels = Channels.HEADS
+    most = 0.5
 
     def sources(self, windows: Windows) -> int:
         """Half of the tokens; see `Matching.sources`."""

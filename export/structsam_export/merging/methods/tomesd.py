@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...choices import Destination, Reduction
+from ...choices import Channels, Destination, Reduction
 from ..layout import FixedLayout, cells_of
 from ..windows import Windows
 
@@ -25,9 +25,10 @@ class ToMeSD(FixedLayout):
         cell: s, rows and columns of a cell; divides the window.
         destination: a random token of each cell, or the first.
         reduction: the mean of a destination and its sources, or the destination alone.
-        heads: similarity is taken on the mean over this many heads; 1 is all channels.
-        proportional: attention counts every slot as often as it has tokens; see `Method.proportional`.
+        heads: of the encoder, where that mean is taken; 1 is all channels. `Method.at` sets it.
+        proportional: attention counts every slot as often as it has tokens; see `Method`.
         seed: of the layout.
+        channels: what tokens are judged by: all channels, or the mean over heads.
     """
 
     rate: float
@@ -37,6 +38,7 @@ class ToMeSD(FixedLayout):
     heads: int = 1
     proportional: bool = False
     seed: int = 0
+    channels: Channels = Channels.HEADS
 
     def destinations(self, windows: Windows) -> list[int]:
         """The token of every cell that others merge into, cells in raster order."""

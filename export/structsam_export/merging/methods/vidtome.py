@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...choices import Destination, Reduction
+from ...choices import Channels, Destination, Reduction
 from ..layout import FixedLayout, cells_of
 from ..windows import Windows
 
@@ -27,9 +27,10 @@ class VidToMe(FixedLayout):
         cell: s, rows and columns of a cell; s * s frames.
         destination: one frame (`lattice`), or `random` tokens.
         reduction: the destination alone, or the mean of it and its sources.
-        heads: similarity is taken on the mean over this many heads; 1 is all channels.
-        proportional: attention counts every slot as often as it has tokens; see `Method.proportional`.
+        heads: of the encoder, where that mean is taken; 1 is all channels. `Method.at` sets it.
+        proportional: attention counts every slot as often as it has tokens; see `Method`.
         seed: of the frame or the tokens.
+        channels: what tokens are judged by: all channels, or the mean over heads.
     """
 
     rate: float
@@ -39,6 +40,7 @@ class VidToMe(FixedLayout):
     heads: int = 1
     proportional: bool = False
     seed: int = 0
+    channels: Channels = Channels.HEADS
 
     def destinations(self, windows: Windows) -> list[int]:
         """The tokens that others merge into, ascending."""
