@@ -9,23 +9,9 @@ from typing import Any
 import pytest
 
 from structsam_export import pipeline
-from structsam_export.choices import (
-    Attention,
-    Border,
-    Channels,
-    Destination,
-    Engine,
-    Flatness,
-    Gradient,
-    MethodName,
-    Place,
-    Reduction,
-    Scope,
-    Selection,
-    Target,
-)
+from structsam_export.choices import Attention, Engine, Gradient, Precision, Target
 from structsam_export.cli import export as cli
-from structsam_export.config import PATHS, ExportConfig, option_type
+from structsam_export.config import FLAGS, PATHS, ExportConfig
 from structsam_export.merging import (
     ALGM,
     Adjacent,
@@ -39,67 +25,32 @@ from structsam_export.merging import (
     VidToMe,
     Windows,
 )
+from structsam_export.merging.registry import METHODS
 from structsam_export.models.architectures import ARCHITECTURES
-from structsam_export.options import DESTINATIONS, METHODS, OPTIONS
+from structsam_export.recipe import Uniform
 from structsam_runtime.cli.console import run
 from structsam_runtime.errors import UserError
 
-GRID, SQUARE = ("gradient", "scope", "border", "destination"), ("cell",)
-MATCHING = ("channels", "reduction", "proportional")
-APPLYING = {
-    MethodName.STRUCTSAM: {*GRID, *SQUARE, *MATCHING, "flatness", "selection", "cells", "place"},
-    MethodName.BIPARTITE: {*GRID, *SQUARE, *MATCHING},
-    MethodName.TOME: {*MATCHING},
-    MethodName.TOMESD: {*SQUARE, *MATCHING, "destination"},
-    MethodName.PITOME: {*MATCHING, "margin"},
-    MethodName.VIDTOME: {*SQUARE, *MATCHING, "destination"},
-    MethodName.ALGM: {*SQUARE, *MATCHING},
-    MethodName.HYBRID: {*GRID, *SQUARE, *MATCHING, "flatness", "spread"},
-    MethodName.ADJACENT: {*SQUARE, *MATCHING, "destination"},
-}
-"""Which options each method has."""
-DRAWING = [name for name, takes in DESTINATIONS.items() if Destination.RANDOM in takes]
-VALUES: dict[str, Any] = {
-    "cell": 2,
-    "channels": Channels.FULL,
-    "gradient": Gradient.CENTRAL,
-    "scope": Scope.WINDOW,
-    "border": Border.ZERO,
-    "flatness": Flatness.MEAN,
-    "selection": Selection.RANDOM,
-    "cells": False,
-    "spread": 1.5,
-    "destination": Destination.RANDOM,
-    "place": Place.MEAN,
-    "reduction": Reduction.REPLACE,
-    "proportional": True,
-    "margin": 0.5,
-}
+DRAWING = ["structsam", "bipartite", "tomesd", "vidtome", "hybrid", "adjacent"]
+"""Methods that can draw destinations."""
+HALF = {"precision": Precision.FP16}
+ABLATED = (
+    "structsam:cell=7:channels=heads:gradient=central:scope=window:border=zero:flatness=mean:"
+    "selection=random:cells=no:destination=random:reduction=replace:proportional=yes"
+)
 
 PLUGGED: dict[str, Any] = {"engine": Engine.TENSORRT, "plugins": Path("folder") / "plugins.so"}
 CHANGES: dict[str, Any] = {
     "arch": "vit_l",
     "checkpoint": Path("folder") / "sam.pth",
-    "method": MethodName.STRUCTSAM,
+    "method": ABLATED,
     "rate_window": 0.3,
     "rate_global": 0.7,
     "skip_blocks": (0, 5),
     "merge_mlp": True,
     "plan_every": 3,
-    "cell": 7,
-    "gradient": Gradient.CENTRAL,
-    "scope": Scope.WINDOW,
-    "border": Border.ZERO,
-    "channels": Channels.HEADS,
-    "flatness": Flatness.MEAN,
-    "selection": Selection.RANDOM,
-    "cells": False,
-    "destination": Destination.RANDOM,
-    "reduction": Reduction.REPLACE,
-    "proportional": True,
     "seed": 3,
     "image_size": 672,
-    "fp16": True,
     "dynamic_batch": True,
     "target": Target.TENSORRT11,
     "attention": Attention.MASK,
@@ -114,7 +65,7 @@ PROMPTED = {"prompt_windows": 2, "rate_background": 0.75, "rate_window": 0.35, "
     ("changes", "name"),
     [
         ({}, "vit_b-structsam-r55-fp32"),
-        ({"fp16": True}, "vit_b-structsam-r55-fp16"),
+        (HALF, "vit_b-structsam-r55-fp16"),
         ({"arch": "vit_h", "rate_window": 0.0, "rate_global": 0.0}, "vit_h-structsam-r0-fp32"),
         ({"rate_window": 0.3}, "vit_b-structsam-r30w55g-fp32"),
         ({"rate_window": 0.125, "rate_global": 0.125}, "vit_b-structsam-r12.5-fp32"),
@@ -122,57 +73,58 @@ PROMPTED = {"prompt_windows": 2, "rate_background": 0.75, "rate_window": 0.35, "
         ({"image_size": 512}, "vit_b-structsam-r55-512px-fp32"),
         ({"skip_blocks": (0, 5)}, "vit_b-structsam-r55-skip0-skip5-fp32"),
         ({"merge_mlp": True, "plan_every": 2}, "vit_b-structsam-r55-mlp-plan2-fp32"),
-        ({"cell": 7, "image_size": 224}, "vit_b-structsam-r55-cell7-224px-fp32"),
-        ({"cells": False, "channels": Channels.HEADS}, "vit_b-structsam-r55-heads-channels-no-cells-fp32"),
-        ({"cells": True, "cell": 2, "gradient": Gradient.SOBEL}, "vit_b-structsam-r55-fp32"),
-        ({"method": MethodName.VIDTOME, "fp16": True}, "vit_b-vidtome-r55-fp16"),
+        ({"method": "structsam:cell=7", "image_size": 224}, "vit_b-structsam-r55-cell7-224px-fp32"),
+        ({"method": "structsam:cells=no:channels=heads"}, "vit_b-structsam-r55-heads-channels-no-cells-fp32"),
+        ({"method": "structsam:cells=yes:cell=2:gradient=sobel"}, "vit_b-structsam-r55-fp32"),
+        ({"method": "vidtome", **HALF}, "vit_b-vidtome-r55-fp16"),
         (
-            {"method": MethodName.VIDTOME, "reduction": Reduction.MEAN, "destination": Destination.RANDOM},
+            {"method": "vidtome:reduction=mean:destination=random"},
             "vit_b-vidtome-r55-random-destination-mean-reduction-fp32",
         ),
-        ({"method": MethodName.PITOME, "margin": 0.5}, "vit_b-pitome-r55-margin0.5-fp32"),
-        ({"method": MethodName.TOME, "channels": Channels.HEADS}, "vit_b-tome-r55-fp32"),
+        ({"method": "pitome:margin=0.5"}, "vit_b-pitome-r55-margin0.5-fp32"),
+        ({"method": "tome:channels=heads"}, "vit_b-tome-r55-fp32"),
         (
-            {"flatness": Flatness.VARIANCE, "place": Place.MEAN, "proportional": True},
+            {"method": "structsam:flatness=variance:place=mean:proportional=yes"},
             "vit_b-structsam-r55-variance-flatness-mean-place-proportional-fp32",
         ),
-        ({"proportional": False}, "vit_b-structsam-r55-fp32"),
-        ({"method": MethodName.HYBRID, "spread": 1.5}, "vit_b-hybrid-r55-spread1.5-fp32"),
-        ({"method": MethodName.ADJACENT, "proportional": True}, "vit_b-adjacent-r55-fp32"),
+        ({"method": "structsam:proportional=no"}, "vit_b-structsam-r55-fp32"),
+        ({"method": "hybrid:spread=1.5"}, "vit_b-hybrid-r55-spread1.5-fp32"),
+        ({"method": "adjacent:proportional=yes"}, "vit_b-adjacent-r55-fp32"),
         (
-            {"method": MethodName.ADJACENT, "proportional": False},
+            {"method": "adjacent:proportional=no"},
             "vit_b-adjacent-r55-no-proportional-fp32",
         ),
         ({"target": Target.CPU, "attention": Attention.WIDENED}, "vit_b-structsam-r55-fp32"),
-        ({"target": Target.RTX, "fp16": True}, "vit_b-structsam-r55-rtx-fp16"),
+        ({"target": Target.RTX, **HALF}, "vit_b-structsam-r55-rtx-fp16"),
         ({"target": Target.RTX, "engine": Engine.TENSORRT_RTX}, "vit_b-structsam-r55-fp32"),
         (
             {"engine": Engine.TENSORRT, "attention": Attention.WIDENED, "image_size": 512},
             "vit_b-structsam-r55-widened-attention-512px-fp32",
         ),
         (PROMPTED, "vit_b-structsam-prompt2r35-r75-fp32"),
-        (PROMPTED | {"rate_global": 0.5, "fp16": True}, "vit_b-structsam-prompt2r35-r75w50g-fp16"),
+        (PROMPTED | HALF | {"rate_global": 0.5}, "vit_b-structsam-prompt2r35-r75w50g-fp16"),
     ],
 )
 def test_an_export_is_named_after_what_matters(changes: dict[str, Any], name: str) -> None:
-    assert ExportConfig(**{"arch": "vit_b"} | changes).name == name
+    assert ExportConfig.of(**{"arch": "vit_b"} | changes).name == name
 
 
 def configs_with_every_field(margin: float) -> list[ExportConfig]:
     """Every method, and configs that together change every field there is."""
     changes: list[dict[str, Any]] = [
         CHANGES,
-        {"method": MethodName.PITOME, "margin": margin, "random_weights": True},
-        {"place": Place.MEAN},
-        {"method": MethodName.HYBRID, "spread": 1.5},
-        {"method": MethodName.ADJACENT, "proportional": False},
+        {"method": f"pitome:margin={margin}", "random_weights": True},
+        {"method": "structsam:place=mean"},
+        {"method": "hybrid:spread=1.5"},
+        {"method": "adjacent:proportional=no"},
+        HALF,
         PROMPTED,
         PLUGGED,
     ]
-    fields = {field.name for field in dataclasses.fields(ExportConfig)}
-    assert set().union(*changes) == fields
-    return [ExportConfig("vit_b", method=method) for method in MethodName] + [
-        ExportConfig(**{"arch": "vit_b"} | one) for one in changes
+    fields = {field.name for field in dataclasses.fields(ExportConfig)} - {"merging"}
+    assert set().union(*changes) == {*fields, *FLAGS}
+    return [ExportConfig.of("vit_b", method) for method in METHODS] + [
+        ExportConfig.of(**{"arch": "vit_b"} | one) for one in changes
     ]
 
 
@@ -195,7 +147,7 @@ def test_json_gives_back_the_same_config() -> None:
     [
         ({}, "--arch vit_b"),
         (
-            {"rate_window": 0.35, "rate_global": 0.35, "fp16": True, "engine": Engine.TENSORRT},
+            {"rate_window": 0.35, "rate_global": 0.35, "engine": Engine.TENSORRT, **HALF},
             "--arch vit_b --rate 0.35 --fp16 --engine tensorrt",
         ),
         ({"rate_global": 0.7, "skip_blocks": (0, 5)}, "--arch vit_b --rate-global 0.7 --skip-blocks 0,5"),
@@ -205,14 +157,14 @@ def test_json_gives_back_the_same_config() -> None:
             "--arch vit_b --target tensorrt10 --attention widened",
         ),
         (
-            {"checkpoint": Path("my sam.pth"), "cells": False},
-            "--arch vit_b --checkpoint 'my sam.pth' --no-cells",
+            {"checkpoint": Path("my sam.pth"), "method": "structsam:cells=no"},
+            "--arch vit_b --checkpoint 'my sam.pth' --method structsam:cells=no",
         ),
-        ({"method": MethodName.TOME, "channels": Channels.HEADS}, "--arch vit_b --method tome"),
-        ({"method": MethodName.TOMESD, "proportional": True}, "--arch vit_b --method tomesd --proportional"),
+        ({"method": "tome:channels=heads"}, "--arch vit_b --method tome"),
+        ({"method": "tomesd:proportional=yes"}, "--arch vit_b --method tomesd:proportional=yes"),
         (
-            {"method": MethodName.ADJACENT, "proportional": False},
-            "--arch vit_b --method adjacent --no-proportional",
+            {"method": "adjacent:proportional=no"},
+            "--arch vit_b --method adjacent:proportional=no",
         ),
         (
             PROMPTED,
@@ -222,7 +174,7 @@ def test_json_gives_back_the_same_config() -> None:
     ],
 )
 def test_a_command_has_what_is_not_so_by_itself(changes: dict[str, Any], command: str) -> None:
-    assert ExportConfig(**{"arch": "vit_b"} | changes).command() == f"python export.py {command}"
+    assert ExportConfig.of(**{"arch": "vit_b"} | changes).command() == f"structsam export {command}"
 
 
 def test_a_command_makes_the_same_config(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,85 +186,37 @@ def test_a_command_makes_the_same_config(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(pipeline, "export", made)
     configs = configs_with_every_field(margin=-0.5)
-    configs += [ExportConfig("vit_b", **PROMPTED | {"rate_window": 0.55, "rate_global": 0.55})]
+    configs += [ExportConfig.of("vit_b", **PROMPTED | {"rate_window": 0.55, "rate_global": 0.55})]
     for config in configs:
         with pytest.raises(SystemExit):
             run(cli.export, [*shlex.split(config.command())[2:], "--force", "-o", "out"])
         assert asked[-1] == config
 
 
-# Options and methods
-
-
-def test_what_options_there_are() -> None:
-    assert set(METHODS) == set(APPLYING) == set(MethodName)
-    assert set(OPTIONS) == set(VALUES)
-    for option, value in VALUES.items():
-        assert option_type(option) is type(value)
-
-
-@pytest.mark.parametrize("method", MethodName)
-def test_options_are_the_methods_own_where_they_are_not_given(method: MethodName) -> None:
-    config = ExportConfig("vit_b", method=method)
-    own = {field.name: field.default for field in dataclasses.fields(METHODS[method])}
-    for option in OPTIONS:
-        if option not in APPLYING[method]:
-            assert getattr(config, option) is None
-        elif option != "channels":
-            assert getattr(config, option) == own[option]
-    full = method is MethodName.STRUCTSAM
-    assert config.channels is (Channels.FULL if full else Channels.HEADS)
-    assert {merges.heads for merges in config.methods()} == {1 if full else 12}
-
-
-@pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("method", MethodName)
-def test_an_option_reaches_its_method_or_is_refused(method: MethodName, option: str) -> None:
-    given = {"arch": "vit_b", "method": method, option: VALUES[option]}
-    if option in APPLYING[method]:
-        config = ExportConfig(**given)
-        assert getattr(config, option) == VALUES[option]
-        if option not in ("channels", "margin"):
-            assert getattr(config.methods()[0], option) == VALUES[option]
-        return
-    with pytest.raises(UserError) as refused:
-        ExportConfig(**given)
-    typed = "--no-cells" if option == "cells" else f"--{option}"
-    others = ", ".join(name for name in MethodName if option in APPLYING[name])
-    assert str(refused.value) == f"{typed} does not apply to --method {method}; only to {others}"
-
-
-@pytest.mark.parametrize("destination", Destination)
-@pytest.mark.parametrize("method", DESTINATIONS)
-def test_every_destination_is_taken_or_refused(method: MethodName, destination: Destination) -> None:
-    if destination in DESTINATIONS[method]:
-        assert ExportConfig("vit_b", method=method, destination=destination).destination is destination
-    else:
-        with pytest.raises(UserError, match=f"--destination {destination} is not for --method {method}; exp"):
-            ExportConfig("vit_b", method=method, destination=destination)
+# Methods
 
 
 def test_methods_are_their_own_classes_with_what_the_block_gives_them() -> None:
     """Block 3 of ViT-B, whose heads are 12: the seed and the margin are the block's."""
     expected = {
-        MethodName.STRUCTSAM: StructSAM(0.4, seed=8),
-        MethodName.BIPARTITE: Bipartite(0.4, heads=12, seed=8),
-        MethodName.TOME: ToMe(0.4, heads=12),
-        MethodName.TOMESD: ToMeSD(0.4, heads=12, seed=8),
-        MethodName.PITOME: PiToMe(0.4, margin=0.75 * 9 / 12, heads=12),
-        MethodName.VIDTOME: VidToMe(0.4, heads=12, seed=8),
-        MethodName.ALGM: ALGM(0.4, local=1.0, heads=12),
-        MethodName.HYBRID: Hybrid(0.4, heads=12, seed=8),
-        MethodName.ADJACENT: Adjacent(0.4, heads=12, seed=8),
+        "structsam": StructSAM(0.4, seed=8),
+        "bipartite": Bipartite(0.4, heads=12, seed=8),
+        "tome": ToMe(0.4, heads=12),
+        "tomesd": ToMeSD(0.4, heads=12, seed=8),
+        "pitome": PiToMe(0.4, margin=0.75 * 9 / 12, heads=12),
+        "vidtome": VidToMe(0.4, heads=12, seed=8),
+        "algm": ALGM(0.4, local=1.0, heads=12),
+        "hybrid": Hybrid(0.4, heads=12, seed=8),
+        "adjacent": Adjacent(0.4, heads=12, seed=8),
     }
     for method, own in expected.items():
-        assert ExportConfig("vit_b", method=method, rate_window=0.4, seed=5).methods()[3] == own
+        assert ExportConfig.of("vit_b", method=method, rate_window=0.4, seed=5).methods()[3] == own
 
 
 @pytest.mark.parametrize("margin", [None, 0.9, 0.0, -0.5])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_margin_falls_from_block_to_block_to_0_behind_the_last(arch: str, margin: float | None) -> None:
-    config = ExportConfig(arch, method=MethodName.PITOME, margin=margin)
+    config = ExportConfig.of(arch, method="pitome" if margin is None else f"pitome:margin={margin}")
     first, depth = 0.75 if margin is None else margin, config.architecture.depth
     assert [method.margin for method in config.methods()] == pytest.approx(
         [first * (depth - index) / depth for index in range(depth)], rel=1e-12, abs=1e-12
@@ -321,59 +225,59 @@ def test_the_margin_falls_from_block_to_block_to_0_behind_the_last(arch: str, ma
 
 @pytest.mark.parametrize(("arch", "alone"), [("vit_b", 5), ("vit_l", 10), ("vit_h", 14)])
 def test_algm_has_no_second_stage_in_the_first_five_twelfths_of_the_depth(arch: str, alone: int) -> None:
-    methods = ExportConfig(arch, method=MethodName.ALGM).methods()
+    methods = ExportConfig.of(arch, method="algm").methods()
     assert [method.local for method in methods] == [1.0] * alone + [0.5] * (len(methods) - alone)
 
 
 @pytest.mark.parametrize("method", DRAWING)
-def test_every_block_draws_with_a_seed_of_its_own(method: MethodName) -> None:
-    config = ExportConfig("vit_b", method=method, destination=Destination.RANDOM, seed=100)
+def test_every_block_draws_with_a_seed_of_its_own(method: str) -> None:
+    config = ExportConfig.of("vit_b", method=f"{method}:destination=random", seed=100)
     assert [merges.seed for merges in config.methods()] == list(range(100, 112))
 
 
 @pytest.mark.parametrize(
     ("method", "effective"),
     [
-        (MethodName.TOME, 0.5),
-        (MethodName.PITOME, 0.5),
-        (MethodName.TOMESD, 2867 / 4096),
-        (MethodName.VIDTOME, 2867 / 4096),
-        (MethodName.BIPARTITE, 2867 / 4096),
-        (MethodName.ALGM, 2867 / 4096),
-        (MethodName.HYBRID, 2867 / 4096),
-        (MethodName.ADJACENT, 2867 / 4096),
-        (MethodName.STRUCTSAM, 2868 / 4096),
+        ("tome", 0.5),
+        ("pitome", 0.5),
+        ("tomesd", 2867 / 4096),
+        ("vidtome", 2867 / 4096),
+        ("bipartite", 2867 / 4096),
+        ("algm", 2867 / 4096),
+        ("hybrid", 2867 / 4096),
+        ("adjacent", 2867 / 4096),
+        ("structsam", 2868 / 4096),
     ],
 )
-def test_methods_that_halve_at_most_take_higher_rates_and_halve(method: MethodName, effective: float) -> None:
+def test_methods_that_halve_at_most_take_higher_rates_and_halve(method: str, effective: float) -> None:
     """Of the last block of ViT-B, a global one."""
-    merges = ExportConfig("vit_b", method=method, rate_window=0.7, rate_global=0.7).methods()[-1]
+    merges = ExportConfig.of("vit_b", method=method, rate_window=0.7, rate_global=0.7).methods()[-1]
     assert merges.rate == 0.7
     assert 1 - merges.slots(Windows(64, 64, 64)) / 4096 == effective
 
 
 def test_blocks_merge_at_the_rate_of_their_kind() -> None:
-    config = ExportConfig("vit_b", rate_window=0.3, rate_global=0.6, skip_blocks=(1, 5))
+    config = ExportConfig.of("vit_b", rate_window=0.3, rate_global=0.6, skip_blocks=(1, 5))
     rates = [getattr(method, "rate", None) for method in config.methods()]
     assert rates == [0.3, None, 0.6, 0.3, 0.3, None, 0.3, 0.3, 0.6, 0.3, 0.3, 0.6]
 
 
 def test_windows_of_a_prompt_have_the_rate_of_window_blocks_and_all_else_the_backgrounds() -> None:
-    config = ExportConfig("vit_b", **PROMPTED | {"rate_global": 0.6, "skip_blocks": (1,)})
+    config = ExportConfig.of("vit_b", **PROMPTED | {"rate_global": 0.6, "skip_blocks": (1,)})
     window, skipped, whole = config.methods()[:3]
     assert window == StructSAM(0.75, seed=0, prompt_windows=2, rate_prompt=0.35)
     assert skipped == Identity()
     assert whole == StructSAM(0.6, seed=2)
-    unmerged = ExportConfig("vit_b", prompt_windows=2, rate_background=0.5, rate_window=0.0).methods()[0]
+    unmerged = ExportConfig.of("vit_b", prompt_windows=2, rate_background=0.5, rate_window=0.0).methods()[0]
     assert unmerged == StructSAM(0.5, prompt_windows=2, rate_prompt=0.0)
 
 
 def test_what_follows_from_the_engine_follows_it() -> None:
-    config = ExportConfig("vit_b")
+    config = ExportConfig.of("vit_b")
     assert (config.written_for, config.form) == (Target.CPU, Attention.WIDENED)
     built = dataclasses.replace(config, engine=Engine.TENSORRT_RTX)
     assert (built.written_for, built.form) == (Target.RTX, Attention.MASK)
-    assert dataclasses.replace(built, fp16=True).form is Attention.OPERATOR
+    assert dataclasses.replace(built, **HALF).form is Attention.OPERATOR
     older = dataclasses.replace(built, target=Target.TENSORRT10)
     assert (older.written_for, older.form) == (Target.TENSORRT10, Attention.MASK)
     assert built.name == config.name
@@ -382,47 +286,67 @@ def test_what_follows_from_the_engine_follows_it() -> None:
     assert ExportConfig.from_json(values) == config
 
 
-def test_a_manifest_from_before_prompts_were_known_is_read() -> None:
-    values = ExportConfig("vit_b").as_json()
-    for name in ("prompt_windows", "rate_background"):
-        del values[name]
-    assert ExportConfig.from_json(values) == ExportConfig("vit_b")
+OLD: dict[str, Any] = {
+    "arch": "vit_b", "checkpoint": None, "random_weights": True, "method": "structsam", "rate_window": 0.35,
+    "rate_global": 0.7, "skip_blocks": [0], "merge_mlp": False, "plan_every": 2, "cell": 2,
+    "channels": "heads", "gradient": "sobel", "scope": "map", "border": "replicate", "flatness": "max",
+    "selection": "flatness",
+    "cells": True, "spread": None, "destination": "min", "place": "destination", "reduction": "mean",
+    "proportional": False, "margin": None, "seed": 0, "image_size": 512, "fp16": True, "dynamic_batch": False,
+    "target": None, "attention": None, "engine": "tensorrt-rtx", "plugins": None,
+}  # fmt: skip
+"""Arguments as manifests had them while every option of a method was an argument."""
+
+
+def test_an_older_manifest_is_read() -> None:
+    config = ExportConfig.from_json(OLD)
+    assert config == ExportConfig.of(
+        "vit_b", "structsam:channels=heads", rate_window=0.35, rate_global=0.7, skip_blocks=(0,),
+        plan_every=2, random_weights=True, image_size=512, engine=Engine.TENSORRT_RTX, **HALF,
+    )  # fmt: skip
+    for name in ("plan_every", "target", "attention", "plugins"):  # which came later still
+        older = {key: value for key, value in OLD.items() if key != name}
+        assert ExportConfig.from_json(older).arch == "vit_b"
+    tome = ExportConfig.from_json(
+        OLD
+        | {"method": "tome"}
+        | dict.fromkeys(
+            ("cell", "gradient", "scope", "border", "flatness", "selection", "cells", "destination", "place")
+        )
+    )
+    assert tome.merging == Uniform.from_json(
+        {"method": "tome", "rate_window": 0.35, "rate_global": 0.7, "skip_blocks": [0], "plan_every": 2}
+    )
+
+
+@pytest.mark.parametrize("values", [OLD, ExportConfig.of("vit_b").as_json()])
+def test_arguments_of_another_version_are_named(values: dict[str, Any]) -> None:
+    message = "the export has arguments unknown to this version: hue, saturation; export again"
+    with pytest.raises(UserError, match=message):
+        ExportConfig.from_json(values | {"hue": 1, "saturation": None})
 
 
 def test_window_blocks_keep_their_rate_where_one_window_covers_the_map() -> None:
-    config = ExportConfig("vit_b", rate_window=0.3, rate_global=0.6, image_size=160)
+    config = ExportConfig.of("vit_b", rate_window=0.3, rate_global=0.6, image_size=160)
     rates = [getattr(method, "rate", None) for method in config.methods()]
     assert rates == [0.6 if index in (2, 5, 8, 11) else 0.3 for index in range(12)]
 
 
 def test_rate_0_merges_nothing() -> None:
-    config = ExportConfig("vit_b", rate_window=0.0, rate_global=0.0)
+    config = ExportConfig.of("vit_b", rate_window=0.0, rate_global=0.0)
     assert config.methods() == [Identity()] * 12
 
 
 def test_arguments_reach_the_method() -> None:
-    method = ExportConfig(**CHANGES | {"skip_blocks": ()}).methods()[4]
-    assert method == StructSAM(
-        rate=0.3,
-        cell=7,
-        gradient=Gradient.CENTRAL,
-        scope=Scope.WINDOW,
-        border=Border.ZERO,
-        flatness=Flatness.MEAN,
-        selection=Selection.RANDOM,
-        cells=False,
-        destination=Destination.RANDOM,
-        reduction=Reduction.REPLACE,
-        heads=16,
-        proportional=True,
-        seed=7,
-    )
+    method = ExportConfig.of(**CHANGES | {"skip_blocks": ()}).methods()[4]
+    assert (method.rate, method.cell, method.heads, method.seed) == (0.3, 7, 16, 7)
+    assert method.gradient is Gradient.CENTRAL
 
 
 @pytest.mark.parametrize("image_size", [64, 160, 224, 512, 1024, 4096])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
-    assert ExportConfig(arch, image_size=image_size).image_size == image_size
+    assert ExportConfig.of(arch, image_size=image_size).image_size == image_size
 
 
 @pytest.mark.parametrize(
@@ -433,37 +357,41 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
         ({"image_size": 48}, "--image-size 48 is not a multiple of 16 from 64"),
         ({"image_size": -1024}, "--image-size -1024 is not"),
         (
-            {"cell": 3},
-            "feature map of 64 x 64; expected 2",
+            {"method": "structsam:cell=3"},
+            "feature map of 64 x 64; expected cell=2",
         ),
-        ({"cell": 0}, "--cell 0 does not divide"),
-        ({"cell": 1}, "--cell 1 does not divide"),
-        ({"cell": -2}, "--cell -2 does not divide"),
-        ({"cell": 7}, "--cell 7 does not divide both"),
+        (
+            {"method": "structsam:cell=0"},
+            "--method structsam:cell=0 is not possible; expected a whole",
+        ),
+        ({"method": "structsam:cell=-2"}, "--method structsam:cell=-2 is not possible"),
+        (
+            {"method": "structsam:cell=7"},
+            "a cell of 7 x 7 does not divide both the window of 14 x 14",
+        ),
         ({"rate_window": 0.76}, "the rate of window blocks is 0.76; expected 0 to 0.75"),
         ({"rate_global": -0.1}, "the rate of global blocks is -0.1; expected 0 to 0.75"),
         ({"rate_global": float("nan")}, "the rate of global blocks is nan"),
         (
-            {"method": MethodName.TOME, "rate_global": 0.8},
+            {"method": "tome", "rate_global": 0.8},
             "the rate of global blocks is 0.8; expected 0 to 0.75",
         ),
-        ({"method": MethodName.TOMESD, "cell": 3}, "--cell 3 does not divide both"),
-        ({"method": MethodName.PITOME, "margin": 1.5}, "--margin 1.5 is no cosine; expected -1 to 1"),
-        ({"method": MethodName.PITOME, "margin": float("nan")}, "--margin nan is no cosine"),
-        ({"destination": Destination.FIRST}, "structsam; expected min or max or random"),
+        ({"method": "tomesd:cell=3"}, "a cell of 3 x 3 does not divide both"),
         (
-            {"method": MethodName.HYBRID, "spread": 0.9},
-            "--spread 0.9 is too few cells to merge in; expected 1",
+            {"method": "structsam:place=mean:cells=no"},
+            "is not possible: place=mean is that of a cell, and cells=no has none",
         ),
-        ({"method": MethodName.HYBRID, "spread": float("nan")}, "--spread nan is too few"),
-        ({"place": Place.MEAN, "cells": False}, "--place mean is that of a cell, and --no-cells has none"),
+        (
+            HALF | {"method": "structsam:cells=no"},
+            "follows the order of all tokens, which fp16 does not",
+        ),
         ({"checkpoint": Path("sam.pth"), "random_weights": True}, "exclude each other; give one of them"),
         ({"seed": -1}, "--seed -1 is negative; expected 0 or more"),
         (
-            {"method": MethodName.TOME, "rate_window": 0.8},
+            {"method": "tome", "rate_window": 0.8},
             "the rate of window blocks is 0.8; expected 0 to 0.75, as for any method",
         ),
-        ({"skip_blocks": (3, 12)}, "--skip-blocks 3,12 names a block that vit_b does not have"),
+        ({"skip_blocks": (3, 12)}, "--skip-blocks 3,12 names a block that is not there"),
         ({"plan_every": 0}, "--plan-every 0 is no number of blocks; expected 1 or more"),
         (
             {"attention": Attention.OPERATOR},
@@ -474,10 +402,13 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
             {"attention": Attention.OPERATOR, "engine": Engine.TENSORRT_RTX},
             "--attention operator is built in fp16 alone; add --fp16 or leave it out",
         ),
-        ({"attention": Attention.GATHER, "place": Place.MEAN}, "--attention gather knows no --place mean"),
+        (
+            {"attention": Attention.GATHER, "method": "structsam:place=mean"},
+            "--attention gather knows no mean places",
+        ),
         ({"skip_blocks": (-1,)}, "expected numbers from 0 to 11"),
-        (PROMPTED | {"method": MethodName.TOME}, "--method structsam, not for tome; leave one of them out"),
-        (PROMPTED | {"cells": False}, "--method structsam, not for --no-cells; leave one of them out"),
+        (PROMPTED | {"method": "tome"}, "merge late where prompts are, not for tome; leave one of them out"),
+        (PROMPTED | {"method": "structsam:cells=no"}, "not for structsam:cells=no; leave one of them out"),
         (PROMPTED | {"rate_background": 0.8}, "the rate of windows without a prompt is 0.8; expected 0 to"),
         (PROMPTED | {"prompt_windows": 25}, "is 25 of the 25 at --image-size 1024; expected 1 to 24"),
         (PROMPTED | {"prompt_windows": -1}, "is -1 of the 25 at"),
@@ -488,7 +419,7 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
 )
 def test_what_cannot_be_is_refused_with_what_was_expected(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as refused:
-        ExportConfig(**{"arch": "vit_b"} | changes)
+        ExportConfig.of(**{"arch": "vit_b"} | changes)
     assert "\n" not in str(refused.value)
 
 
@@ -496,8 +427,11 @@ def test_what_cannot_be_is_refused_with_what_was_expected(changes: dict[str, Any
 def test_a_refused_cell_is_not_among_those_that_are_offered(cell: int, image_size: int) -> None:
     """And what is offered would be taken."""
     with pytest.raises(UserError) as refused:
-        ExportConfig("vit_b", cell=cell, image_size=image_size)
-    offered = str(refused.value).partition("expected ")[2]
-    for value in range(2, 15):
-        if str(value) in offered.replace(";", " ").replace(",", " ").split():
-            assert ExportConfig("vit_b", cell=value, image_size=image_size).cell == value
+        ExportConfig.of("vit_b", f"structsam:cell={cell}", image_size=image_size)
+    offered = str(refused.value).partition("expected ")[2].removeprefix("cell=").split(" or ")
+    assert str(cell) not in offered
+    for value in offered:
+        if value.isdigit():
+            assert ExportConfig.of("vit_b", f"structsam:cell={value}", image_size=image_size).methods()[
+                0
+            ].cell == int(value)

@@ -148,14 +148,13 @@ class MethodSpec:
         own, given = entry(name), options or {}
         for option in given:
             own.option(option)
-        return cls(
-            name,
-            tuple(
-                (option.name, _checked(own, option, given[option.name]))
-                for option in own.options
-                if option.name in given and given[option.name] != option.default
-            ),
-        )
+        values = {
+            option: _checked(own, option, given[option.name])
+            for option in own.options
+            if option.name in given
+        }
+        changed = ((option.name, value) for option, value in values.items() if value != option.default)
+        return cls(name, tuple(changed))
 
     @classmethod
     def parse(cls, text: str) -> MethodSpec:
