@@ -50,22 +50,17 @@ def apply(
     """
     remove(encoder)
     blocks: Any = encoder.blocks
-    leaders: dict[Windows, tuple[MergedBlock, int]] = {}  # by kind, and how many blocks it decided for
+    leaders: dict[Windows, tuple[int, int]] = {}  # by kind: its number, and how many blocks it decides for
     for index, (windows, method) in enumerate(zip(windows_of(encoder), methods, strict=True)):
         if isinstance(method, Identity):
             blocks[index] = MergedBlock(blocks[index], windows, method, form=form)
             continue
-        leader, decided = leaders.get(windows, (None, plan_every))
+        leader, decided = leaders.get(windows, (index, plan_every))
         if decided == plan_every:
-            leader, decided = None, 0
-        blocks[index] = MergedBlock(blocks[index], windows, method, merge_mlp, leader, form)
-        leaders[windows] = leader or blocks[index], decided + 1
-
-
-def change_methods(encoder: nn.Module, methods: Sequence[Method]) -> None:
-    """Let the blocks of a patched encoder merge by other methods, and leave all else as it was applied."""
-    for block, method in zip(merged_blocks(encoder), methods, strict=True):
-        block.method = method
+            leader, decided = index, 0
+        followed = None if leader == index else leader
+        blocks[index] = MergedBlock(blocks[index], windows, method, merge_mlp, followed, form)
+        leaders[windows] = leader, decided + 1
 
 
 def remove(encoder: nn.Module) -> None:

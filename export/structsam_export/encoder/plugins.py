@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..merging import MergePlan, StructSAM
+from ..merging import StructSAM
 from .attention import MergedBlock, layer_norm
 from .patch import merged_blocks
+from .walk import WalkedEncoder
 
 DOMAIN = "structsam"
 """Of the operators, in ONNX."""
@@ -29,11 +30,22 @@ def has_kernels(method: object) -> bool:
     return method == StructSAM(method.rate, method.cell, heads=method.heads, seed=method.seed)
 
 
-class PluginBlock(MergedBlock):
-    """A block whose merging is four operators, the residual's addition among them."""
+class PluginBlock(nn.Module):
+    """A block whose merging is four operators, the residual's addition among them.
 
-    def forward_with_plans(self, x: Tensor, prior: Tensor | None = None) -> tuple[Tensor, list[MergePlan]]:
-        """[B, H, W, C] to [B, H, W, C]; see `MergedBlock`. Tells no plans."""
+    Args:
+        block: what it computes; its modules are shared.
+    """
+
+    normalizes_in_fp32 = True  # as MergedBlock does
+
+    def __init__(self, block: MergedBlock) -> None:
+        super().__init__()
+        self.windows, self.method = block.windows, block.method
+        self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] to [B, H, W, C]; see `MergedBlock`."""
         windows, tokens = x.shape[0] * self.windows.per_image, self.windows.tokens
         method: Any = self.method
         slots, cells = method.slots(self.windows), tokens // method.cell**2
@@ -48,7 +60,8 @@ class PluginBlock(MergedBlock):
         (y,) = self._operator("Merge", [features.to(x.dtype), token], {x.dtype: merged})
         y = self.attn(y, position)
         (x,) = self._operator("Unmerge", [y, slot, x], {x.dtype: [tuple(x.shape)]})
-        return x + self.mlp(layer_norm(self.norm2, x).to(x.dtype)), []
+        changed: Tensor = self.mlp(layer_norm(self.norm2, x).to(x.dtype))
+        return x + changed
 
     @property
     def _attributes(self) -> dict[str, Any]:
@@ -73,7 +86,7 @@ class PluginBlock(MergedBlock):
         return made
 
 
-class PluginEncoder(nn.Module):
+class PluginEncoder(WalkedEncoder):
     """The module that is exported for an engine with plugins: image [B, 3, S, S] to the embedding, fp32.
 
     Blocks that merge nothing stay as they are.
@@ -83,14 +96,9 @@ class PluginEncoder(nn.Module):
     """
 
     def __init__(self, encoder: Any) -> None:
-        super().__init__()
         shared = {id(tensor): tensor for tensor in [*encoder.parameters(), *encoder.buffers()]}
-        self.encoder = copy.deepcopy(encoder, shared)
-        for block in merged_blocks(self.encoder):
+        super().__init__(copy.deepcopy(encoder, shared))
+        blocks = self.encoder.blocks
+        for index, block in enumerate(merged_blocks(self.encoder)):
             if has_kernels(block.method) and block.method.slots(block.windows) < block.windows.tokens:
-                block.__class__ = PluginBlock
-
-    def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, S, S] normalised pixels to [B, 256, S/16, S/16]."""
-        embedding: Tensor = self.encoder(image.to(self.encoder.patch_embed.proj.weight.dtype))
-        return embedding.float()
+                blocks[index] = PluginBlock(block)

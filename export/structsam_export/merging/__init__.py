@@ -5,7 +5,7 @@ Read `plan.py` first (what a method returns), then `structsam.py` (Algorithm 1 o
 """
 
 from .energy import gradient_energy
-from .method import Identity, Method, Replay
+from .method import Identity, Method
 from .methods.adjacent import Adjacent
 from .methods.algm import ALGM
 from .methods.bipartite import Bipartite
@@ -29,7 +29,6 @@ __all__ = [
     "Method",
     "PiToMe",
     "PromptedWindows",
-    "Replay",
     "SplitWindows",
     "StructSAM",
     "ToMe",
