@@ -28,6 +28,7 @@ from .description import model_of
 from .encoder import apply
 from .encoder.decoder import PromptedMaskDecoder
 from .encoder.patch import remove
+from .encoder.walk import WalkedEncoder
 from .merging import Identity
 from .pipeline import fetch, load, patch, weights_source
 from .progress import Progress
@@ -124,7 +125,9 @@ def _torch_predictor(
         patch(merged, encoder)
     try:
         with Predictor(
-            PolygraphyRunner(TorchRunner(encoder, image, ["image_embedding"]), *specs["encoder"]),
+            PolygraphyRunner(
+                TorchRunner(WalkedEncoder(encoder), image, ["image_embedding"]), *specs["encoder"]
+            ),
             PolygraphyRunner(TorchRunner(decoder, prompts, DECODER_OUTPUTS), *specs["decoder"]),
             model,
         ) as predictor:

@@ -26,8 +26,8 @@ from structsam_runtime.predict.prompts import encode
 
 from .comparing import Arrays, TorchRunner, run_all
 from .encoder.exported import PlannedEncoder, Told, output_names, told_plans
-from .encoder.patch import change_methods, merged_blocks
-from .merging import MergePlan, Replay, Windows
+from .encoder.walk import embed
+from .merging import MergePlan
 
 DECODER_INPUTS = ("image_embedding", "point_coords", "point_labels", "mask_input", "has_mask_input")
 DECODER_OUTPUTS = ("masks", "iou_predictions")
@@ -351,53 +351,31 @@ def _ious(a: Arrays, b: Arrays, frame: Frame) -> NDArray[np.float64]:
     return np.where(union == 0, 1.0, (one & other).sum((2, 3)) / np.maximum(union, 1))
 
 
-class _Followed:
-    """Merges what the export decided, and notes what the block's own method would have decided.
-
-    Args:
-        told: the block's plans that the export told; it has no others that merge anything.
-        plans: what the export told.
-        decided: receives the method's own plans, under the same names.
-    """
-
-    def __init__(self, told: Sequence[Told], plans: Arrays, decided: Arrays) -> None:
-        self.own = told[0].block.method
-        self.prompt_windows, self.fragile = self.own.prompt_windows, self.own.fragile
-        self.proportional, self.footprint = self.own.proportional, self.own.footprint
-        self.reduction = self.own.reduction
-        self.told = {one.windows.group: one for one in told}
-        self.plans, self.decided = plans, decided
-
-    def plan(self, x: torch.Tensor, windows: Windows) -> MergePlan:
-        """The export's plan; see `Method.plan`."""
-        own = self.own.plan(x, windows)
-        if (told := self.told.get(windows.group)) is None:
-            return own
-        slot, position = told.name("slot"), told.name("position")
-        self.decided |= {slot: own.slot.numpy(), position: own.position.numpy()}
-        theirs, where = (torch.from_numpy(self.plans[name]) for name in (slot, position))
-        return Replay(theirs, where, self.reduction).plan(x, windows)
-
-    def slots(self, windows: Windows) -> int:
-        """See `Method.slots`."""
-        return self.own.slots(windows)
-
-
+@torch.no_grad()
 def _replayed(encoder: Any, theirs: Sequence[Arrays], images: Sequence[Arrays]) -> list[Arrays]:
     """PyTorch's embeddings under the plans that the export made for the same images, and what PyTorch would
     have decided from the features that it met on the way; as `PlannedEncoder` names them."""
-    methods, told = [block.method for block in merged_blocks(encoder)], _by_block(told_plans(encoder))
-    made = []
-    for plans, image in zip(theirs, images, strict=True):
-        decided: Arrays = {}
-        followed = [
-            _Followed(told[index], plans, decided) if index in told else method
-            for index, method in enumerate(methods)
-        ]
-        try:
-            change_methods(encoder, followed)
-            runner = TorchRunner(PlannedEncoder(encoder), image, output_names(encoder))
-            made.append({**run_all(runner, [image])[0], **decided})
-        finally:
-            change_methods(encoder, methods)
-    return made
+    told = _by_block(told_plans(encoder))
+    return [_follow(encoder, told, plans, image) for plans, image in zip(theirs, images, strict=True)]
+
+
+def _follow(encoder: Any, told: dict[int, list[Told]], plans: Arrays, feed: Arrays) -> Arrays:
+    """`_replayed` for one image; `told` is what each block tells."""
+    inputs = {name: torch.from_numpy(values) for name, values in feed.items()}
+    decided: Arrays = {}
+
+    def given(index: int, x: torch.Tensor) -> list[MergePlan] | None:
+        """The export's plans; what it does not tell merges nothing, or is a leader's."""
+        if index not in told:
+            return None
+        made: list[MergePlan] = encoder.blocks[index].decide(x, inputs.get("prior"))
+        for one in told[index]:
+            slot, position = one.name("slot"), one.name("position")
+            own = made[one.group]
+            decided.update({slot: own.slot.numpy(), position: own.position.numpy()})
+            theirs, where = (torch.from_numpy(plans[name]) for name in (slot, position))
+            made[one.group] = MergePlan.recorded(theirs, where, one.block.method.reduction)
+        return made
+
+    embedding, _ = embed(encoder, inputs["image"], inputs.get("prior"), given)
+    return {"image_embedding": embedding.numpy(), **decided}

@@ -23,6 +23,7 @@ from structsam_export.config import ExportConfig
 from structsam_export.description import merging, model_of
 from structsam_export.encoder import apply
 from structsam_export.encoder.patch import merged_blocks
+from structsam_export.encoder.walk import embed
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
 from structsam_export.models.checkpoints import load_sam
 from structsam_export.progress import Progress
@@ -157,12 +158,24 @@ def test_merging_is_that_of_the_method_and_gone_afterwards(
     assert not np.array_equal(before, expected)
 
 
+def test_blocks_that_follow_another_ones_plans_are_evaluated() -> None:
+    photo, merged = skimage.data.coffee(), config(plan_every=2)
+    sam = pipeline.load(merged)
+    tensor, _ = prepare(photo, model_of(merged, sam))
+    with torch.no_grad():
+        expected, _ = embed(sam.image_encoder, torch.from_numpy(tensor))
+    (_, candidate) = in_pytorch(config(), {merged: "one plan for two"}, quiet())
+    with candidate.open() as predictor:
+        predictor.set_image(photo)
+        assert np.array_equal(predictor.get_image_embedding(), expected.numpy())
+
+
 def test_merging_is_gone_after_an_error_too(candidates: dict[str, Candidate]) -> None:
     kept: list[Any] = []
 
     def fail() -> None:
         with candidates["tome-r55"].open() as predictor:
-            kept.append(predictor.encoder._runner.module)  # type: ignore[attr-defined]
+            kept.append(predictor.encoder._runner.module.encoder)  # type: ignore[attr-defined]
             assert len(merged_blocks(kept[0])) == 4
             raise ZeroDivisionError
 

@@ -53,6 +53,28 @@ def test_pytorch_follows_the_plans_of_another_run_and_tells_its_own(
         assert all(0.3 < share < 1 for share in agreement.values())
 
 
+def test_blocks_that_follow_another_one_follow_the_export_too(
+    build_encoder: Build, photographs: Photographs
+) -> None:
+    """PyTorch's own decision is told of the leaders alone, from what enters them."""
+    encoder, image = build_encoder(320), photographs(320)[:1]
+    apply(encoder, [StructSAM(0.55, flatness=Flatness.MEAN)] * 4, plan_every=2)
+    names = output_names(encoder)
+    theirs = {n: v.numpy() for n, v in zip(names, PlannedEncoder(encoder)(image), strict=True)}
+    apply(encoder, [StructSAM(0.55)] * 4, plan_every=2)
+    (made,) = _replayed(encoder, [theirs], [{"image": image.numpy()}])
+    assert names == [
+        "image_embedding",
+        *(f"blocks.{i}.{what}" for i in (0, 1) for what in ("slot", "position")),
+    ]
+    assert set(made) == set(names)
+    assert np.abs(made["image_embedding"] - theirs["image_embedding"]).max() <= 1e-5
+    assert not np.array_equal(made["blocks.0.slot"], theirs["blocks.0.slot"])
+    apply(encoder, [StructSAM(0.55)] * 4)
+    first = merged_blocks(encoder)[0].decide(encoder.patch_embed(image) + encoder.pos_embed)
+    assert np.array_equal(made["blocks.0.slot"], first[0].slot.numpy())
+
+
 def output_names_of(encoder: Any, which: list[Method]) -> list[str]:
     apply(encoder, which)
     return output_names(encoder)

@@ -14,6 +14,7 @@ from structsam_runtime.manifest import Model
 from structsam_runtime.predict.image import prepare
 
 from ..encoder.attention import layer_norm
+from ..encoder.walk import enter
 
 
 @torch.no_grad()
@@ -29,5 +30,4 @@ def entering(encoder: Any, model: Model, pictures: Sequence[NDArray[np.uint8]]) 
         [B, H, W, C] fp32.
     """
     images = np.concatenate([prepare(picture, model)[0] for picture in pictures])
-    x = encoder.patch_embed(torch.from_numpy(images)) + encoder.pos_embed
-    return layer_norm(encoder.blocks[0].norm1, x)
+    return layer_norm(encoder.blocks[0].norm1, enter(encoder, torch.from_numpy(images)).x)

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..encoder.attention import MergedBlock, layer_norm
 from ..encoder.patch import grid_of, merged_blocks, remove
+from ..encoder.walk import Plans
 from ..merging import Windows
 
 
@@ -145,21 +146,25 @@ def encoder_macs(encoder: Any) -> EncoderMacs:
     image = torch.empty(1, 3, encoder.img_size, encoder.img_size, device="meta")
     x = torch.empty(1, grid, grid, encoder.patch_embed.proj.out_channels, device="meta")
     stem = count_macs(encoder.patch_embed, image) + count_macs(encoder.neck, x.permute(0, 3, 1, 2))
-    blocks = tuple(block_macs(index, block, x) for index, block in enumerate(merged_blocks(encoder)))
+    prior = torch.empty(x.shape[:3], device="meta")
+    plans, blocks = list[Plans](), list[BlockMacs]()
+    for index, block in enumerate(merged_blocks(encoder)):
+        plans.append(block.decide(x, prior) if block.leader is None else plans[block.leader])
+        blocks.append(block_macs(index, block, x, plans[index]))
     remove(encoder)
-    return EncoderMacs(count_macs(encoder, image), stem, blocks)
+    return EncoderMacs(count_macs(encoder, image), stem, tuple(blocks))
 
 
-def block_macs(index: int, block: MergedBlock, x: Tensor) -> BlockMacs:
+def block_macs(index: int, block: MergedBlock, x: Tensor, plans: Plans) -> BlockMacs:
     """Count one block, step by step.
 
     Args:
         index: its number.
         block: on the meta device.
         x: [1, H, W, C] what enters it.
+        plans: what it merges by, its own or its leader's.
     """
     cut, attention = block.windows_of(torch.empty(x.shape[:3], device="meta")), block.attn
-    plans = block.plans(x, cut)
     tokens = [group.cut(x) for group in cut.groups]  # [windows, N, C] each
     slots = [torch.empty(*plan.position.shape, x.shape[3], device="meta") for plan in plans]
     merges = any(one.shape[1] < every.shape[1] for one, every in zip(slots, tokens, strict=True))
@@ -182,7 +187,7 @@ def block_macs(index: int, block: MergedBlock, x: Tensor) -> BlockMacs:
         proj=proj,
         mlp=_sum(block.mlp, fed),
         energy=block.method.energy_macs(block.windows, x.shape[-1]) if merges and block.decides else 0,
-        similarity=count_macs(block.plans, x, cut),
+        similarity=count_macs(block.plans, x, cut) if block.decides else 0,
         averaging=2 * averaging if block.merge_mlp else averaging,  # of the residual too
         widening=widening,
         proj_before=_sum(attention.proj, tokens),

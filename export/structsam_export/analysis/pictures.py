@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..encoder.attention import layer_norm
-from ..encoder.patch import merged_blocks
+from ..encoder.walk import Stage, enter, leave, walk
 from ..merging import MergePlan, Windows
 from ..models.architectures import PATCH
 
@@ -54,7 +54,7 @@ class BlockView:
 
 
 @torch.no_grad()
-def watch(encoder: Any, image: Tensor, blocks: Collection[int]) -> tuple[dict[int, BlockView], Tensor]:
+def watch(encoder: Any, image: Tensor, blocks: Collection[int]) -> tuple[dict[int, BlockView], Stage]:
     """Run a patched encoder up to the last of some blocks, and see what these do.
 
     Every block sees what the merging blocks before it made: the method's own features, as in the paper's
@@ -66,28 +66,24 @@ def watch(encoder: Any, image: Tensor, blocks: Collection[int]) -> tuple[dict[in
         blocks: numbers of blocks, at least one.
 
     Returns:
-        The views, and the features [1, H, W, C] that the last of these blocks leaves.
+        The views, and the stage behind the last of these blocks.
     """
-    x = encoder.patch_embed(image)
-    if encoder.pos_embed is not None:
-        x = x + encoder.pos_embed
-    views = {}
-    for index, block in enumerate(merged_blocks(encoder)[: max(blocks) + 1]):
-        entered = x
-        x, (plan,) = block.forward_with_plans(entered)
+    before, views = enter(encoder, image), {}
+    for index, after in zip(range(max(blocks) + 1), walk(encoder.blocks, before), strict=False):
         if index in blocks:
-            energy = block.method.scores(layer_norm(block.norm1, entered), block.windows)
+            block, (plan,) = encoder.blocks[index], after.plans[index]
+            energy = block.method.scores(layer_norm(block.norm1, before.x), block.windows)
             views[index] = block_view(plan, block.windows, None if energy is None else energy[0])
-    return views, x
+        before = after
+    return views, before
 
 
 @torch.no_grad()
-def finish(encoder: Any, x: Tensor, start: int) -> Tensor:
-    """The blocks of a patched encoder from `start` on, and its neck: [1, H, W, C] to [1, E, H, W]."""
-    for block in merged_blocks(encoder)[start:]:
-        x = block(x)
-    embedding: Tensor = encoder.neck(x.permute(0, 3, 1, 2))
-    return embedding
+def finish(encoder: Any, stage: Stage) -> Tensor:
+    """The rest of a patched encoder, from where `watch` left it: the embedding [1, E, H, W]."""
+    for after in walk(encoder.blocks, stage):
+        stage = after
+    return leave(encoder, stage)
 
 
 def block_view(plan: MergePlan, windows: Windows, energy: Tensor | None) -> BlockView:

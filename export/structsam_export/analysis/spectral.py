@@ -36,6 +36,7 @@ from torch import Tensor
 
 from ..encoder.attention import layer_norm
 from ..encoder.patch import original, windows_of
+from ..encoder.walk import enter, walk
 from ..merging import Method, Windows
 
 Floats = NDArray[np.float64]
@@ -244,12 +245,10 @@ def attended(encoder: Any, image: Tensor) -> Iterator[tuple[Tensor, Windows]]:
     Yields:
         Per block, norm1's output [B, H, W, C] and how the block cuts it into windows.
     """
-    x = encoder.patch_embed(image)  # [B, H, W, C]
-    if encoder.pos_embed is not None:
-        x = x + encoder.pos_embed
-    for block, windows in zip(map(original, encoder.blocks), windows_of(encoder), strict=True):
-        yield layer_norm(block.norm1, x), windows
-        x = block(x)
+    blocks, before = [original(block) for block in encoder.blocks], enter(encoder, image)
+    for block, windows, after in zip(blocks, windows_of(encoder), walk(blocks, before), strict=True):
+        yield layer_norm(block.norm1, before.x), windows
+        before = after
 
 
 def encoder_sums(blocks: Sequence[BlockDistortion]) -> dict[str, float]:

@@ -186,9 +186,9 @@ def panels(
     for config in _tracked(configs):
         name = METHODS[config.method].__name__
         apply(encoder, config.methods())
-        views[name], x = watch(encoder, image, blocks)
+        views[name], stage = watch(encoder, image, blocks)
         if prompts:
-            masks[name] = mask_of(sam, finish(encoder, x, max(blocks) + 1), prompts, photo)
+            masks[name] = mask_of(sam, finish(encoder, stage), prompts, photo)
     groups = [
         block_panels(photo, block, {name: seen[block] for name, seen in views.items()}) for block in blocks
     ]

@@ -220,7 +220,8 @@ class MergedBlock(nn.Module):
         method: decides which tokens merge.
         merge_mlp: let the MLP see the slots too; ours. What attention and MLP add to a slot is then added to
             each of its tokens, which keep what sets them apart.
-        leader: an earlier block that cuts the map alike and decides for this one; None decides itself.
+        leader: number of an earlier block that cuts the map alike and decides for this one, whose plans this
+            one is then given; None decides itself.
         form: of attention.
     """
 
@@ -232,7 +233,7 @@ class MergedBlock(nn.Module):
         windows: Windows,
         method: Method,
         merge_mlp: bool = False,
-        leader: MergedBlock | None = None,
+        leader: int | None = None,
         form: Attention = Attention.WIDENED,
     ) -> None:
         super().__init__()
@@ -244,11 +245,7 @@ class MergedBlock(nn.Module):
         self.norm2 = block.norm2
         self.mlp = block.mlp
         self._original = (block,)  # in a tuple, so that its parameters are not registered twice
-        self._leader = (leader,)
-        self._leads = False
-        self._plans: list[MergePlan] = []
-        if leader is not None:
-            leader._leads = True
+        self.leader = leader
 
     @property
     def original(self) -> nn.Module:
@@ -259,7 +256,7 @@ class MergedBlock(nn.Module):
     @property
     def decides(self) -> bool:
         """Whether its plans are its own."""
-        return self._leader[0] is None
+        return self.leader is None
 
     @property
     def attends_in_windows(self) -> bool:
@@ -276,43 +273,59 @@ class MergedBlock(nn.Module):
         return PromptedWindows(height, width, side, prior)
 
     def plans(self, features: Tensor, windows: Windows) -> list[MergePlan]:
-        """What the block merges in every group of windows; a leader keeps it for those that follow.
+        """What the block's method merges in every group of windows.
 
         Args:
             features: [B, H, W, C] fp32, what norm1 gives.
             windows: from `windows_of`.
         """
-        if (leader := self._leader[0]) is not None:
-            return leader._plans
-        plans = [self.method.plan(features, group) for group in windows.groups]
-        if self._leads:
-            self._plans = plans
-        return plans
+        return [self.method.plan(features, group) for group in windows.groups]
+
+    def decide(self, x: Tensor, prior: Tensor | None = None) -> list[MergePlan]:
+        """`plans` for what enters the block; see `forward_with_plans`."""
+        return self.plans(*self._attended(x.flatten(0, 2), x.shape, prior))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] to [B, H, W, C], without prompts."""
+        """[B, H, W, C] to [B, H, W, C], without prompts: what SAM's own loop over blocks calls.
+
+        Raises:
+            RuntimeError: the block merges by the plans of another block, which that loop does not hand on.
+        """
+        if self.leader is not None:
+            raise RuntimeError(
+                f"this block merges by the plans of block {self.leader}: "
+                "call the encoder by structsam_export.encoder.walk.embed"
+            )
         return self.forward_with_plans(x)[0]
 
-    def forward_with_plans(self, x: Tensor, prior: Tensor | None = None) -> tuple[Tensor, list[MergePlan]]:
+    def forward_with_plans(
+        self, x: Tensor, prior: Tensor | None = None, plans: Sequence[MergePlan] | None = None
+    ) -> tuple[Tensor, Sequence[MergePlan]]:
         """One block, and what it merged.
 
         Args:
             x: [B, H, W, C].
             prior: [B, H, W] fp32, from 0 to 1 where a prompt is; None where there is none.
+            plans: what to merge in every group of windows; None lets the block's method decide.
 
         Returns:
             [B, H, W, C], and the plan of every group of windows.
         """
         shape, x = x.shape, x.flatten(0, 2)  # rows, which Gemm and every gather take
-        features = layer_norm(self.norm1, x).view(shape)  # fp32: the plan does not see fp16's rounding
-        if prior is None and self.method.prompt_windows:
-            prior = features.new_zeros(features.shape[:3])
-        windows = self.windows_of(prior)
-        plans = self.plans(features, windows)
+        features, windows = self._attended(x, shape, prior)
+        if plans is None:
+            plans = self.plans(features, windows)
         x = x + self._change(x, features.flatten(0, 2).to(x.dtype), windows, plans)
         if not self.merge_mlp:
             x = x + self._mlp(x)
         return x.view(shape), plans
+
+    def _attended(self, rows: Tensor, shape: torch.Size, prior: Tensor | None) -> tuple[Tensor, Windows]:
+        """What norm1 gives of rows [B * H * W, C], as `shape` [B, H, W, C], and how the block cuts it."""
+        features = layer_norm(self.norm1, rows).view(shape)  # fp32: the plan does not see fp16's rounding
+        if prior is None and self.method.prompt_windows:
+            prior = features.new_zeros(shape[:3])
+        return features, self.windows_of(prior)
 
     def _change(self, x: Tensor, features: Tensor, windows: Windows, plans: Sequence[MergePlan]) -> Tensor:
         """What is added to every token: that of its slot.

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..merging import MergePlan, Windows
+from ..merging import Windows
 from .attention import MergedBlock
 from .patch import merged_blocks
+from .walk import embed
 
 
 class PlannedEncoder(nn.Module):
@@ -38,14 +39,7 @@ class PlannedEncoder(nn.Module):
         Returns:
             The embedding [B, 256, S/16, S/16], then slot [B', N] and position [B', K] of `told_plans`.
         """
-        encoder, plans = self.encoder, list[list[MergePlan]]()
-        x = encoder.patch_embed(image.to(encoder.patch_embed.proj.weight.dtype))  # [B, H, W, C]
-        if encoder.pos_embed is not None:
-            x = x + encoder.pos_embed
-        for block in encoder.blocks:
-            x, made = block.forward_with_plans(x, prior)
-            plans.append(made)
-        embedding = encoder.neck(x.permute(0, 3, 1, 2))
+        embedding, plans = embed(self.encoder, image, prior)
         told = [plans[index][group] for index, group in self.told]
         return embedding.float(), *(tensor for plan in told for tensor in (plan.slot, plan.position))
 

@@ -55,15 +55,8 @@ def apply(
         windows_of(encoder), methods, merge_mlp or [False] * number, leaders or [None] * number, strict=True
     )
     for index, (windows, method, mlp, leader) in enumerate(each):
-        deciding = None if leader is None else blocks[leader]
         mlp = mlp and not isinstance(method, Identity)  # where nothing merges, nothing is to be unmerged
-        blocks[index] = MergedBlock(blocks[index], windows, method, mlp, deciding, form)
-
-
-def change_methods(encoder: nn.Module, methods: Sequence[Method]) -> None:
-    """Let the blocks of a patched encoder merge by other methods, and leave all else as it was applied."""
-    for block, method in zip(merged_blocks(encoder), methods, strict=True):
-        block.method = method
+        blocks[index] = MergedBlock(blocks[index], windows, method, mlp, leader, form)
 
 
 def remove(encoder: nn.Module) -> None:

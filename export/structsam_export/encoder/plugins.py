@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..merging import MergePlan
 from .attention import MergedBlock, layer_norm
 from .patch import merged_blocks
+from .walk import WalkedEncoder
 
 DOMAIN = "structsam"
 """Of the operators, in ONNX."""
@@ -22,11 +22,22 @@ FP32, INT32 = torch.float32, torch.int32
 Shape = tuple[Any, ...]  # of sizes that may be symbols
 
 
-class PluginBlock(MergedBlock):
-    """A block whose merging is four operators, the residual's addition among them."""
+class PluginBlock(nn.Module):
+    """A block whose merging is four operators, the residual's addition among them.
 
-    def forward_with_plans(self, x: Tensor, prior: Tensor | None = None) -> tuple[Tensor, list[MergePlan]]:
-        """[B, H, W, C] to [B, H, W, C]; see `MergedBlock`. Tells no plans."""
+    Args:
+        block: what it computes; its modules are shared.
+    """
+
+    normalizes_in_fp32 = True  # as MergedBlock does
+
+    def __init__(self, block: MergedBlock) -> None:
+        super().__init__()
+        self.windows, self.method = block.windows, block.method
+        self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] to [B, H, W, C]; see `MergedBlock`."""
         windows, tokens = x.shape[0] * self.windows.per_image, self.windows.tokens
         method: Any = self.method
         slots, cells = method.slots(self.windows), tokens // method.cell**2
@@ -41,7 +52,8 @@ class PluginBlock(MergedBlock):
         (y,) = self._operator("Merge", [features.to(x.dtype), token], {x.dtype: merged})
         y = self.attn(y, position)
         (x,) = self._operator("Unmerge", [y, slot, x], {x.dtype: [tuple(x.shape)]})
-        return x + self.mlp(layer_norm(self.norm2, x).to(x.dtype)), []
+        changed: Tensor = self.mlp(layer_norm(self.norm2, x).to(x.dtype))
+        return x + changed
 
     @property
     def _attributes(self) -> dict[str, Any]:
@@ -66,7 +78,7 @@ class PluginBlock(MergedBlock):
         return made
 
 
-class PluginEncoder(nn.Module):
+class PluginEncoder(WalkedEncoder):
     """The module that is exported for an engine with plugins: image [B, 3, S, S] to the embedding, fp32.
 
     Blocks that merge nothing stay as they are.
@@ -76,14 +88,9 @@ class PluginEncoder(nn.Module):
     """
 
     def __init__(self, encoder: Any) -> None:
-        super().__init__()
         shared = {id(tensor): tensor for tensor in [*encoder.parameters(), *encoder.buffers()]}
-        self.encoder = copy.deepcopy(encoder, shared)
-        for block in merged_blocks(self.encoder):
+        super().__init__(copy.deepcopy(encoder, shared))
+        blocks = self.encoder.blocks
+        for index, block in enumerate(merged_blocks(self.encoder)):
             if block.method.has_kernels and block.method.slots(block.windows) < block.windows.tokens:
-                block.__class__ = PluginBlock
-
-    def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, S, S] normalised pixels to [B, 256, S/16, S/16]."""
-        embedding: Tensor = self.encoder(image.to(self.encoder.patch_embed.proj.weight.dtype))
-        return embedding.float()
+                blocks[index] = PluginBlock(block)

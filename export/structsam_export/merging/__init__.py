@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .energy import gradient_energy
-    from .method import Identity, Method, Replay, Site
+    from .method import Identity, Method, Site
     from .methods.adjacent import Adjacent
     from .methods.algm import ALGM
     from .methods.bipartite import Bipartite
@@ -37,7 +37,6 @@ _HOMES = {
     "Method": "method",
     "PiToMe": "methods.pitome",
     "PromptedWindows": "prompted",
-    "Replay": "method",
     "Site": "method",
     "SplitWindows": "prompted",
     "StructSAM": "methods.structsam",
@@ -59,7 +58,6 @@ __all__ = [
     "Method",
     "PiToMe",
     "PromptedWindows",
-    "Replay",
     "Site",
     "SplitWindows",
     "StructSAM",

@@ -1,4 +1,4 @@
-"""What a merging method is, and the two that decide nothing themselves."""
+"""What a merging method is, and the one that merges nothing."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 from ..choices import Channels, Reduction
 from .plan import MergePlan
-from .reduction import Mean, Pick
 from .windows import Windows
 
 
@@ -173,31 +171,3 @@ class Identity(Method):
     def slots(self, windows: Windows) -> int:
         """Every token keeps a slot of its own."""
         return windows.tokens
-
-
-@dataclass(frozen=True)
-class Replay(Method):
-    """Merges what another run decided, whatever the features are.
-
-    It separates the two ways in which an export can differ from PyTorch: other arithmetic, and other plans.
-
-    Args:
-        slot: [B', N] int32 of the other run.
-        position: [B', K] int32 of the other run.
-        reduction: of the method that decided.
-    """
-
-    slot: Tensor
-    position: Tensor
-    reduction: Reduction = Reduction.MEAN
-
-    def plan(self, x: Tensor, windows: Windows) -> MergePlan:
-        """The recorded plan; see `Method.plan`."""
-        size = torch.zeros_like(self.position).scatter_add(1, self.slot.long(), torch.ones_like(self.slot))
-        replaces = self.reduction is Reduction.REPLACE
-        rule = Pick(self.position) if replaces else Mean(self.slot, size)
-        return MergePlan(self.slot, self.position, size, rule)
-
-    def slots(self, windows: Windows) -> int:
-        """As many as were recorded."""
-        return self.position.shape[1]

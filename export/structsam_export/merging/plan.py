@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..choices import Reduction
 from .index import count, lookup, take
-from .reduction import Chain, Pick, Rule
+from .reduction import Chain, Mean, Pick, Rule
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,21 @@ class MergePlan:
         """The plan that changes nothing: every token is its own slot. Merging at rate 0 is this plan."""
         own = count(tokens, device).expand(windows, -1)
         return cls(slot=own, position=own, size=torch.ones_like(own), rule=Pick(own))
+
+    @classmethod
+    def recorded(cls, slot: Tensor, position: Tensor, reduction: Reduction) -> MergePlan:
+        """The plan that another run told, for PyTorch.
+
+        It separates the two ways in which an export can differ: other arithmetic, and other plans.
+
+        Args:
+            slot: [B', N] int32.
+            position: [B', K] int32.
+            reduction: of the method that decided.
+        """
+        size = torch.zeros_like(position).scatter_add(1, slot.long(), torch.ones_like(slot))
+        rule = Pick(position) if reduction is Reduction.REPLACE else Mean(slot, size)
+        return cls(slot, position, size, rule)
 
     def replacing(self) -> MergePlan:
         """The same plan with the token at `position` in place of the mean: merging is then one gather."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.machinery
 import importlib.util
 import math
 import os
 import pickle
 import sys
-import types
 from functools import cache, partial
 from http.client import HTTPException
 from pathlib import Path
@@ -34,25 +31,21 @@ SHIPPED = Path(__file__).parents[1] / "weights"
 def sam_modules() -> Any:
     """`segment_anything.modeling`, without running the package's own `__init__`.
 
-    That one imports torchvision, which only its predictor and mask generator need. A stand-in package
-    holds its place while the modules load and is gone afterwards, so that `import segment_anything` later
-    is the real one, with the same classes.
+    That one imports torchvision, which only its predictor and mask generator need. The modules are loaded
+    under a name of ours: whoever imports segment_anything beside us gets the real package, and its classes
+    are not these.
     """
-    name = "segment_anything"
-    if name in sys.modules:
-        return importlib.import_module(f"{name}.modeling")
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.submodule_search_locations is None:
+    found = importlib.util.find_spec("segment_anything")
+    if found is None or found.submodule_search_locations is None:
         raise UserError('segment-anything is not installed; pip install -e ".[export]"')
-    package = types.ModuleType(name)
-    package.__path__ = list(spec.submodule_search_locations)
-    package.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
-    sys.modules[name] = package
-    try:
-        return importlib.import_module(f"{name}.modeling")
-    finally:
-        for loaded in (name, f"{name}.modeling"):  # the real package loads this one again, to own it
-            sys.modules.pop(loaded, None)
+    folder = Path(found.submodule_search_locations[0]) / "modeling"
+    name = f"{__package__}.segment_anything"
+    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
+    if spec is None or spec.loader is None:
+        raise UserError(f"{folder} holds no Python package; reinstall segment-anything")
+    modules = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(modules)
+    return modules
 
 
 def build_sam(arch: str | Architecture, image_size: int = 0) -> Any:

@@ -83,8 +83,9 @@ def test_views_are_the_plans_of_the_methods_own_stream(kind: Any, patched: Any, 
 def test_watching_and_finishing_is_the_encoder(last: int, patched: Any, image: torch.Tensor) -> None:
     """The same blocks in the same order: no difference at all."""
     encoder = patched(StructSAM(RATE))
-    _, x = watch(encoder, image, [last])
-    assert torch.equal(finish(encoder, x, last + 1), encoder(image))
+    _, stage = watch(encoder, image, [last])
+    assert len(stage.plans) == last + 1
+    assert torch.equal(finish(encoder, stage), encoder(image))
 
 
 def test_a_destination_in_the_padding_is_not_shown() -> None:

@@ -32,9 +32,9 @@ from structsam_export.merging import (
     Adjacent,
     Bipartite,
     Hybrid,
+    MergePlan,
     Method,
     PiToMe,
-    Replay,
     StructSAM,
     ToMe,
     ToMeSD,
@@ -259,7 +259,7 @@ def test_every_method_merges_a_photograph_alike(
     assert min(agreements(made, module(features))) >= MATCHING[what][1]
     for kind, windows in zip(("window", "global"), module.windows, strict=True):
         slot, position = (torch.from_numpy(made[f"{kind}.{name}"]) for name in ("slot", "position"))
-        plan = Replay(slot, position, module.method.reduction).plan(features, windows)
+        plan = MergePlan.recorded(slot, position, module.method.reduction)
         error = np.abs(made[f"{kind}.merged"] - plan.merge(windows.cut(features)).numpy()).max()
         assert error <= (1e-5 if module.method.reduction is Reduction.MEAN else 0.0), kind
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from structsam_export.encoder import MergedBlock, apply, merged_blocks, remove
 from structsam_export.encoder.exported import PlannedEncoder, output_names, told_plans
+from structsam_export.encoder.walk import embed
 from structsam_export.merging import Identity, MergePlan, StructSAM, Windows
 
 Build = Callable[..., Any]
@@ -99,13 +100,14 @@ def test_one_plan_serves_blocks_of_its_kind(build_encoder: Build, photographs: P
     blocks = merged_blocks(encoder)
     assert [block.decides for block in blocks] == [True, False, True, True, True, False]
     assert [told.index for told in told_plans(encoder)] == [0, 2, 4]
-    shared = encoder(image)
+    shared, plans = embed(encoder, image)
     x, made = encoder.patch_embed(image) + encoder.pos_embed, []
     for block, leader in zip(list(blocks), (0, 0, 2, 3, 4, 2), strict=True):
         told = Decided(made[leader]) if leader < len(made) else block.method
         x, (plan,) = MergedBlock(block.original, block.windows, told).forward_with_plans(x)
         made.append(plan)
     assert torch.equal(shared, encoder.neck(x.permute(0, 3, 1, 2)))
+    assert [next(i for i, other in enumerate(plans) if other is told) for told in plans] == [0, 0, 2, 3, 4, 2]
 
 
 class Decided(Identity):
@@ -126,7 +128,7 @@ def test_at_rate_0_options_change_nothing(
     expected = encoder(image)
     for method in (Identity(), StructSAM(0.0)):
         apply(encoder, [method] * 4, **options)
-        assert torch.allclose(encoder(image), expected, rtol=0, atol=ROUNDING)
+        assert torch.allclose(embed(encoder, image)[0], expected, rtol=0, atol=ROUNDING)
 
 
 def test_a_method_for_every_block_is_needed(build_encoder: Build, structsam: StructSAM) -> None:
