@@ -21,7 +21,7 @@ try:
     from structsam_export import pipeline
     from structsam_export.choices import Engine, Target
     from structsam_export.config import ExportConfig
-    from structsam_export.engine import EngineBuilder, EngineError
+    from structsam_export.engine import BuildError, EngineBuilder
     from structsam_export.models.architectures import ARCHITECTURES
     from structsam_export.pipeline import LintError
     from structsam_export.progress import Progress
@@ -56,7 +56,7 @@ def main(
     builder = EngineBuilder(engine)
     try:
         builds = [_built(config, builder, targets[config.dialect]) for config in configs]
-    except (LintError, EngineError) as error:
+    except (LintError, BuildError) as error:
         typer.echo(f"failed: {error}", err=True)
         raise typer.Exit(FAILED) from error
     result = {
@@ -74,7 +74,7 @@ def _built(config: ExportConfig, builder: EngineBuilder, targets: list[Target]) 
     """What came of a config's encoder, which is the same for all of the targets.
 
     Raises:
-        LintError, EngineError: its graph is refused.
+        LintError, BuildError: its graph is refused.
     """
     with tempfile.TemporaryDirectory() as folder:
         graph, built = Path(folder) / "encoder.onnx", Path(folder) / "encoder.engine"

@@ -1,11 +1,11 @@
-"""What runs a model while it is being verified: PyTorch and ONNX Runtime, as Polygraphy's runners."""
+"""What verification compares an export by: PyTorch as a runner, ONNX Runtime that tells plans, Polygraphy."""
 
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,98 +13,149 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from polygraphy.backend.base import BaseRunner
-from polygraphy.backend.onnxrt import OnnxrtRunner
 from polygraphy.common import TensorMetadata
 from polygraphy.comparator import Comparator
 from polygraphy.logger import G_LOGGER
+from torch import Tensor
 
-from structsam_runtime.errors import UserError
+from structsam_runtime.runners.base import Array, DeviceArray, Runner, TensorSpec
+from structsam_runtime.runners.onnxruntime import OnnxRuntimeRunner
 
 Arrays = dict[str, NDArray[Any]]
+Specs = Mapping[str, TensorSpec]
 
 
-class TorchRunner(BaseRunner):  # type: ignore[misc]
-    """Polygraphy's view of a PyTorch module on the CPU.
+class TorchArray(DeviceArray):
+    """A tensor where PyTorch left it.
 
     Args:
-        module: called with the inputs in the order of `example`.
-        example: inputs of the kind that will come, by name.
-        outputs: names of the outputs.
+        tensor: of any precision.
+        dtype: of the values for NumPy.
     """
 
-    def __init__(self, module: Callable[..., Any], example: Arrays, outputs: Sequence[str]) -> None:
-        super().__init__(prefix="torch")
-        self.module = module
-        self.example = example
-        self.output_names = list(outputs)
+    def __init__(self, tensor: Tensor, dtype: np.dtype[Any]) -> None:
+        self.shape, self.dtype = tuple(tensor.shape), dtype
+        self._tensor = tensor
+
+    def numpy(self) -> Array:
+        """The values; on the CPU, where the type is the same, the very memory."""
+        return self._tensor.cpu().numpy().astype(self.dtype, copy=False)
+
+
+class TorchRunner(Runner):
+    """A PyTorch module behind the runtime's interface.
+
+    Args:
+        module: takes tensors in the order of `inputs`, on the CPU; gives as many as `outputs`, anywhere.
+        inputs, outputs: what it takes and gives, by name.
+        name: for messages.
+    """
+
+    def __init__(
+        self, module: Callable[..., Any], inputs: Specs, outputs: Specs, name: str = "PyTorch"
+    ) -> None:
+        super().__init__(name)
+        self.module, self._specs = module, (inputs, outputs)
+
+    def _open(self) -> tuple[Specs, Specs]:
+        return self._specs
+
+    def _close(self) -> None:
+        """Nothing to let go."""
+
+    def _run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        return {name: array.numpy() for name, array in self._run_on_device(feeds).items()}
+
+    @torch.no_grad()
+    def _run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, DeviceArray]:
+        made = self.module(*(torch.from_numpy(feeds[name]) for name in self.inputs))
+        tensors = made if isinstance(made, tuple) else (made,)
+        return {
+            name: TorchArray(tensor, spec.dtype)
+            for (name, spec), tensor in zip(self.outputs.items(), tensors, strict=True)
+        }
+
+
+class TappedRunner(OnnxRuntimeRunner):
+    """The runner of an ONNX file, that also gives tensors from inside the graph.
+
+    Args:
+        path, provider, threads: of OnnxRuntimeRunner.
+        tensors: names of int32 tensors.
+    """
+
+    def __init__(self, path: Path, provider: str, threads: int | None, tensors: Sequence[str]) -> None:
+        super().__init__(path, provider, threads)
+        self.tensors = tensors
+
+    def _model(self) -> bytes:
+        model = onnx.load(self.path, load_external_data=False)
+        model.graph.output.extend(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT32, None) for name in self.tensors
+        )
+        content: bytes = model.SerializeToString()
+        return content
+
+    def _options(self, ort: ModuleType) -> Any:
+        options = super()._options(ort)
+        key = "session.model_external_initializers_file_folder_path"  # of a model that is no file
+        options.add_session_config_entry(key, str(self.path.parent))
+        return options
+
+
+def tapped(runner: Runner, tensors: Sequence[str]) -> TappedRunner | None:
+    """A second runner of the same file in the same way, that gives int32 tensors from inside the graph too.
+
+    Args:
+        runner: whose file it is.
+        tensors: their names.
+
+    Returns:
+        None where there are no tensors, or the runner has no graph to look into: engines have none.
+    """
+    if not tensors or not isinstance(runner, OnnxRuntimeRunner):
+        return None
+    return TappedRunner(runner.path, runner.provider, runner.threads, tensors)
+
+
+class _Compared(BaseRunner):  # type: ignore[misc]
+    """Polygraphy's view of a runner."""
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(name=runner.name)
+        self.runner = runner
 
     def get_input_metadata_impl(self) -> TensorMetadata:
-        """Types and ranks of the example, every dimension open."""
+        """Types and shapes, -1 for an axis of any length."""
         metadata = TensorMetadata()
-        for name, value in self.example.items():
-            metadata.add(name, dtype=value.dtype, shape=(-1,) * value.ndim)
+        for name, spec in self.runner.inputs.items():
+            shape = tuple(-1 if isinstance(axis, str) else axis for axis in spec.shape)
+            metadata.add(name, dtype=spec.dtype, shape=shape)
         return metadata
 
     def activate_impl(self) -> None:
-        """Nothing to make."""
+        """Open it."""
+        self.runner.__enter__()
 
     def deactivate_impl(self) -> None:
-        """Nothing to let go."""
+        """Close it."""
+        self.runner.__exit__(None, None, None)
 
-    def infer_impl(self, feed_dict: Mapping[str, NDArray[Any]]) -> OrderedDict[str, NDArray[Any]]:
-        """One forward pass."""
-        with torch.no_grad():
-            outputs = self.module(*(torch.from_numpy(feed_dict[name]) for name in self.example))
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    def infer_impl(self, feed_dict: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Run once."""
         self.inference_time = 0.0
-        return OrderedDict((n, o.numpy()) for n, o in zip(self.output_names, outputs, strict=True))
+        return self.runner.infer(feed_dict)
 
 
-def onnx_runner(
-    path: Path, plans: Sequence[str] = (), provider: str = "CPUExecutionProvider"
-) -> OnnxrtRunner:
-    """An ONNX file in ONNX Runtime, telling intermediate results too.
+def run_all(runner: Runner, feeds: Sequence[Arrays]) -> list[Arrays]:
+    """Outputs for every feed, none of which may hold a NaN or an infinity.
 
     Args:
-        path: with its external data beside it, if it has any.
-        plans: names of int32 tensors inside the graph.
-        provider: in ONNX Runtime's spelling; must be available.
-
-    Raises:
-        UserError: ONNX Runtime is missing, or does not have the provider.
+        runner: not open.
+        feeds: what it takes.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError('verification needs ONNX Runtime; pip install -e ".[cpu]"') from error
-    available = onnxruntime.get_available_providers()
-    if provider not in available:
-        raise UserError(f"ONNX Runtime has no {provider} here, only {', '.join(available)}")
-
-    def session() -> Any:
-        model = onnx.load(path, load_external_data=False)
-        model.graph.output.extend(
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT32, None) for name in plans
-        )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(path.parent)
-        )
-        made = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[provider])
-        if made.get_providers()[0] != provider:
-            raise UserError(
-                f"ONNX Runtime could not start {provider}; it would run on {made.get_providers()[0]}"
-            )
-        return made
-
-    return OnnxrtRunner(session)
-
-
-def run_all(runner: BaseRunner, feeds: Sequence[Arrays]) -> list[Arrays]:
-    """Outputs for every feed, none of which may hold a NaN or an infinity."""
     with _quiet():
-        results = Comparator.run([runner], data_loader=list(feeds))
+        results = Comparator.run([_Compared(runner)], data_loader=list(feeds))
         finite = Comparator.validate(results, check_inf=True, check_nan=True)
     outputs = [{name: np.asarray(value) for name, value in made.items()} for made in results[0][1]]
     if not finite:

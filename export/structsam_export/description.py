@@ -70,8 +70,8 @@ def manifest(
         "plans": plans(sam.image_encoder),
         "macs": macs.as_json(),
         "graph": {"target": config.written_for, "opset": config.dialect.opset, "attention": config.form},
-        "encoder": contract(folder / "encoder.onnx"),
-        "decoder": contract(folder / "decoder.onnx"),
+        "encoder": graph_tensors(folder / "encoder.onnx"),
+        "decoder": graph_tensors(folder / "decoder.onnx"),
         "verification": verification,
         "engine": engine,
         "files": {path.name: _file(path) for path in sorted(folder.iterdir())},
@@ -125,7 +125,7 @@ def plans(encoder: Any) -> list[dict[str, Any]]:
     ]
 
 
-def contract(path: Path) -> dict[str, Any]:
+def graph_tensors(path: Path) -> dict[str, Any]:
     """Names, types and shapes of a graph's inputs and outputs; a name for a dimension that is open."""
     graph = onnx.load(path, load_external_data=False).graph
     return {"inputs": _tensors(graph.input), "outputs": _tensors(graph.output)}

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polygraphy.config
-from polygraphy.backend.base import BaseRunner
-
 from structsam_runtime.errors import UserError
 from structsam_runtime.runners import cuda
 from structsam_runtime.runners.tensorrt import bindings, load_plugins, logger
@@ -110,7 +107,7 @@ class EngineBuilder:
             profile: shapes of the dynamic inputs; empty if all are static.
 
         Raises:
-            EngineError: the parser or the builder refused; says what it said.
+            BuildError: the parser or the builder refused; says what it said.
         """
         trt = self.library
         log = logger(trt)
@@ -120,7 +117,7 @@ class EngineBuilder:
         parser = trt.OnnxParser(network, log)
         if not parser.parse_from_file(str(onnx_path)):
             errors = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
-            raise EngineError(f"{self.engine} cannot parse {onnx_path.name}: {errors}")
+            raise BuildError(f"{self.engine} cannot parse {onnx_path.name}: {errors}")
         config = builder.create_builder_config()
         if profile:
             shapes = builder.create_optimization_profile()
@@ -134,23 +131,9 @@ class EngineBuilder:
                 config.set_compute_capability(capability, index)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise EngineError(f"{self.engine} cannot build {onnx_path.name}: {log.told()}")
+            raise BuildError(f"{self.engine} cannot build {onnx_path.name}: {log.told()}")
         engine_path.write_bytes(plan)
 
-    def runner(self, engine_path: Path) -> BaseRunner:
-        """Polygraphy's runner of an engine that this library built.
 
-        Raises:
-            UserError: there is no GPU.
-        """
-        self.require_gpu()
-        # Polygraphy chooses its library when this backend is first imported: one of the two per process.
-        polygraphy.config.USE_TENSORRT_RTX = self.engine is Engine.TENSORRT_RTX
-        from polygraphy.backend.common import BytesFromPath
-        from polygraphy.backend.trt import EngineFromBytes, TrtRunner
-
-        return TrtRunner(EngineFromBytes(BytesFromPath(str(engine_path))))
-
-
-class EngineError(Exception):
+class BuildError(Exception):
     """A parser or builder refused a graph that passed the lint."""

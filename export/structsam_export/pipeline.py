@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import sha256
 from structsam_runtime.predict.predictor import BATCH
+from structsam_runtime.runners.onnxruntime import OnnxRuntimeRunner
 from structsam_runtime.runners.tensorrt import PLUGINS
 
 from .analysis.macs import EncoderMacs, encoder_macs
 from .choices import Precision
-from .comparing import onnx_runner
+from .comparing import Arrays, tapped
 from .config import ExportConfig
 from .description import PLACES, manifest, merging, model_of, write
 from .encoder.decoder import PromptedMaskDecoder
@@ -111,18 +112,7 @@ def export(
             notes.append(weights["source"] or "")
         encoder = build_encoder(config, sam, folder / "encoder.onnx", progress)
         decoder = build_decoder(config, sam, folder / "decoder.onnx", progress)
-        with progress.step("verify against PyTorch") as notes:
-            report = verify(
-                encoder,
-                decoder,
-                onnx_runner(folder / "encoder.onnx", output_names(encoder)[1:]),
-                onnx_runner(folder / "decoder.onnx"),
-                samples(pictures, model_of(config, sam)),
-                runner="onnxruntime CPUExecutionProvider",
-            )
-            notes.append(f"mask IoU {report.mask_iou:.4f} over {report.prompts} prompts")
-        if misses := report.misses(config.precision):
-            raise VerificationError("; ".join(misses))
+        report = verified(config, sam, decoder, folder, pictures, progress)
         engine = build_engines(config, builder, encoder, folder, progress) if builder else None
         macs = encoder_macs(encoder)
         content = manifest(config, sam, folder, weights, macs, asdict(report), engine)
@@ -133,6 +123,45 @@ def export(
             notes.append(", ".join(names(output)))
     removed = {kind: counts["effective_rate"] for kind, counts in merging(encoder).items()}
     return Export(config, output, removed, macs, report)
+
+
+def verified(
+    config: ExportConfig,
+    sam: Any,
+    decoder: PromptedMaskDecoder,
+    folder: Path,
+    pictures: Arrays,
+    progress: Progress,
+) -> Report:
+    """Hold the graphs in a folder against PyTorch, as `structsam predict` runs them.
+
+    Args:
+        config: what was asked for.
+        sam: with its patched encoder.
+        decoder: in fp32.
+        folder: holds `encoder.onnx` and `decoder.onnx`.
+        pictures: to verify on.
+        progress: is told of the step.
+
+    Raises:
+        VerificationError: they are not what PyTorch computes.
+    """
+    model, shipped = model_of(config, sam), OnnxRuntimeRunner(folder / "encoder.onnx")
+    with progress.step("verify against PyTorch") as notes:
+        report = verify(
+            sam.image_encoder,
+            decoder,
+            model,
+            shipped,
+            OnnxRuntimeRunner(folder / "decoder.onnx"),
+            tapped(shipped, output_names(sam.image_encoder)[1:]),
+            samples(pictures, model),
+            runner="onnxruntime CPUExecutionProvider",
+        )
+        notes.append(f"mask IoU {report.mask_iou:.4f} over {report.prompts} prompts")
+    if misses := report.misses(config.precision):
+        raise VerificationError("; ".join(misses))
+    return report
 
 
 def fetch(config: ExportConfig) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import Model
-from structsam_runtime.runners.base import Array, DeviceArray, Runner, TensorSpec
-from structsam_runtime.runners.onnxruntime import PROVIDERS, OnnxRuntimeRunner
+from structsam_runtime.runners import kind_of
+from structsam_runtime.runners.base import Runner, TensorSpec
 
+from .comparing import Specs, TorchRunner
 from .encoder.attention import relative_positions
 from .graph.trace import quiet
 from .models.checkpoints import build_sam, randomize
@@ -101,20 +102,7 @@ def fuse(encoder: Any) -> Any:
     return encoder
 
 
-class TorchArray(DeviceArray):
-    """A tensor where PyTorch left it."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.shape, self.dtype = tuple(tensor.shape), np.dtype(np.float32)
-        self._tensor = tensor
-
-    def numpy(self) -> Array:
-        """A copy of the values in fp32."""
-        values: Array = self._tensor.float().cpu().numpy()
-        return values
-
-
-class TorchEncoder(Runner):
+class TorchEncoder(TorchRunner):
     """An image encoder that PyTorch runs, fp32 in and out at any precision, as an export's.
 
     Args:
@@ -129,31 +117,26 @@ class TorchEncoder(Runner):
     def __init__(
         self, name: str, make: Callable[[], Any], model: Model, device: str, half: bool, compiled: bool
     ) -> None:
-        super().__init__(name)
-        self.make, self.model, self.device = make, model, device
+        size, fp32 = model.image_size, np.dtype(np.float32)
+        inputs = {"image": TensorSpec(fp32, ("batch", 3, size, size))}
+        outputs = {"image_embedding": TensorSpec(fp32, ("batch", *model.embedding))}
+        super().__init__(self._embedding, inputs, outputs, name)
+        self.make, self.device, self.compiled = make, device, compiled
         self.dtype = torch.float16 if half else torch.float32
-        self.compiled = compiled
 
-    def _open(self) -> tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]]:
+    def _open(self) -> tuple[Specs, Specs]:
         encoder = self.make().to(self.device, self.dtype)
         self._encoder = torch.compile(encoder) if self.compiled else encoder
-        size, fp32 = self.model.image_size, np.dtype(np.float32)
-        inputs = {"image": TensorSpec(fp32, ("batch", 3, size, size))}
-        return inputs, {"image_embedding": TensorSpec(fp32, ("batch", *self.model.embedding))}
+        return super()._open()
 
     def _close(self) -> None:
         del self._encoder
 
-    def _run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
-        return {name: array.numpy() for name, array in self._run_on_device(feeds).items()}
-
-    @torch.no_grad()
-    def _run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, DeviceArray]:
-        image = torch.from_numpy(feeds["image"]).to(self.device, self.dtype)
-        embedding = self._encoder(image)
+    def _embedding(self, image: Tensor) -> Tensor:
+        embedding: Tensor = self._encoder(image.to(self.device, self.dtype))
         if self.device == "cuda":
             torch.cuda.synchronize()
-        return {"image_embedding": TorchArray(embedding)}
+        return embedding
 
 
 def rival(which: Rival, model: Model, folder: Path, runner: str) -> Callable[[], Runner]:
@@ -168,13 +151,14 @@ def rival(which: Rival, model: Model, folder: Path, runner: str) -> Callable[[],
     Raises:
         UserError: the rival is an ONNX file, and the runner takes none; or PyTorch finds no GPU.
     """
+    kind = kind_of(runner)
     if which.exported:
-        if runner not in PROVIDERS:
+        if kind.file != "onnx":
             raise UserError(f"--rival {which} is an ONNX file, which {runner} does not run; leave it out")
         path = folder / f"{which}.onnx"
-        export(which, model, path)
-        return partial(OnnxRuntimeRunner, path, runner)
-    device = "cpu" if runner == "cpu" else "cuda"
+        write_plain_export(which, model, path)
+        return partial(kind.open, path, runner)
+    device = kind.device
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--rival {which} runs on the GPU if {runner} does; PyTorch finds none: leave it out")
     half = device == "cuda" and model.precision == "fp16"
@@ -190,7 +174,7 @@ def encoder_of(which: Rival, model: Model) -> Any:
     return encoder if which in (Rival.META, Rival.EAGER) else fuse(encoder)
 
 
-def export(which: Rival, model: Model, path: Path) -> None:
+def write_plain_export(which: Rival, model: Model, path: Path) -> None:
     """Write a rival's graph as anyone would: by PyTorch's exporter, and nothing after it."""
     image = torch.zeros(1, 3, model.image_size, model.image_size)
     with quiet():

@@ -10,17 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from polygraphy.backend.base import BaseRunner
-
-from structsam_runtime import Manifest, Predictor
+from structsam_runtime import Predictor
 from structsam_runtime.errors import UserError
 from structsam_runtime.evaluation.results import UNMERGED
 from structsam_runtime.manifest import Model
-from structsam_runtime.runners.base import Array, Runner, TensorSpec
 
 from .analysis.macs import encoder_macs
-from .check import runners
 from .comparing import TorchRunner
 from .config import ExportConfig
 from .description import merging as merging_of
@@ -33,14 +28,14 @@ from .merging import Identity
 from .pipeline import fetch, load, patch, weights_source
 from .progress import Progress
 from .recipe import Uniform
-from .verify import DECODER_INPUTS, DECODER_OUTPUTS
+from .verify import contract
 
 BASELINE = "Baseline"
 PYTORCH = "pytorch"
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Subject:
     """A model to evaluate.
 
     Attributes:
@@ -56,7 +51,7 @@ class Candidate:
 
 def in_pytorch(
     config: ExportConfig, merging: Mapping[ExportConfig, str], progress: Progress
-) -> list[Candidate]:
+) -> list[Subject]:
     """The unmerged model, then other ways of merging, on one set of weights.
 
     Args:
@@ -70,7 +65,7 @@ def in_pytorch(
     decoder = PromptedMaskDecoder(sam).eval()
     model = model_of(config, sam)
 
-    def candidate(name: str, label: str, rate: float, merged: ExportConfig | None) -> Candidate:
+    def subject(name: str, label: str, rate: float, merged: ExportConfig | None) -> Subject:
         if merged is None:
             apply(sam.image_encoder, [Identity()] * config.architecture.depth)
         else:
@@ -82,12 +77,12 @@ def in_pytorch(
             "gmac": round(encoder_macs(sam.image_encoder).total / 1e9, 2),
             "runner": PYTORCH,
         }
-        return Candidate(name, facts, lambda: _torch_predictor(sam.image_encoder, decoder, model, merged))
+        return Subject(name, facts, lambda: _torch_predictor(sam.image_encoder, decoder, model, merged))
 
     with progress.step("count multiply-accumulates"):
-        made = [candidate(UNMERGED, BASELINE, 0.0, None)]
+        made = [subject(UNMERGED, BASELINE, 0.0, None)]
         for merged, label in merging.items():
-            made.append(candidate(_name(merged), label, _rate(merged), merged))
+            made.append(subject(_name(merged), label, _rate(merged), merged))
     return made
 
 
@@ -115,20 +110,13 @@ def _torch_predictor(
 ) -> Iterator[Predictor]:
     """SAM in PyTorch, its encoder patched while the block runs; Meta's own blocks where nothing merges."""
     specs = contract(model)
-    image = {"image": np.zeros((1, 3, model.image_size, model.image_size), np.float32)}
-    prompts = {
-        name: np.zeros([length if isinstance(length, int) else 1 for length in spec.shape], spec.dtype)
-        for name, spec in specs["decoder"][0].items()
-    }
     remove(encoder)
     if merged is not None:
         patch(merged, encoder)
     try:
         with Predictor(
-            PolygraphyRunner(
-                TorchRunner(WalkedEncoder(encoder), image, ["image_embedding"]), *specs["encoder"]
-            ),
-            PolygraphyRunner(TorchRunner(decoder, prompts, DECODER_OUTPUTS), *specs["decoder"]),
+            TorchRunner(WalkedEncoder(encoder), *specs["encoder"]),
+            TorchRunner(decoder, *specs["decoder"]),
             model,
         ) as predictor:
             yield predictor
@@ -136,13 +124,14 @@ def _torch_predictor(
         remove(encoder)
 
 
-def from_export(folder: Path, runner: str) -> Candidate:
-    """An export, on a runner of `compare`.
+def from_export(folder: Path, runner: str) -> Subject:
+    """An export, on one of structsam_runtime.runners.RUNNERS.
 
     Raises:
         UserError: no export, or a runner that is unknown or not here.
     """
-    known, content = Manifest.read(folder), _content(folder)
+    predictor = Predictor.load(folder, runner, check_hashes=True)  # what is wrong is told now
+    content = _content(folder)
     config, macs = ExportConfig.from_json(content["arguments"]), content["macs"]
     merges = bool(content["merging"])
     facts = {
@@ -152,24 +141,12 @@ def from_export(folder: Path, runner: str) -> Candidate:
         "gmac": round((macs["merged"] + macs["planning"]) / 1e9, 2),
         "runner": f"{runner} {config.precision}",
     }
-    encoder, decoder = runners(folder, runner, known, [])
-
-    @contextmanager
-    def opened() -> Iterator[Predictor]:
-        specs = contract(known.model)
-        with Predictor(
-            PolygraphyRunner(encoder, *specs["encoder"]),
-            PolygraphyRunner(decoder, *specs["decoder"]),
-            known.model,
-        ) as predictor:
-            yield predictor
-
-    return Candidate(f"{folder.resolve().name}-{runner}", facts, opened)
+    return Subject(f"{folder.resolve().name}-{runner}", facts, lambda: predictor)
 
 
 def of_exports(
     folders: Sequence[Path], runner: str, checkpoint: Path | None, progress: Progress
-) -> tuple[dict[str, Any], list[Candidate]]:
+) -> tuple[dict[str, Any], list[Subject]]:
     """Exports of one model, the unmerged one first: the first export that merges nothing, or else PyTorch.
 
     Args:
@@ -230,57 +207,3 @@ def described(config: ExportConfig, weights: Mapping[str, str | None]) -> dict[s
     """
     told = f"{weights['source']} {(weights['sha256'] or '')[:12]}".strip()
     return {"arch": config.arch, "image_size": config.image_size, "weights": told}
-
-
-class PolygraphyRunner(Runner):
-    """The runtime's view of a runner of Polygraphy's: PyTorch, ONNX Runtime or an engine.
-
-    Args:
-        runner: not yet active.
-        inputs, outputs: what it takes and gives.
-    """
-
-    def __init__(
-        self, runner: BaseRunner, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
-    ) -> None:
-        super().__init__(runner.name)
-        self._runner, self._contract = runner, (inputs, outputs)
-
-    def _open(self) -> tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]]:
-        self._runner.activate()
-        return self._contract
-
-    def _close(self) -> None:
-        self._runner.deactivate()
-
-    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        # A copy: some of Polygraphy's runners give the same buffers again.
-        return {name: np.array(value) for name, value in self._runner.infer(dict(feeds)).items()}
-
-
-Specs = dict[str, TensorSpec]
-
-
-def contract(model: Model) -> dict[str, tuple[Specs, Specs]]:
-    """Inputs and outputs of the encoder and the decoder, as every export has them."""
-    pixels, embedding, side = model.image_size, model.embedding, model.low_res
-    single, whole = np.dtype(np.float32), np.dtype(np.int32)
-    taken = {"image": TensorSpec(single, (1, 3, pixels, pixels))}
-    if model.prior:
-        taken |= {"prior": TensorSpec(single, (1, *embedding[1:]))}
-    encoder = (taken, {"image_embedding": TensorSpec(single, (1, *embedding))})
-    shapes: dict[str, tuple[int | str, ...]] = {
-        "image_embedding": (1, *embedding),
-        "point_coords": ("prompts", "points", 2),
-        "point_labels": ("prompts", "points"),
-        "mask_input": ("prompts", 1, side, side),
-        "has_mask_input": ("prompts",),
-    }
-    inputs = {
-        name: TensorSpec(whole if name == "point_labels" else single, shapes[name]) for name in DECODER_INPUTS
-    }
-    outputs = {
-        "masks": TensorSpec(single, ("prompts", 4, side, side)),
-        "iou_predictions": TensorSpec(single, ("prompts", 4)),
-    }
-    return {"encoder": encoder, "decoder": (inputs, outputs)}

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from polygraphy.backend.base import BaseRunner
 from torch import nn
 
 from structsam_runtime.errors import UserError
@@ -23,14 +22,40 @@ from structsam_runtime.manifest import Model
 from structsam_runtime.predict.image import PICTURES, Frame, prepare, read_image
 from structsam_runtime.predict.prior import prior
 from structsam_runtime.predict.prompts import encode
+from structsam_runtime.runners.base import Runner, TensorSpec
 
-from .comparing import Arrays, TorchRunner, run_all
-from .encoder.exported import PlannedEncoder, Told, output_names, told_plans
+from .comparing import Arrays, Specs, TorchRunner, run_all
+from .encoder.exported import PlannedEncoder, Told, told_plans
 from .encoder.walk import embed
 from .merging import MergePlan
 
 DECODER_INPUTS = ("image_embedding", "point_coords", "point_labels", "mask_input", "has_mask_input")
 DECODER_OUTPUTS = ("masks", "iou_predictions")
+
+
+def contract(model: Model) -> dict[str, tuple[Specs, Specs]]:
+    """Inputs and outputs of the encoder and the decoder, as every export has them."""
+    pixels, embedding, side = model.image_size, model.embedding, model.low_res
+    single, whole = np.dtype(np.float32), np.dtype(np.int32)
+    taken = {"image": TensorSpec(single, (1, 3, pixels, pixels))}
+    if model.prior:
+        taken |= {"prior": TensorSpec(single, (1, *embedding[1:]))}
+    encoder = (taken, {"image_embedding": TensorSpec(single, (1, *embedding))})
+    shapes: dict[str, tuple[int | str, ...]] = {
+        "image_embedding": (1, *embedding),
+        "point_coords": ("prompts", "points", 2),
+        "point_labels": ("prompts", "points"),
+        "mask_input": ("prompts", 1, side, side),
+        "has_mask_input": ("prompts",),
+    }
+    inputs = {
+        name: TensorSpec(whole if name == "point_labels" else single, shapes[name]) for name in DECODER_INPUTS
+    }
+    outputs = {
+        "masks": TensorSpec(single, ("prompts", 4, side, side)),
+        "iou_predictions": TensorSpec(single, ("prompts", 4)),
+    }
+    return {"encoder": encoder, "decoder": (inputs, outputs)}
 
 
 @dataclass(frozen=True)
@@ -207,27 +232,34 @@ def priors(frame: Frame, model: Model) -> Arrays:
 def verify(
     encoder: Any,
     decoder: nn.Module,
-    export_encoder: BaseRunner,
-    export_decoder: BaseRunner,
+    model: Model,
+    export_encoder: Runner,
+    export_decoder: Runner,
+    tap: Runner | None,
     pictures: Sequence[Sample],
     runner: str,
 ) -> Report:
     """Compare an export with the PyTorch modules that it was made from.
 
+    Embeddings and masks are those of the runners that ship. Their encoder gives no plans: another one tells
+    them, and PyTorch, with these plans replayed, is held against the embedding of the first.
+
     Args:
         encoder: the patched fp32 encoder.
         decoder: PromptedMaskDecoder in fp32.
-        export_encoder: takes what the samples feed; gives `image_embedding` and, if it can, the plans by
-            their names.
-        export_decoder: takes and gives what the decoder does.
+        model: sizes of both.
+        export_encoder, export_decoder: runners of the export, not open.
+        tap: another runner of the export's encoder, that gives its plans by their names; None where they are
+            not to be had: see `tapped`.
         pictures: at least one.
         runner: its name, for the report.
     """
     images = [picture.feed for picture in pictures]
-    own = run_all(TorchRunner(PlannedEncoder(encoder), images[0], output_names(encoder)), images)
     theirs = run_all(export_encoder, images)
-    feeds = _decoder_feeds(own, pictures)
-    own_masks = run_all(TorchRunner(decoder, feeds[0], DECODER_OUTPUTS), feeds)
+    if tap is not None:
+        theirs = [plans | made for plans, made in zip(run_all(tap, images), theirs, strict=True)]
+    own = run_all(_planned(encoder, model), images)
+    own_masks = run_all(TorchRunner(decoder, *contract(model)["decoder"]), _decoder_feeds(own, pictures))
     their_masks = run_all(export_decoder, _decoder_feeds(theirs, pictures))
 
     everything = told_plans(encoder)
@@ -259,6 +291,20 @@ def verify(
         prompts=ious.shape[0],
         fragile=any(one.block.method.fragile for one in told),
     )
+
+
+def _planned(encoder: Any, model: Model) -> TorchRunner:
+    """The patched encoder in PyTorch, which tells its plans."""
+    inputs, outputs = contract(model)["encoder"]
+    plans = {
+        one.name(what): TensorSpec(np.dtype(np.int32), (one.windows.per_image, length))
+        for one in told_plans(encoder)
+        for what, length in (
+            ("slot", one.windows.tokens),
+            ("position", one.block.method.slots(one.windows)),
+        )
+    }
+    return TorchRunner(PlannedEncoder(encoder), inputs, {**outputs, **plans})
 
 
 def prompts(frame: Frame) -> Arrays:

@@ -12,8 +12,6 @@ import pytest
 import skimage.data
 import torch
 from numpy.typing import NDArray
-from polygraphy.backend.base import BaseRunner
-from polygraphy.common import TensorMetadata
 from rich.console import Console
 
 from structsam_export import pipeline
@@ -27,16 +25,9 @@ from structsam_export.encoder.walk import embed
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
 from structsam_export.models.checkpoints import load_sam
 from structsam_export.progress import Progress
-from structsam_export.subjects import (
-    Candidate,
-    PolygraphyRunner,
-    contract,
-    described,
-    from_export,
-    in_pytorch,
-    of_exports,
-)
+from structsam_export.subjects import Subject, described, from_export, in_pytorch, of_exports
 from structsam_export.variants import ABLATIONS, variants
+from structsam_export.verify import contract
 from structsam_runtime import Manifest, UserError
 from structsam_runtime.evaluation.datasets import Annotated, Object
 from structsam_runtime.evaluation.metrics import iou
@@ -44,7 +35,6 @@ from structsam_runtime.evaluation.report import summarize
 from structsam_runtime.evaluation.results import UNMERGED, FoundObjects, Results
 from structsam_runtime.evaluation.run import evaluate
 from structsam_runtime.predict.image import prepare
-from structsam_runtime.runners.base import TensorSpec
 
 SIZE = 320  # 20 x 20 tokens: windows of 14 x 14 are padded
 RATES = (0.35, 0.55)
@@ -69,7 +59,7 @@ def quiet() -> Progress:
 
 
 @pytest.fixture(scope="module")
-def candidates(tiny_everywhere: None) -> dict[str, Candidate]:
+def subjects(tiny_everywhere: None) -> dict[str, Subject]:
     """All methods at two rates, and StructSAM's ablations, by name."""
     chosen = variants(config(), [*MethodName, *ABLATIONS], RATES)
     return {one.name: one for one in in_pytorch(config(), chosen, quiet())}
@@ -97,10 +87,10 @@ def test_names_tell_every_config_apart() -> None:
     ]
 
 
-def test_facts_are_what_the_manifest_of_an_export_would_say(candidates: dict[str, Candidate]) -> None:
+def test_facts_are_what_the_manifest_of_an_export_would_say(subjects: dict[str, Subject]) -> None:
     sam = load_sam("tiny", SIZE, None, random_weights=True)
-    assert next(iter(candidates)) == UNMERGED
-    assert candidates[UNMERGED].facts == {
+    assert next(iter(subjects)) == UNMERGED
+    assert subjects[UNMERGED].facts == {
         "label": "Baseline", "rate": 0.0, "effective_window": 0.0, "effective_global": 0.0,
         "gmac": pytest.approx(0.44, abs=0.01), "runner": "pytorch",
     }  # fmt: skip
@@ -109,7 +99,7 @@ def test_facts_are_what_the_manifest_of_an_export_would_say(candidates: dict[str
         kinds = merging(sam.image_encoder)
         (facts,) = [
             one.facts
-            for one in candidates.values()
+            for one in subjects.values()
             if (one.facts["label"], one.facts["rate"]) == (label, merged.rate_global)
         ]
         assert facts["gmac"] == round(encoder_macs(sam.image_encoder).total / 1e9, 2)
@@ -118,26 +108,26 @@ def test_facts_are_what_the_manifest_of_an_export_would_say(candidates: dict[str
         json.dumps(facts)  # nothing that a file could not hold
 
 
-def test_capped_methods_tell_their_effective_rate(candidates: dict[str, Candidate]) -> None:
+def test_capped_methods_tell_their_effective_rate(subjects: dict[str, Subject]) -> None:
     for name in ("tome-r55", "pitome-r55"):
-        facts = candidates[name].facts
+        facts = subjects[name].facts
         assert (facts["rate"], facts["effective_window"], facts["effective_global"]) == (0.55, 0.5, 0.5)
 
 
-def test_the_unmerged_model_is_metas_own_to_the_last_bit(candidates: dict[str, Candidate]) -> None:
+def test_the_unmerged_model_is_metas_own_to_the_last_bit(subjects: dict[str, Subject]) -> None:
     photo = skimage.data.coffee()
     sam = load_sam("tiny", SIZE, None, random_weights=True)
     tensor, _ = prepare(photo, model_of(config(), sam))
     with torch.no_grad():
         expected = sam.image_encoder(torch.from_numpy(tensor)).numpy()
-    with candidates[UNMERGED].open() as predictor:
+    with subjects[UNMERGED].open() as predictor:
         predictor.set_image(photo)
         assert np.array_equal(predictor.get_image_embedding(), expected)
 
 
 @pytest.mark.parametrize("method", MethodName)
 def test_merging_is_that_of_the_method_and_gone_afterwards(
-    candidates: dict[str, Candidate], method: MethodName
+    subjects: dict[str, Subject], method: MethodName
 ) -> None:
     photo = skimage.data.coffee()
     merged = config(method=method)
@@ -147,7 +137,7 @@ def test_merging_is_that_of_the_method_and_gone_afterwards(
         expected = sam.image_encoder(torch.from_numpy(tensor)).numpy()
 
     def embedding(name: str) -> NDArray[np.float32]:
-        with candidates[name].open() as predictor:
+        with subjects[name].open() as predictor:
             predictor.set_image(photo)
             return predictor.get_image_embedding()
 
@@ -164,18 +154,18 @@ def test_blocks_that_follow_another_ones_plans_are_evaluated() -> None:
     tensor, _ = prepare(photo, model_of(merged, sam))
     with torch.no_grad():
         expected, _ = embed(sam.image_encoder, torch.from_numpy(tensor))
-    (_, candidate) = in_pytorch(config(), {merged: "one plan for two"}, quiet())
-    with candidate.open() as predictor:
+    (_, subject) = in_pytorch(config(), {merged: "one plan for two"}, quiet())
+    with subject.open() as predictor:
         predictor.set_image(photo)
         assert np.array_equal(predictor.get_image_embedding(), expected.numpy())
 
 
-def test_merging_is_gone_after_an_error_too(candidates: dict[str, Candidate]) -> None:
+def test_merging_is_gone_after_an_error_too(subjects: dict[str, Subject]) -> None:
     kept: list[Any] = []
 
     def fail() -> None:
-        with candidates["tome-r55"].open() as predictor:
-            kept.append(predictor.encoder._runner.module.encoder)  # type: ignore[attr-defined]
+        with subjects["tome-r55"].open() as predictor:
+            kept.append(predictor.encoder.module.encoder)  # type: ignore[attr-defined]
             assert len(merged_blocks(kept[0])) == 4
             raise ZeroDivisionError
 
@@ -234,18 +224,18 @@ def degenerate() -> list[Drawn]:
 
 @pytest.mark.slow
 def test_degenerate_pictures_and_masks_give_defined_results_for_all_methods(
-    candidates: dict[str, Candidate], tmp_path: Path
+    subjects: dict[str, Subject], tmp_path: Path
 ) -> None:
     results, pictures = Results(tmp_path / "one"), degenerate()
     what = described(config(), pipeline.weights_source(config()))
-    results.begin([one.name for one in pictures], what, {name: one.facts for name, one in candidates.items()})
-    for name, candidate in candidates.items():
-        with candidate.open() as predictor:
+    results.begin([one.name for one in pictures], what, {name: one.facts for name, one in subjects.items()})
+    for name, subject in subjects.items():
+        with subject.open() as predictor:
             for found in evaluate(name, predictor, pictures, results):
                 assert len(found.objects) == (0 if found.picture in ("bare", "empty") else 6)
                 check_defined(found)
     summaries = summarize(results)
-    assert [one.model for one in summaries] == list(candidates)
+    assert [one.model for one in summaries] == list(subjects)
     for one in summaries:
         assert (one.counts.pictures, one.counts.prompts, one.counts.bare, one.counts.empty) == (4, 24, 2, 5)
         for values in (*one.quality.values(), *one.change.values()):
@@ -258,48 +248,6 @@ def check_defined(found: FoundObjects) -> None:
     for one in found.objects:
         for value in (one.iou, one.boundary_iou, one.dice, one.agreement):
             assert 0 <= value <= 1
-
-
-# Runners
-
-
-class Reusing(BaseRunner):  # type: ignore[misc]
-    """Gives the same buffer every time, as some engines do."""
-
-    def __init__(self) -> None:
-        super().__init__(prefix="reusing")
-        self.buffer = np.zeros(2, np.float32)
-
-    def get_input_metadata_impl(self) -> TensorMetadata:
-        return TensorMetadata().add("x", dtype=np.dtype(np.float32), shape=(2,))
-
-    def activate_impl(self) -> None:
-        """Nothing to make."""
-
-    def deactivate_impl(self) -> None:
-        """Nothing to let go."""
-
-    def infer_impl(self, feed_dict: Any) -> Any:
-        self.buffer[:] = feed_dict["x"] + 1
-        self.inference_time = 0.0
-        return {"y": self.buffer}
-
-
-def test_a_runner_of_polygraphy_becomes_one_of_the_runtime() -> None:
-    spec = TensorSpec(np.dtype(np.float32), (2,))
-    inner = Reusing()
-    runner = PolygraphyRunner(inner, {"x": spec}, {"y": spec})
-    one = np.ones(2, np.float32)
-    with pytest.raises(UserError, match="is not open"):
-        runner.infer({"x": one})
-    for _ in range(2):
-        with runner:
-            assert (runner.inputs, runner.outputs) == ({"x": spec}, {"y": spec})
-            first, second = runner.infer({"x": one})["y"], runner.infer({"x": 2 * one})["y"]
-            assert (first.tolist(), second.tolist()) == ([2, 2], [3, 3])
-            with pytest.raises(UserError, match="input 'x' is float64, expected float32"):
-                runner.infer({"x": np.ones(2)})
-        assert not inner.is_active
 
 
 # Exports
@@ -358,8 +306,8 @@ def test_an_export_has_the_facts_and_masks_of_its_model_in_pytorch(make: Make) -
     assert made.facts == {**merged.facts, "runner": "cpu fp32"}
     photo = skimage.data.astronaut()
     masks = []
-    for candidate in (made, merged, made):  # a runner can be opened again
-        with candidate.open() as predictor:
+    for subject in (made, merged, made):  # a runner can be opened again
+        with subject.open() as predictor:
             predictor.set_image(photo)
             masks.append(predictor.predict(box=BOX, multimask_output=False)[0][0])
     assert np.array_equal(masks[0], masks[2])
@@ -405,7 +353,7 @@ def test_mistakes_with_exports_are_one_line(make: Make, tmp_path: Path) -> None:
         ([good, twin], "cpu", "two exports have the same name"),
         ([tmp_path / "none"], "cpu", "no manifest.json in"),
         ([good], "gpu", "runner 'gpu' is unknown, expected one of cpu, cuda"),
-        ([good], "cuda", "ONNX Runtime has no CUDAExecutionProvider here"),
+        ([good], "cuda", "provider 'cuda' is not in this ONNX Runtime, which offers cpu"),
         ([hashed], "cpu", "another hash; give that file with --checkpoint"),
     ]
     for folders, runner, message in mistakes:

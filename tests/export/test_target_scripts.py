@@ -10,7 +10,7 @@ import pytest
 from structsam_export import pipeline
 from structsam_export.choices import Attention, Target
 from structsam_export.encoder.forms import Bias
-from structsam_export.engine import EngineBuilder, EngineError
+from structsam_export.engine import BuildError, EngineBuilder
 from structsam_export.graph.passes import PASSES
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
 
@@ -76,7 +76,7 @@ def test_a_refused_graph_is_told_in_one_line(
     pytest.importorskip("tensorrt_rtx")
 
     def refuse(*_: object) -> None:
-        raise EngineError("tensorrt-rtx cannot parse encoder.onnx: a reason")
+        raise BuildError("tensorrt-rtx cannot parse encoder.onnx: a reason")
 
     monkeypatch.setattr(pipeline, "build_encoder", lambda *_: None)
     monkeypatch.setattr(EngineBuilder, "build", refuse)

@@ -20,7 +20,7 @@ from rich.console import Console
 from structsam_export import pipeline, staging, triton
 from structsam_export.choices import Engine
 from structsam_export.config import ExportConfig
-from structsam_export.description import contract
+from structsam_export.description import graph_tensors
 from structsam_export.progress import Progress
 from structsam_runtime import OnnxRuntimeRunner, UserError
 
@@ -346,7 +346,7 @@ def test_an_exported_sam_is_served(
     quiet = Progress(Console(quiet=True))
     made = pipeline.export(config, tmp_path / "made", None, False, quiet, tmp_path / "models")
     for part in ("encoder", "decoder"):
-        said = contract(made.folder / f"{part}.onnx")
+        said = graph_tensors(made.folder / f"{part}.onnx")
         config = read(tmp_path / "models" / f"made_{part}")
         for side, promised in (("inputs", config.input), ("outputs", config.output)):
             shapes = {t["name"]: [-1 if isinstance(n, str) else n for n in t["shape"]] for t in said[side]}

@@ -32,7 +32,7 @@ try:
     from ..models.architectures import ARCHITECTURES, DEFAULT
     from ..pipeline import weights_source
     from ..progress import Progress
-    from ..subjects import Candidate, described, in_pytorch, of_exports
+    from ..subjects import Subject, described, in_pytorch, of_exports
     from ..variants import ABLATIONS, CHOICES, variants
 except ModuleNotFoundError as error:
     missing(error)
@@ -83,17 +83,17 @@ def main(
         raise UserError("--limit and --last exclude each other; give one of them")
     found = open_dataset(dataset, root, split)
     if outs:
-        what, candidates = of_exports(outs, runner or "cpu", checkpoint, Progress())
+        what, subjects = of_exports(outs, runner or "cpu", checkpoint, Progress())
     else:
         config = ExportConfig(arch or DEFAULT, checkpoint, random_weights, image_size=image_size)
         specs = [*(method or MethodName), *([*ABLATIONS, *CHOICES] if ablations else [])]
-        candidates = in_pytorch(config, variants(config, specs, rate or RATES), Progress())
+        subjects = in_pytorch(config, variants(config, specs, rate or RATES), Progress())
         what = described(config, weights_source(config))
     what |= {"machine": machine()}
     results = Results(output / f"{found.name}-{found.split}")
-    results.begin([one.name for one in found], what, {one.name: one.facts for one in candidates})
+    results.begin([one.name for one in found], what, {one.name: one.facts for one in subjects})
     chosen = found.pictures[-last:] if last else found.pictures[:limit]
-    walk(candidates, dataclasses.replace(found, pictures=chosen), results)
+    walk(subjects, dataclasses.replace(found, pictures=chosen), results)
     typer.echo(write(output, what, results))
 
 
@@ -103,16 +103,16 @@ def _refuse(options: dict[str, object], why: str) -> None:
         raise UserError(f"leave {' and '.join(given)} out: {why}")
 
 
-def walk(candidates: list[Candidate], dataset: Dataset, results: Results) -> None:
+def walk(subjects: list[Subject], dataset: Dataset, results: Results) -> None:
     """Evaluate one model after the other, and show how far it is."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        overall = bar.add_task("pictures of all models", total=len(candidates) * len(dataset))
-        for candidate in candidates:
-            task = bar.add_task(candidate.name, total=len(dataset))
-            with candidate.open() as predictor:
-                for _ in evaluate(candidate.name, predictor, dataset, results):
+        overall = bar.add_task("pictures of all models", total=len(subjects) * len(dataset))
+        for subject in subjects:
+            task = bar.add_task(subject.name, total=len(dataset))
+            with subject.open() as predictor:
+                for _ in evaluate(subject.name, predictor, dataset, results):
                     bar.advance(task)
                     bar.advance(overall)
             bar.remove_task(task)

@@ -233,7 +233,7 @@ def export(
     try:
         from ..comparing import NotFiniteError
         from ..config import ExportConfig
-        from ..engine import EngineError
+        from ..engine import BuildError
         from ..pipeline import LintError, VerificationError, summary
         from ..pipeline import export as make
         from ..progress import Progress
@@ -273,7 +273,7 @@ def export(
     try:
         folder = output or Path("out") / config.name
         made = make(config, folder, verify_images, force, Progress(), triton_repository)
-    except (LintError, VerificationError, NotFiniteError, EngineError) as error:
+    except (LintError, VerificationError, NotFiniteError, BuildError) as error:
         typer.echo(f"failed: {error}; nothing was written", err=True)
         raise typer.Exit(FAILED) from error
     typer.echo(summary(made))

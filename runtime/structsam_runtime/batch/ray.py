@@ -10,6 +10,7 @@ from typing import Any
 
 from ..benchmarking.machine import cores
 from ..errors import UserError
+from ..runners import kind_of
 from .job import Job
 from .segment import Outcome, Segmenter
 
@@ -79,7 +80,7 @@ def run(job: Job, images: Sequence[str], address: str, workers: int | None = Non
 def _shares(ray: Any, job: Job, workers: int | None) -> tuple[int, dict[str, int], int | None]:
     """How many workers, what Ray reserves for each, and the threads of each."""
     has = ray.cluster_resources()
-    if job.runner != "cpu":
+    if kind_of(job.runner).device == "cuda":
         if not has.get("GPU"):
             raise UserError(f"runner '{job.runner}' needs a GPU, and the cluster has none; use cpu")
         return workers or int(has["GPU"]), {"num_gpus": 1}, None

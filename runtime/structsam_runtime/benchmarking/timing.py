@@ -16,9 +16,8 @@ from typing import Any, TypeVar
 
 from rich.progress import track
 
-from ..runners import cuda
+from ..runners import cuda, kind_of
 from ..runners.base import Array, Runner
-from ..runners.tensorrt import LIBRARIES, bindings
 from .machine import cores, counted, gpus, processor
 from .memory import peak_memory
 
@@ -99,7 +98,7 @@ def environment(runner: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions(),
         "runner": runner,
-        "library": _library(runner),
+        "library": kind_of(runner).library(runner),
     }
 
 
@@ -109,15 +108,6 @@ def conditions(result: Mapping[str, Any]) -> str:
     where = ", ".join([machine["processor"], counted(machine["cores"]), *machine["gpus"]])
     library = f"{machine['library']} ({machine['runner']})"
     return f"{where}, {library}, {machine['date']}, {result['repeat']} interleaved runs"
-
-
-def _library(runner: str) -> str:
-    """What runs graphs, and its version."""
-    if runner in LIBRARIES:
-        return f"{runner} {bindings(runner).__version__}"
-    import onnxruntime
-
-    return f"ONNX Runtime {onnxruntime.__version__}"
 
 
 def versions() -> dict[str, str]:

@@ -24,7 +24,7 @@ from ..files import check_output
 from ..predict.image import prepare, read_image
 from ..predict.prior import prior
 from ..predict.prompts import encode
-from ..runners import RUNNERS, create
+from ..runners import RUNNERS, create, kind_of
 from ..runners.base import Array, Runner
 from ..runners.onnxruntime import OnnxRuntimeRunner
 from .console import run
@@ -71,9 +71,8 @@ def main(
         rivals = _rivals(rival or [], manifests[0], Path(folder), runner)
         contestants: Contestants = {**rivals, **ours}
         seconds, feeds = _times(contestants, inputs, repeat)
-        memory = {
-            name: as_row(footprint(make, feeds[name], runner != "cpu")) for name, make in contestants.items()
-        }
+        on_gpu = kind_of(runner).device == "cuda"
+        memory = {name: as_row(footprint(make, feeds[name], on_gpu)) for name, make in contestants.items()}
         profile = _profile(contestants, feeds, runs=min(repeat, 3))
     first = next(iter(seconds.values()))
     facts = {name: {"gmac": told[names[0]]["gmac_unmerged"]} for name in rivals} | told

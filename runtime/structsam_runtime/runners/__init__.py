@@ -1,16 +1,94 @@
-"""Engines behind one lifecycle: ``with create(folder, "encoder", "cpu") as runner: runner.infer({...})``."""
+"""Engines behind one lifecycle: ``with create(folder, "encoder", "cpu") as runner: runner.infer({...})``.
 
+A new runner is a file in this folder and a row of TABLE. Files of runners are imported when one is opened.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from ..errors import UserError
 from ..manifest import Manifest
-from . import cuda
 from .base import Runner
-from .onnxruntime import PROVIDERS, OnnxRuntimeRunner
-from .tensorrt import LIBRARIES, PLUGINS, TensorRtRunner, bindings
 
-RUNNERS = (*PROVIDERS, *LIBRARIES)
-"""What `--runner` takes: providers of ONNX Runtime for the .onnx files, libraries for the engines."""
+
+@dataclass(frozen=True)
+class RunnerKind:
+    """A row of the table.
+
+    Attributes:
+        file: the suffix of the files that it runs: ``encoder.onnx`` or ``encoder.engine``.
+        install: what pip installs for it: an extra of this project, or a package.
+        device: where it runs.
+        open: makes a runner, to be opened, from a file and the runner's name; one of .onnx files takes
+            ``threads`` by name, one of engines ``plugins``.
+        library: what runs the files, and its version, by the runner's name. Raises UserError where that is
+            not installed or lacks what the runner needs.
+    """
+
+    file: Literal["onnx", "engine"]
+    install: str
+    device: Literal["cpu", "cuda"]
+    open: Callable[..., Runner]
+    library: Callable[[str], str]
+
+
+def _onnxruntime(path: Path, name: str, **options: Any) -> Runner:
+    from .onnxruntime import OnnxRuntimeRunner
+
+    return OnnxRuntimeRunner(path, name, **options)
+
+
+def _onnxruntime_version(name: str) -> str:
+    from .onnxruntime import require
+
+    return f"ONNX Runtime {require(name).__version__}"
+
+
+def _tensorrt(path: Path, name: str, **options: Any) -> Runner:
+    from .tensorrt import TensorRtRunner
+
+    return TensorRtRunner(path, name, **options)
+
+
+def _tensorrt_version(name: str) -> str:
+    from .tensorrt import bindings
+
+    return f"{name} {bindings(name).__version__}"
+
+
+TABLE = {
+    "cpu": RunnerKind("onnx", '-e ".[cpu]"', "cpu", _onnxruntime, _onnxruntime_version),
+    "cuda": RunnerKind("onnx", '-e ".[gpu]"', "cuda", _onnxruntime, _onnxruntime_version),
+    "trt-ep": RunnerKind("onnx", '-e ".[gpu]"', "cuda", _onnxruntime, _onnxruntime_version),
+    "rtx-ep": RunnerKind("onnx", "onnxruntime-trt-rtx", "cuda", _onnxruntime, _onnxruntime_version),
+    "tensorrt": RunnerKind("engine", '-e ".[gpu]"', "cuda", _tensorrt, _tensorrt_version),
+    "tensorrt-rtx": RunnerKind("engine", '-e ".[rtx]"', "cuda", _tensorrt, _tensorrt_version),
+}
+"""Every runner by its name. The packages of ONNX Runtime replace one another."""
+RUNNERS = tuple(TABLE)
+"""What `--runner` takes."""
+
+
+def kind_of(runner: str) -> RunnerKind:
+    """A runner's row of the table.
+
+    Raises:
+        UserError: no such runner.
+    """
+    if runner not in TABLE:
+        raise UserError(f"runner '{runner}' is unknown, expected one of {', '.join(RUNNERS)}")
+    return TABLE[runner]
+
+
+def file_of(part: str, runner: str) -> str:
+    """The file of an export that a runner runs.
+
+    Raises:
+        UserError: no such runner.
+    """
+    return f"{part}.{kind_of(runner).file}"
 
 
 def create(
@@ -22,58 +100,28 @@ def create(
         folder: the export.
         part: ``encoder`` or ``decoder``.
         runner: one of RUNNERS.
-        threads: of the CPU, for providers of ONNX Runtime; default as many as there are cores.
+        threads: of the CPU, for runners of .onnx files; default as many as there are cores.
         check_hashes: compare the sha256 of an .onnx file too, not its size alone. Engines are code as well as
             weights, and always compared.
 
     Raises:
-        UserError: no such runner; no export, or its files are not those that were written; for an engine also
-            what :func:`check_engine` raises, and threads.
+        UserError: no such runner, or its library is not installed; no export, or its files are not those that
+            were written; for an engine also what :func:`.tensorrt.check_engine` raises, and threads.
     """
-    file, manifest = file_of(part, runner), Manifest.read(folder)
-    if runner in PROVIDERS:
-        manifest.check_files(folder, [file], hashes=check_hashes)
-        return OnnxRuntimeRunner(folder / file, runner, threads)
+    kind, file, manifest = kind_of(runner), file_of(part, runner), Manifest.read(folder)
+    if kind.file == "engine":
+        return _create_engine(folder, file, manifest, runner, threads)
+    kind.library(runner)
+    manifest.check_files(folder, [file], hashes=check_hashes)
+    return kind.open(folder / file, runner, threads=threads)
+
+
+def _create_engine(folder: Path, file: str, manifest: Manifest, runner: str, threads: int | None) -> Runner:
+    from .tensorrt import PLUGINS, check_engine
+
     if threads is not None:
         raise UserError(f"threads is {threads}, but {runner} runs on the GPU; leave it out")
     check_engine(folder, manifest, runner)
     plugins = [PLUGINS] if PLUGINS in manifest.files else []
     manifest.check_files(folder, [file, *plugins])
-    return TensorRtRunner(folder / file, runner, plugins=folder / PLUGINS if plugins else None)
-
-
-def file_of(part: str, runner: str) -> str:
-    """The file of an export that a runner runs.
-
-    Raises:
-        UserError: no such runner.
-    """
-    if runner not in RUNNERS:
-        raise UserError(f"runner '{runner}' is unknown, expected one of {', '.join(RUNNERS)}")
-    return f"{part}.{'engine' if runner in LIBRARIES else 'onnx'}"
-
-
-def check_engine(folder: Path, manifest: Manifest, library: str) -> None:
-    """Check, before its engines are loaded, that an export has engines for this library and this GPU.
-
-    Raises:
-        UserError: it has none, or of another library, version or GPU, in one line that ends with the command
-            that builds them here; or the library, cuda-python or a GPU is missing.
-    """
-    built = manifest.engine
-    if built is None or built.library != library:
-        told = "no engines" if built is None else f"engines of {built.library}, none of {library}"
-        raise UserError(f"{folder} has {told}; {manifest.remedy(folder, library)}")
-    version, gpu = str(bindings(library).__version__), cuda.gpu()
-    if built.version != version:
-        raise UserError(
-            f"the engines of {folder} were built by {library} {built.version}, and run by no other; here is "
-            f"{version}; {manifest.remedy(folder)}"
-        )
-    named = built.gpu or f"compute capability {' or '.join(built.capabilities)}"
-    here = f"the engines of {folder} are for {named}; here is {gpu.name}, {gpu.capability}"
-    if built.capabilities and gpu.capability not in built.capabilities:
-        # What TensorRT-RTX has not built for, it does not support.
-        raise UserError(f"{here}; {manifest.remedy(folder, 'tensorrt')}")
-    if built.gpu not in (None, gpu.name):
-        raise UserError(f"{here}; {manifest.remedy(folder)}")
+    return kind_of(runner).open(folder / file, runner, plugins=folder / PLUGINS if plugins else None)

@@ -1,7 +1,8 @@
 """ONNX Runtime, on the CPU or on a GPU."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from . import TABLE
 from .base import Array, DeviceArray, Memory, Runner, TensorSpec
 
 PROVIDERS = {
@@ -17,13 +19,7 @@ PROVIDERS = {
     "trt-ep": "TensorrtExecutionProvider",
     "rtx-ep": "NvTensorRTRTXExecutionProvider",
 }
-_PACKAGES = {
-    "cpu": '-e ".[cpu]"',
-    "cuda": '-e ".[gpu]"',
-    "trt-ep": '-e ".[gpu]"',
-    "rtx-ep": "onnxruntime-trt-rtx",
-}
-"""What pip installs for each; the packages replace one another."""
+"""Their names in ONNX Runtime."""
 
 FOLDED = str(2**20)
 """Bytes of the largest constant that ONNX Runtime may make out of smaller ones."""
@@ -67,7 +63,8 @@ class OnnxRuntimeRunner(Runner):
 
     Raises:
         UserError: the provider is unknown. On entering the ``with`` block: the file is missing or is not a
-            model, ONNX Runtime is not installed, it lacks the provider or cannot start it.
+            model, ONNX Runtime is not installed, it lacks the provider or cannot start it. From
+            :meth:`infer` also: the run failed; it is not repeated on the CPU.
     """
 
     _native = OrtArray
@@ -84,8 +81,7 @@ class OnnxRuntimeRunner(Runner):
     def _open(self) -> tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]]:
         if not self.path.is_file():
             raise UserError(f"no file {self.path}; expected an ONNX model")
-        ort = _import()
-        _require_provider(ort, self.provider)
+        ort = require(self.provider)
         session = self._create(ort)
         # ONNX Runtime may start without a provider whose libraries do not load, and says so only in its log.
         first = session.get_providers()[0]
@@ -103,7 +99,9 @@ class OnnxRuntimeRunner(Runner):
 
     def _run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         values = {name: feed.value if isinstance(feed, OrtArray) else feed for name, feed in feeds.items()}
-        return dict(zip(self.outputs, self._session.run(list(self.outputs), values), strict=True))
+        with self._one_line():
+            made = self._session.run(list(self.outputs), values)
+        return dict(zip(self.outputs, made, strict=True))
 
     def _run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, DeviceArray]:
         binding = self._session.io_binding()
@@ -113,8 +111,9 @@ class OnnxRuntimeRunner(Runner):
             else:
                 binding.bind_cpu_input(name, feed)
         for name in self.outputs:
-            binding.bind_output(name, "cpu" if self.provider == "cpu" else "cuda")
-        self._session.run_with_iobinding(binding)
+            binding.bind_output(name, TABLE[self.provider].device)
+        with self._one_line():
+            self._session.run_with_iobinding(binding)
         return {
             name: OrtArray(value) for name, value in zip(self.outputs, binding.get_outputs(), strict=True)
         }
@@ -135,14 +134,28 @@ class OnnxRuntimeRunner(Runner):
             options.intra_op_num_threads = self.threads
         return options
 
+    def _model(self) -> Path | bytes:
+        """What the session is made from: the file, or its content."""
+        return self.path
+
     def _create(self, ort: ModuleType) -> Any:
         try:
             return ort.InferenceSession(
-                self.path, self._options(ort), providers=[PROVIDERS[self.provider]], enable_fallback=0
+                self._model(), self._options(ort), providers=[PROVIDERS[self.provider]], enable_fallback=0
             )
-        except _start_errors(ort) as error:
+        except _errors(ort) as error:
             raise UserError(
                 f"ONNX Runtime cannot load {self.path} with '{self.provider}': {error}"
+            ) from error
+
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        """Raise UserError where a run fails, of too little memory or a library that does not load."""
+        try:
+            yield
+        except _errors(_import()) as error:
+            raise UserError(
+                f"ONNX Runtime failed to run {self.path} with '{self.provider}': {error}"
             ) from error
 
 
@@ -151,22 +164,30 @@ def _import() -> ModuleType:
     try:
         return importlib.import_module("onnxruntime")
     except ModuleNotFoundError as error:
-        raise UserError('onnxruntime is not installed; pip install -e ".[cpu]" (or -e ".[gpu]")') from error
+        raise UserError(
+            f"onnxruntime is not installed; pip install {TABLE['cpu'].install} (or {TABLE['cuda'].install})"
+        ) from error
 
 
-def _require_provider(ort: ModuleType, provider: str) -> None:
+def require(provider: str) -> ModuleType:
+    """ONNX Runtime's Python module.
+
+    Raises:
+        UserError: it is not installed, or lacks the provider.
+    """
+    ort = _import()
     installed = ort.get_available_providers()
     if PROVIDERS[provider] in installed:
-        return
+        return ort
     offered = ", ".join(name for name, full in PROVIDERS.items() if full in installed)
     raise UserError(
         f"provider '{provider}' is not in this ONNX Runtime, which offers {offered}; "
-        f"pip uninstall onnxruntime, then pip install {_PACKAGES[provider]}"
+        f"pip uninstall onnxruntime, then pip install {TABLE[provider].install}"
     )
 
 
-def _start_errors(ort: ModuleType) -> tuple[type[Exception], ...]:
-    """What a session raises for a file or a provider that it cannot use; ONNX Runtime has no common base."""
+def _errors(ort: ModuleType) -> tuple[type[Exception], ...]:
+    """What a session raises where it cannot start or run; ONNX Runtime has no common base."""
     state = importlib.import_module(f"{ort.__name__}.capi.onnxruntime_pybind11_state")
     names = (
         "EPFail",

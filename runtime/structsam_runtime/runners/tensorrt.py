@@ -11,15 +11,14 @@ from weakref import WeakSet
 import numpy as np
 
 from ..errors import UserError
-from . import cuda
+from ..manifest import Manifest
+from . import TABLE, cuda
 from .base import Array, DeviceArray, Memory, Runner, TensorSpec, as_text
 
 LIBRARIES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Their Python modules."""
 PLUGINS = "plugins.so"
 """The library of plugins in the folder of an export whose engines need one."""
-_EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
-
 _PLUGIN = ("StructsamScore", "1", "")
 """Name, version and namespace of one of the plugins: all come in one library."""
 
@@ -37,7 +36,7 @@ def bindings(library: str) -> ModuleType:
     except (ImportError, OSError) as error:
         raise UserError(
             f"{library} needs the library {LIBRARIES[library]}, which does not import here; "
-            f'pip install -e ".[{_EXTRAS[library]}]"'
+            f"pip install {TABLE[library].install}"
         ) from error
 
 
@@ -75,6 +74,32 @@ def load_plugins(trt: Any, path: Path) -> None:
         raise UserError(
             f"TensorRT {trt.__version__} cannot load {path}; build it here: see plugins/README.md"
         )
+
+
+def check_engine(folder: Path, manifest: Manifest, library: str) -> None:
+    """Check, before its engines are loaded, that an export has engines for this library and this GPU.
+
+    Raises:
+        UserError: it has none, or of another library, version or GPU, in one line that ends with the command
+            that builds them here; or the library, cuda-python or a GPU is missing.
+    """
+    built = manifest.engine
+    if built is None or built.library != library:
+        told = "no engines" if built is None else f"engines of {built.library}, none of {library}"
+        raise UserError(f"{folder} has {told}; {manifest.remedy(folder, library)}")
+    version, gpu = str(bindings(library).__version__), cuda.gpu()
+    if built.version != version:
+        raise UserError(
+            f"the engines of {folder} were built by {library} {built.version}, and run by no other; here is "
+            f"{version}; {manifest.remedy(folder)}"
+        )
+    named = built.gpu or f"compute capability {' or '.join(built.capabilities)}"
+    here = f"the engines of {folder} are for {named}; here is {gpu.name}, {gpu.capability}"
+    if built.capabilities and gpu.capability not in built.capabilities:
+        # What TensorRT-RTX has not built for, it does not support.
+        raise UserError(f"{here}; {manifest.remedy(folder, 'tensorrt')}")
+    if built.gpu not in (None, gpu.name):
+        raise UserError(f"{here}; {manifest.remedy(folder)}")
 
 
 class EngineError(Exception):

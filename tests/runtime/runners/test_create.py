@@ -7,11 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 
 from structsam_runtime import OnnxRuntimeRunner, Predictor, TensorRtRunner, UserError
+from structsam_runtime.benchmarking.timing import environment
 from structsam_runtime.manifest import Manifest
-from structsam_runtime.runners import RUNNERS, check_engine, create
+from structsam_runtime.runners import RUNNERS, TABLE, RunnerKind, create, file_of, kind_of
+from structsam_runtime.runners.base import Array, Runner, TensorSpec
+from structsam_runtime.runners.onnxruntime import PROVIDERS
+from structsam_runtime.runners.tensorrt import LIBRARIES, check_engine
 
 PLAIN = "python export.py --arch vit_b --rate 0.35 --fp16"
 COMMAND = f"{PLAIN} --engine tensorrt"
@@ -53,8 +59,58 @@ def test_every_runner_has_a_name() -> None:
     assert RUNNERS == ("cpu", "cuda", "trt-ep", "rtx-ep", "tensorrt", "tensorrt-rtx")
 
 
+def test_the_table_says_what_runs_what_and_where() -> None:
+    assert {name for name, kind in TABLE.items() if kind.file == "onnx"} == set(PROVIDERS)
+    assert {name for name, kind in TABLE.items() if kind.file == "engine"} == set(LIBRARIES)
+    assert [name for name, kind in TABLE.items() if kind.device == "cpu"] == ["cpu"]
+
+
+class Constant(Runner):
+    """A runner of another library, which a test brings along."""
+
+    def __init__(self, path: Path, name: str, threads: int | None) -> None:
+        super().__init__(f"{name}: {path.name}")
+
+    def _open(self) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+        pixels = TensorSpec(np.dtype(np.float32), (1,))
+        return {"image": pixels}, {"image_embedding": pixels}
+
+    def _close(self) -> None:
+        """Nothing to let go."""
+
+    def _run(self, feeds: Any) -> dict[str, Array]:
+        return {"image_embedding": feeds["image"]}
+
+
+def test_a_row_of_the_table_is_all_that_a_runner_needs(
+    export_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = RunnerKind("onnx", "constant", "cpu", Constant, lambda name: f"{name} 1.0")
+    monkeypatch.setitem(TABLE, "constant", row)
+    assert file_of("encoder", "constant") == "encoder.onnx"
+    assert environment("constant")["library"] == "constant 1.0"
+    with create(export_folder, "encoder", "constant") as runner:
+        assert runner.name == "constant: encoder.onnx"
+        assert runner.infer({"image": np.ones(1, np.float32)})["image_embedding"] == 1
+
+
+def test_a_library_that_is_not_installed_is_told_by_what_installs_it(
+    export_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["AzureExecutionProvider"])
+    for module in LIBRARIES.values():
+        monkeypatch.setitem(sys.modules, module, None)  # what import finds for a blocked module
+    for name in RUNNERS:
+        with pytest.raises(UserError) as error:
+            kind_of(name).library(name)
+        assert str(error.value).endswith(f"pip install {TABLE[name].install}")
+    with pytest.raises(UserError, match="provider 'cuda' is not in this ONNX Runtime"):
+        create(export_folder, "encoder", "cuda")
+
+
 @pytest.mark.parametrize("name", RUNNERS[:4])
-def test_providers_run_the_onnx_file(export_folder: Path, name: str) -> None:
+def test_providers_run_the_onnx_file(export_folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(PROVIDERS.values()))
     runner = create(export_folder, "decoder", name, threads=2)
     assert isinstance(runner, OnnxRuntimeRunner)
     assert (runner.path, runner.provider, runner.threads) == (export_folder / "decoder.onnx", name, 2)

@@ -7,8 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from structsam_runtime import OnnxRuntimeRunner, UserError
 from structsam_runtime.runners.base import Array, DeviceArray, HostArray, Memory
@@ -208,6 +211,50 @@ def test_names_the_package_when_onnx_runtime_is_missing(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # what import finds for a blocked module
     with pytest.raises(UserError, match=r'onnxruntime is not installed; pip install -e "\.\[cpu\]"'):
         OnnxRuntimeRunner(export_folder / "encoder.onnx").__enter__()
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_run_that_fails_is_one_line(tmp_path: Path, on_device: bool) -> None:
+    """Of any length by its inputs, and even by its nodes."""
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "rows"], ["y"])],
+        "halves",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, "half"])],
+        [helper.make_tensor("rows", TensorProto.INT64, [2], [2, -1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "halves.onnx")
+    with OnnxRuntimeRunner(tmp_path / "halves.onnx") as runner:
+        infer = runner.infer_on_device if on_device else runner.infer
+        assert infer({"x": np.zeros(4, np.float32)})["y"].shape == (2, 2)
+        with pytest.raises(UserError, match=r"failed to run .*halves\.onnx with 'cpu': .*Reshape") as error:
+            infer({"x": np.zeros(3, np.float32)})
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_that_a_provider_fails_is_not_repeated_on_the_cpu(
+    export_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing:
+        """A session whose runs fail, as those of CUDA do without cuDNN."""
+
+        def __init__(self, session: Any) -> None:
+            self.session, self.runs = session, 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.session, name)
+
+        def run(self, *_: Any) -> None:
+            self.runs += 1
+            raise EPFail("no cuDNN")
+
+    with OnnxRuntimeRunner(export_folder / "decoder.onnx", threads=1) as runner:
+        runner._session._sess = failing = Failing(runner._session._sess)
+        with pytest.raises(UserError, match=r"decoder\.onnx with 'cpu': no cuDNN$"):
+            runner.infer(_feeds())
+    assert failing.runs == 1
+    assert capsys.readouterr().out == ""  # where ONNX Runtime tells that it falls back
 
 
 @pytest.mark.gpu
