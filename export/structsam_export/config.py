@@ -30,7 +30,7 @@ from .choices import (
 )
 from .encoder.plugins import has_kernels
 from .merging import ALGM, Identity, Method
-from .models.architectures import ARCHITECTURES, PATCH, WINDOW, Architecture
+from .models.architectures import ARCHITECTURES, Architecture
 from .options import DESTINATIONS, METHODS, OPTIONS, defaults, flag, parameters
 from .rates import RATE
 from .targets import DIALECTS, FUSED, Dialect, natural
@@ -120,9 +120,10 @@ class ExportConfig:
             raise UserError("--checkpoint and --random-weights exclude each other; give one of them")
         own_size = self.architecture.image_size
         object.__setattr__(self, "image_size", self.image_size or own_size)
-        if self.image_size % PATCH or not 64 <= self.image_size <= 4096:
+        patch = self.architecture.patch
+        if self.image_size % patch or not 64 <= self.image_size <= 4096:
             raise UserError(
-                f"--image-size {self.image_size} is not a multiple of {PATCH} from 64 to 4096; "
+                f"--image-size {self.image_size} is not a multiple of {patch} from 64 to 4096; "
                 f"{self.arch} was trained at {own_size}"
             )
         if self.seed < 0:
@@ -193,12 +194,12 @@ class ExportConfig:
     def _check_cell(self) -> None:
         if self.cell is None:
             return
-        grid = self.image_size // PATCH
-        common = math.gcd(WINDOW, grid)
+        grid, window = self.architecture.grid(self.image_size), self.architecture.window
+        common = math.gcd(window, grid)
         fitting = [str(cell) for cell in range(2, common + 1) if common % cell == 0]
         if str(self.cell) not in fitting:
             raise UserError(
-                f"--cell {self.cell} does not divide both the window of {WINDOW} x {WINDOW} tokens and the "
+                f"--cell {self.cell} does not divide both the window of {window} x {window} tokens and the "
                 f"feature map of {grid} x {grid}; expected {' or '.join(fitting) or 'another --image-size'}"
             )
 
@@ -223,11 +224,12 @@ class ExportConfig:
                 f"--prompt-aware is for cells of --method {MethodName.STRUCTSAM}, not for "
                 f"{'--no-cells' if self.cells is False else self.method}; leave one of them out"
             )
-        windows = (-(-self.image_size // PATCH // WINDOW)) ** 2
+        architecture = self.architecture
+        windows = (-(-architecture.grid(self.image_size) // architecture.window)) ** 2
         if windows == 1:
             raise UserError(
                 f"--prompt-aware chooses among windows, and --image-size {self.image_size} has only one; "
-                f"expected more than {PATCH * WINDOW}"
+                f"expected more than {architecture.patch * architecture.window}"
             )
         if not 0 < self.prompt_windows < windows:
             raise UserError(

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from structsam_runtime.contract import EMBEDDING, IMAGE
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import Model
 from structsam_runtime.runners.base import Array, DeviceArray, Runner, TensorSpec
@@ -138,8 +139,8 @@ class TorchEncoder(Runner):
         encoder = self.make().to(self.device, self.dtype)
         self._encoder = torch.compile(encoder) if self.compiled else encoder
         size, fp32 = self.model.image_size, np.dtype(np.float32)
-        inputs = {"image": TensorSpec(fp32, ("batch", 3, size, size))}
-        return inputs, {"image_embedding": TensorSpec(fp32, ("batch", *self.model.embedding))}
+        inputs = {IMAGE: TensorSpec(fp32, ("batch", 3, size, size))}
+        return inputs, {EMBEDDING: TensorSpec(fp32, ("batch", *self.model.embedding))}
 
     def _close(self) -> None:
         del self._encoder
@@ -149,11 +150,11 @@ class TorchEncoder(Runner):
 
     @torch.no_grad()
     def _run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, DeviceArray]:
-        image = torch.from_numpy(feeds["image"]).to(self.device, self.dtype)
+        image = torch.from_numpy(feeds[IMAGE]).to(self.device, self.dtype)
         embedding = self._encoder(image)
         if self.device == "cuda":
             torch.cuda.synchronize()
-        return {"image_embedding": TorchArray(embedding)}
+        return {EMBEDDING: TorchArray(embedding)}
 
 
 def rival(which: Rival, model: Model, folder: Path, runner: str) -> Callable[[], Runner]:
@@ -198,8 +199,8 @@ def export(which: Rival, model: Model, path: Path) -> None:
             encoder_of(which, model),
             (image,),
             path,
-            input_names=["image"],
-            output_names=["image_embedding"],
+            input_names=[IMAGE],
+            output_names=[EMBEDDING],
             opset_version=FUSED.opset if which is Rival.META_FUSED else None,
             dynamo=True,
             verbose=False,

@@ -14,6 +14,13 @@ import numpy as np
 from polygraphy.backend.base import BaseRunner
 
 from structsam_runtime import Manifest, Predictor
+from structsam_runtime.contract import (
+    DECODER_OUTPUTS,
+    ENCODER_OUTPUTS,
+    IMAGE,
+    decoder_specs,
+    encoder_specs,
+)
 from structsam_runtime.errors import UserError
 from structsam_runtime.evaluation.results import UNMERGED
 from structsam_runtime.manifest import Model
@@ -32,7 +39,6 @@ from .merging import Identity
 from .pipeline import fetch, load, patch, weights_source
 from .progress import Progress
 from .variants import label_of
-from .verify import DECODER_INPUTS, DECODER_OUTPUTS
 
 BASELINE = "Baseline"
 PYTORCH = "pytorch"
@@ -113,19 +119,19 @@ def _torch_predictor(
     encoder: Any, decoder: PromptedMaskDecoder, model: Model, merged: ExportConfig | None
 ) -> Iterator[Predictor]:
     """SAM in PyTorch, its encoder patched while the block runs; Meta's own blocks where nothing merges."""
-    specs = contract(model)
-    image = {"image": np.zeros((1, 3, model.image_size, model.image_size), np.float32)}
+    taken, given = decoder_specs(model)
+    image = {IMAGE: np.zeros((1, 3, model.image_size, model.image_size), np.float32)}
     prompts = {
         name: np.zeros([length if isinstance(length, int) else 1 for length in spec.shape], spec.dtype)
-        for name, spec in specs["decoder"][0].items()
+        for name, spec in taken.items()
     }
     remove(encoder)
     if merged is not None:
         patch(merged, encoder)
     try:
         with Predictor(
-            PolygraphyRunner(TorchRunner(encoder, image, ["image_embedding"]), *specs["encoder"]),
-            PolygraphyRunner(TorchRunner(decoder, prompts, DECODER_OUTPUTS), *specs["decoder"]),
+            PolygraphyRunner(TorchRunner(encoder, image, ENCODER_OUTPUTS), *encoder_specs(model)),
+            PolygraphyRunner(TorchRunner(decoder, prompts, DECODER_OUTPUTS), taken, given),
             model,
         ) as predictor:
             yield predictor
@@ -153,10 +159,9 @@ def from_export(folder: Path, runner: str) -> Candidate:
 
     @contextmanager
     def opened() -> Iterator[Predictor]:
-        specs = contract(known.model)
         with Predictor(
-            PolygraphyRunner(encoder, *specs["encoder"]),
-            PolygraphyRunner(decoder, *specs["decoder"]),
+            PolygraphyRunner(encoder, *encoder_specs(known.model)),
+            PolygraphyRunner(decoder, *decoder_specs(known.model)),
             known.model,
         ) as predictor:
             yield predictor
@@ -254,31 +259,3 @@ class PolygraphyRunner(Runner):
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         # A copy: some of Polygraphy's runners give the same buffers again.
         return {name: np.array(value) for name, value in self._runner.infer(dict(feeds)).items()}
-
-
-Specs = dict[str, TensorSpec]
-
-
-def contract(model: Model) -> dict[str, tuple[Specs, Specs]]:
-    """Inputs and outputs of the encoder and the decoder, as every export has them."""
-    pixels, embedding, side = model.image_size, model.embedding, model.low_res
-    single, whole = np.dtype(np.float32), np.dtype(np.int32)
-    taken = {"image": TensorSpec(single, (1, 3, pixels, pixels))}
-    if model.prior:
-        taken |= {"prior": TensorSpec(single, (1, *embedding[1:]))}
-    encoder = (taken, {"image_embedding": TensorSpec(single, (1, *embedding))})
-    shapes: dict[str, tuple[int | str, ...]] = {
-        "image_embedding": (1, *embedding),
-        "point_coords": ("prompts", "points", 2),
-        "point_labels": ("prompts", "points"),
-        "mask_input": ("prompts", 1, side, side),
-        "has_mask_input": ("prompts",),
-    }
-    inputs = {
-        name: TensorSpec(whole if name == "point_labels" else single, shapes[name]) for name in DECODER_INPUTS
-    }
-    outputs = {
-        "masks": TensorSpec(single, ("prompts", 4, side, side)),
-        "iou_predictions": TensorSpec(single, ("prompts", 4)),
-    }
-    return {"encoder": encoder, "decoder": (inputs, outputs)}

@@ -18,6 +18,17 @@ from numpy.typing import NDArray
 from polygraphy.backend.base import BaseRunner
 from torch import nn
 
+from structsam_runtime.contract import (
+    DECODER_OUTPUTS,
+    EMBEDDING,
+    HAS_MASK_INPUT,
+    IMAGE,
+    MASK_INPUT,
+    MASKS,
+    POINT_COORDS,
+    POINT_LABELS,
+    PRIOR,
+)
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import Model
 from structsam_runtime.predict.image import PICTURES, Frame, prepare, read_image
@@ -28,9 +39,6 @@ from .comparing import Arrays, TorchRunner, run_all
 from .encoder.exported import PlannedEncoder, Told, output_names, told_plans
 from .encoder.patch import change_methods, merged_blocks
 from .merging import MergePlan, Replay, StructSAM, Windows
-
-DECODER_INPUTS = ("image_embedding", "point_coords", "point_labels", "mask_input", "has_mask_input")
-DECODER_OUTPUTS = ("masks", "iou_predictions")
 
 
 @dataclass(frozen=True)
@@ -184,10 +192,10 @@ def samples(pictures: Arrays, model: Model) -> list[Sample]:
     for name, picture in pictures.items():
         image, frame = prepare(picture, model)
         if not model.prior:
-            made.append(Sample(name, {"image": image}, frame))
+            made.append(Sample(name, {IMAGE: image}, frame))
             continue
         for what, mask in priors(frame, model).items():
-            made.append(Sample(f"{name} with {what}", {"image": image, "prior": mask}, frame))
+            made.append(Sample(f"{name} with {what}", {IMAGE: image, PRIOR: mask}, frame))
     return made
 
 
@@ -240,7 +248,7 @@ def verify(
         for index, plans in _by_block(told).items()
     }
     knows_plans = len(told) == len(everything)
-    pairs = [(a["image_embedding"], b["image_embedding"]) for a, b in zip(same_plans, theirs, strict=True)]
+    pairs = [(a[EMBEDDING], b[EMBEDDING]) for a, b in zip(same_plans, theirs, strict=True)]
     ious = np.concatenate(
         [_ious(a, b, picture.frame) for a, b, picture in zip(own_masks, their_masks, pictures, strict=True)]
     )
@@ -249,9 +257,7 @@ def verify(
         images=[picture.name for picture in pictures],
         error=max(float(np.abs(a - b).max()) for a, b in pairs) if knows_plans else None,
         cosine=min(_cosine(a, b) for a, b in pairs) if knows_plans else None,
-        cosine_end_to_end=min(
-            _cosine(a["image_embedding"], b["image_embedding"]) for a, b in zip(own, theirs, strict=True)
-        ),
+        cosine_end_to_end=min(_cosine(a[EMBEDDING], b[EMBEDDING]) for a, b in zip(own, theirs, strict=True)),
         plans=float(np.mean(list(by_block.values()))) if by_block else None,
         plans_by_block=by_block,
         mask_iou=float(ious.mean()),
@@ -261,11 +267,12 @@ def verify(
     )
 
 
-def prompts(frame: Frame) -> Arrays:
+def prompts(frame: Frame, side: int) -> Arrays:
     """A grid of box and point prompts over a picture, as one decoder call.
 
     Args:
         frame: where the picture lies.
+        side: of the decoder's masks.
 
     Returns:
         The decoder's inputs but the embedding: 9 points and 9 boxes, P = 18.
@@ -276,19 +283,18 @@ def prompts(frame: Frame) -> Arrays:
     points = encode(frame, point_coords=centers[:, None], point_labels=np.ones((9, 1)))
     boxes = encode(frame, box=np.concatenate([centers - half, centers + half], 1))
     coords = np.concatenate([points.point_coords, boxes.point_coords])
-    side = frame.image_size // 4
     return {
-        "point_coords": coords,
-        "point_labels": np.concatenate([points.point_labels, boxes.point_labels]),
-        "mask_input": np.zeros((len(coords), 1, side, side), np.float32),
-        "has_mask_input": np.zeros(len(coords), np.float32),
+        POINT_COORDS: coords,
+        POINT_LABELS: np.concatenate([points.point_labels, boxes.point_labels]),
+        MASK_INPUT: np.zeros((len(coords), 1, side, side), np.float32),
+        HAS_MASK_INPUT: np.zeros(len(coords), np.float32),
     }
 
 
 def _decoder_feeds(embeddings: Sequence[Arrays], pictures: Sequence[Sample]) -> list[Arrays]:
     """Inputs of the decoder for every picture."""
     return [
-        {"image_embedding": made["image_embedding"], **prompts(picture.frame)}
+        {EMBEDDING: made[EMBEDDING], **prompts(picture.frame, 4 * made[EMBEDDING].shape[-1])}
         for made, picture in zip(embeddings, pictures, strict=True)
     ]
 
@@ -345,8 +351,11 @@ def _cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 def _ious(a: Arrays, b: Arrays, frame: Frame) -> NDArray[np.float64]:
     """IoU of every prompt's four masks, within the picture: [P, 4]. Two empty masks agree."""
-    height, width = -(-frame.resized_height // 4), -(-frame.resized_width // 4)
-    one, other = (made["masks"][..., :height, :width] > 0 for made in (a, b))
+    side = a[MASKS].shape[-1]
+    height, width = (
+        -(-length * side // frame.image_size) for length in (frame.resized_height, frame.resized_width)
+    )
+    one, other = (made[MASKS][..., :height, :width] > 0 for made in (a, b))
     union = (one | other).sum((2, 3))
     return np.where(union == 0, 1.0, (one & other).sum((2, 3)) / np.maximum(union, 1))
 

@@ -25,6 +25,7 @@ from ..choices import Gradient, Scope
 from ..encoder.attention import MergedBlock, layer_norm
 from ..encoder.patch import grid_of, merged_blocks, remove
 from ..merging import Bipartite, Hybrid, StructSAM, Windows
+from ..models.architectures import ARCHITECTURES
 
 SOBEL_MACS = 18
 """Of one channel of one token: two 3x3 kernels. We compute it by shifted additions, which count nothing."""
@@ -275,8 +276,8 @@ def table_5() -> list[EnergyPrice]:
     of the authors' bipartite code and not of Algorithm 1, which compares nothing; Sobel adds two depthwise
     convolutions, central differences are free.
     """
-    prices = []
-    for kind, windows in (("global", Windows(64, 64, 64)), ("window", Windows(64, 64, 14))):
+    prices, side = [], ARCHITECTURES["vit_b"].window
+    for kind, windows in (("global", Windows(64, 64, 64)), ("window", Windows(64, 64, side))):
         tokens = torch.empty(windows.per_image, windows.tokens, 64, device="meta")
         destinations = tokens[:, : windows.tokens // 4]
         planes = tokens.transpose(1, 2).reshape(-1, 64, windows.side, windows.side)

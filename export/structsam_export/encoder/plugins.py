@@ -91,6 +91,6 @@ class PluginEncoder(nn.Module):
                 block.__class__ = PluginBlock
 
     def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, S, S] normalised pixels to [B, 256, S/16, S/16]."""
+        """[B, 3, S, S] normalised pixels to [B, 256, H, W]."""
         embedding: Tensor = self.encoder(image.to(self.encoder.patch_embed.proj.weight.dtype))
         return embedding.float()

@@ -44,7 +44,7 @@ class LayerNorm2dFp32(nn.Module):
         return normed.to(x.dtype).permute(0, 3, 1, 2)
 
 
-def prepare(module: nn.Module, half: bool) -> nn.Module:
+def set_precision(module: nn.Module, half: bool) -> nn.Module:
     """Make a module ready to be traced, in place: exportable normalisations, and fp16 if asked.
 
     Args:

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from structsam_runtime.errors import UserError
 
-from .architectures import ARCHITECTURES, PATCH, WINDOW, Architecture
+from .architectures import ARCHITECTURES, Architecture
+from .family import FAMILIES
 
 META = "https://dl.fbaipublicfiles.com/segment_anything/"
 SHIPPED = Path(__file__).parents[1] / "weights"
@@ -67,11 +68,11 @@ def build_sam(arch: str | Architecture, image_size: int = 0) -> Any:
     """
     modules, size = sam_modules(), arch if isinstance(arch, Architecture) else ARCHITECTURES[arch]
     image_size = image_size or size.image_size
-    grid = image_size // PATCH
+    grid, pixels = size.grid(image_size), FAMILIES[size.family].pixels
     sam = modules.Sam(
         image_encoder=modules.ImageEncoderViT(
             img_size=image_size,
-            patch_size=PATCH,
+            patch_size=size.patch,
             embed_dim=size.embed_dim,
             depth=size.depth,
             num_heads=size.heads,
@@ -80,7 +81,7 @@ def build_sam(arch: str | Architecture, image_size: int = 0) -> Any:
             qkv_bias=True,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
             use_rel_pos=True,
-            window_size=WINDOW,
+            window_size=size.window,
             global_attn_indexes=size.global_blocks,
         ),
         prompt_encoder=modules.PromptEncoder(
@@ -101,6 +102,8 @@ def build_sam(arch: str | Architecture, image_size: int = 0) -> Any:
             iou_head_depth=3,
             iou_head_hidden_dim=256,
         ),
+        pixel_mean=list(pixels.mean),
+        pixel_std=list(pixels.std),
     )
     return sam.eval().requires_grad_(False)
 
