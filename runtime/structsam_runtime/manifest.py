@@ -167,7 +167,7 @@ def _triple(data: Mapping[str, Any], key: str, kind: type[T], path: Path) -> tup
 
 
 def _one_of(kind: Any, data: Mapping[str, Any], key: str, path: Path, default: Any) -> Any:
-    """The value of a key of the model that may be missing, one of the words of a Literal."""
+    """The value of a key of the model that may be missing: one of the words of a Literal."""
     value, words = _get({key: default, **data}, key, str, path, "model."), get_args(kind)
     if value not in words:
         raise UserError(f"{path} has 'model.{key}' = {value!r}, expected {' or '.join(words)}; export again")

@@ -257,15 +257,15 @@ def _difference(
             f"{len(shaped)} have another shape ({name} is {list(weights[name].shape)}, "
             f"expected {list(own[name].shape)})"
         )
-    fits = [arch for arch, size in ARCHITECTURES.items() if _width(weights) == size.embed_dim]
+    fits = [arch for arch, size in ARCHITECTURES.items() if _first(weights) == (size.embed_dim, size.patch)]
     advice = f"; it has the width of {fits[0]}, so try --arch {fits[0]}" if fits and shaped else ""
     return ", ".join(found) + advice
 
 
-def _width(weights: dict[str, Tensor]) -> int | None:
-    """C of the encoder in a checkpoint, if it has one."""
-    bias = weights.get("image_encoder.patch_embed.proj.bias")
-    return None if bias is None else bias.shape[0]
+def _first(weights: dict[str, Tensor]) -> tuple[int, int] | None:
+    """C and the patch size of the encoder in a checkpoint, if it has one."""
+    kernel = weights.get("image_encoder.patch_embed.proj.weight")  # [C, 3, p, p]
+    return None if kernel is None or kernel.dim() != 4 else (kernel.shape[0], kernel.shape[-1])
 
 
 def _grid(weights: dict[str, Tensor]) -> int | None:

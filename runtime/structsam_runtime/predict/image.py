@@ -151,7 +151,8 @@ def _scaled(pixels: NDArray[np.float32], model: Model) -> NDArray[np.float32]:
     """[h, w, 3] from 0..255 to what the encoder was trained on."""
     if model.scaling == "min-max":
         low, high = pixels.min(), pixels.max()  # over all channels, as in MedSAM
-        return (pixels - low) / np.maximum(high - low, np.float32(1e-8))
+        scaled: NDArray[np.float32] = (pixels - low) / max(high - low, np.float32(1e-8))
+        return scaled
     return (pixels - _row(model.pixel_mean)) / _row(model.pixel_std)
 
 

@@ -166,6 +166,15 @@ def test_merged_tokens_show_their_mean_and_kept_ones_themselves(data: Any, heigh
         assert np.abs(drawn[row, column].astype(int) - expected).max() <= 1
 
 
+def test_a_token_of_8_pixels_has_its_dot_in_the_middle() -> None:
+    view = view_of(np.array([[0, 0], [1, 2]]), patch=8)
+    photo = np.full((16, 12, 3), 100, np.uint8)  # the second column is cut
+    white = (draw_merging(photo, view) == 255).all(-1)
+    expected = np.zeros((16, 12), bool)
+    expected[2:6, 2:6] = True
+    np.testing.assert_array_equal(white, expected)
+
+
 def test_every_merged_pixel_is_seen_on_black_and_on_white() -> None:
     view = view_of(np.zeros((2, 2), int), np.zeros((2, 2), bool))
     for level in (0, 255):
