@@ -19,6 +19,7 @@ from structsam_runtime.benchmarking.machine import counted
 from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
 from structsam_runtime.benchmarking.timing import as_row, environment, footprint, interleaved, spread
 from structsam_runtime.cli.console import missing, run
+from structsam_runtime.contract import IMAGE
 from structsam_runtime.predict.predictor import BATCH
 from structsam_runtime.runners import create
 from structsam_runtime.runners.base import Array, Runner
@@ -283,7 +284,7 @@ def _raced(
 ) -> Iterator[dict[str, Any]]:
     """Seconds of a batch: pictures come from the host, embeddings stay on the device."""
     pictures = np.random.default_rng(0).normal(size=(batch, 3, image_size, image_size))
-    feeds: dict[str, Array] = {"image": pictures.astype(np.float32)}
+    feeds: dict[str, Array] = {IMAGE: pictures.astype(np.float32)}
     with ExitStack() as stack:
         runners = {name: stack.enter_context(make()) for name, make in contestants.items()}
         calls = {name: partial(runner.infer_on_device, feeds) for name, runner in runners.items()}

@@ -19,6 +19,7 @@ from structsam_runtime import OnnxRuntimeRunner
 from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
 from structsam_runtime.benchmarking.timing import conditions, environment, interleaved, spread
 from structsam_runtime.cli.console import missing, run
+from structsam_runtime.contract import DECODER_OUTPUTS, EMBEDDING, IMAGE
 from structsam_runtime.runners.base import Array
 
 try:
@@ -30,7 +31,6 @@ try:
     from structsam_export.encoder.exported import PlannedEncoder, output_names
     from structsam_export.graph.passes import PASSES, Pass, run_passes
     from structsam_export.graph.save import save
-    from structsam_export.verify import DECODER_OUTPUTS
 except ModuleNotFoundError as error:
     missing(error)
 
@@ -68,8 +68,8 @@ def main(
                     path = Path(folder) / f"{name}.onnx"
                     save(cleaned, path)
                     runner = stack.enter_context(OnnxRuntimeRunner(path))
-                    calls[name] = partial(runner.infer, {"image": pixels.astype(np.float32)})
-        made = {name: call()["image_embedding"] for name, call in calls.items()}
+                    calls[name] = partial(runner.infer, {IMAGE: pixels.astype(np.float32)})
+        made = {name: call()[EMBEDDING] for name, call in calls.items()}
         _insist({name: float(np.abs(one - made[ALL]).max()) for name, one in made.items()})
         seconds = interleaved(calls, repeat)
     result = {

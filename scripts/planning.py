@@ -89,9 +89,8 @@ def main(
         runners = {}
         for name, config in track(configs.items(), description="tracing", transient=True):
             for kind, block in LAYERS.items():
-                module = Planning(
-                    config.methods()[block], Windows(grid, grid, 14 if kind == "window" else grid)
-                )
+                side = config.architecture.window if kind == "window" else grid
+                module = Planning(config.methods()[block], Windows(grid, grid, side))
                 path = folder / f"{name}-{kind}.onnx"
                 model = trace(module, {"features": torch.from_numpy(features)}, ["slot", "position", "slots"])
                 save(run_passes(model)[0], path)

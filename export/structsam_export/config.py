@@ -15,7 +15,7 @@ from structsam_runtime.errors import UserError
 
 from .choices import Attention, Engine, Precision, Target
 from .merging.registry import METHODS, MethodSpec
-from .models.architectures import ARCHITECTURES, PATCH, WINDOW, Architecture
+from .models.architectures import ARCHITECTURES, Architecture
 from .recipe import Recipe, Uniform
 from .targets import DIALECTS, FUSED, Dialect, natural
 
@@ -87,9 +87,10 @@ class ExportConfig:
             raise UserError("--checkpoint and --random-weights exclude each other; give one of them")
         own_size = self.architecture.image_size
         object.__setattr__(self, "image_size", self.image_size or own_size)
-        if self.image_size % PATCH or not 64 <= self.image_size <= 4096:
+        patch = self.architecture.patch
+        if self.image_size % patch or not 64 <= self.image_size <= 4096:
             raise UserError(
-                f"--image-size {self.image_size} is not a multiple of {PATCH} from 64 to 4096; "
+                f"--image-size {self.image_size} is not a multiple of {patch} from 64 to 4096; "
                 f"{self.arch} was trained at {own_size}"
             )
         if self.seed < 0:
@@ -106,15 +107,15 @@ class ExportConfig:
         self._check_plugins()
 
     def _check_cells(self) -> None:
-        grid = self.image_size // PATCH
-        common = math.gcd(WINDOW, grid)
+        window, grid = self.architecture.window, self.architecture.grid(self.image_size)
+        common = math.gcd(window, grid)
         fitting = [str(cell) for cell in range(2, common + 1) if common % cell == 0]
         expected = f"cell={' or '.join(fitting)}" if fitting else "another --image-size"
         for spec in self._specs:
             cell = spec.options.get("cell")
             if cell is not None and str(cell) not in fitting:
                 raise UserError(
-                    f"a cell of {cell} x {cell} does not divide both the window of {WINDOW} x {WINDOW} "
+                    f"a cell of {cell} x {cell} does not divide both the window of {window} x {window} "
                     f"tokens and the feature map of {grid} x {grid}; expected {expected}"
                 )
 
@@ -163,11 +164,12 @@ class ExportConfig:
                     f"--prompt-aware is for methods that merge late where prompts are, not for {spec}; "
                     "leave one of them out"
                 )
-        windows = (-(-self.image_size // PATCH // WINDOW)) ** 2
+        architecture = self.architecture
+        windows = (-(-architecture.grid(self.image_size) // architecture.window)) ** 2
         if windows == 1:
             raise UserError(
                 f"--prompt-aware chooses among windows, and --image-size {self.image_size} has only one; "
-                f"expected more than {PATCH * WINDOW}"
+                f"expected more than {architecture.patch * architecture.window}"
             )
         if not 0 < number < windows:
             raise UserError(

@@ -20,7 +20,7 @@ from .analysis.macs import EncoderMacs
 from .config import ExportConfig
 from .encoder.exported import told_plans
 from .merging.prompted import PROMPT
-from .models.architectures import PATCH
+from .models.family import FAMILIES
 
 PLACES = {"window": "window blocks", "global": "global blocks", PROMPT: "windows with a prompt"}
 """Where tokens merge alike, in words."""
@@ -81,17 +81,20 @@ def manifest(
 
 def model_of(config: ExportConfig, sam: Any) -> Model:
     """What the runtime needs to know of the model."""
-    grid = config.image_size // PATCH
+    architecture, size = config.architecture, config.image_size
+    grid, pixels = architecture.grid(size), FAMILIES[architecture.family].pixels
     return Model(
         arch=config.arch,
-        image_size=config.image_size,
-        embedding=(config.architecture.width, grid, grid),
-        low_res=4 * grid,
+        image_size=size,
+        embedding=(architecture.width, grid, grid),
+        low_res=architecture.mask_side(size),
         mask_threshold=float(sam.mask_threshold),
         pixel_mean=tuple(sam.pixel_mean.flatten().tolist()),
         pixel_std=tuple(sam.pixel_std.flatten().tolist()),
         precision=config.precision,
         prior=config.prompt_aware,
+        scaling=pixels.scaling,
+        fit=pixels.fit,
     )
 
 

@@ -14,6 +14,15 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from structsam_runtime.contract import (
+    EMBEDDING,
+    HAS_MASK_INPUT,
+    IMAGE,
+    MASK_INPUT,
+    POINT_COORDS,
+    POINT_LABELS,
+    PRIOR,
+)
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import sha256
 from structsam_runtime.predict.predictor import BATCH
@@ -32,15 +41,15 @@ from .encoder.plugins import PluginEncoder
 from .engine import EngineBuilder, Profile, Shape
 from .graph.lint import lint
 from .graph.passes import run_passes
-from .graph.precision import prepare
+from .graph.precision import set_precision
 from .graph.save import save
 from .graph.trace import trace
-from .models.architectures import PATCH
 from .models.checkpoints import download, load_sam, own_weights
+from .models.family import FAMILIES
 from .progress import Progress
 from .staging import check_output, staged
 from .triton import check_repository, names, write_repository
-from .verify import DECODER_INPUTS, DECODER_OUTPUTS, Report, read_pictures, samples, verify
+from .verify import Report, read_pictures, samples, verify
 
 Dynamic = Mapping[str, Mapping[int, str]]
 
@@ -209,31 +218,33 @@ def example_images(config: ExportConfig) -> tuple[dict[str, Tensor], Dynamic | N
 
 def encoder_inputs(config: ExportConfig) -> dict[str, Shape]:
     """What the encoder's graph takes, and its shape for one image."""
-    grid = config.image_size // PATCH
-    inputs: dict[str, Shape] = {"image": (3, config.image_size, config.image_size)}
-    return inputs | ({"prior": (grid, grid)} if config.prompt_aware else {})
+    grid = config.architecture.grid(config.image_size)
+    inputs: dict[str, Shape] = {IMAGE: (3, config.image_size, config.image_size)}
+    return inputs | ({PRIOR: (grid, grid)} if config.prompt_aware else {})
 
 
 def build_decoder(config: ExportConfig, sam: Any, path: Path, progress: Progress) -> PromptedMaskDecoder:
     """Write the decoder's graph; returns the fp32 module that it was made from."""
     decoder = PromptedMaskDecoder(sam).eval()
-    build(config, decoder, *example_prompts(config), DECODER_OUTPUTS, path, progress)
+    outputs = FAMILIES[config.architecture.family].decoder_outputs
+    build(config, decoder, *example_prompts(config), outputs, path, progress)
     return decoder
 
 
 def example_prompts(config: ExportConfig) -> tuple[dict[str, Tensor], Dynamic]:
     """Inputs to trace a decoder with, and which of their dimensions stay open."""
-    grid = config.image_size // PATCH
+    architecture = config.architecture
+    grid, side = architecture.grid(config.image_size), architecture.mask_side(config.image_size)
     prompts, points = 2, 3  # any two: both dimensions are dynamic
     inputs = {
-        "image_embedding": torch.zeros(1, config.architecture.width, grid, grid),
-        "point_coords": torch.zeros(prompts, points, 2),
-        "point_labels": torch.ones(prompts, points, dtype=torch.int32),
-        "mask_input": torch.zeros(prompts, 1, 4 * grid, 4 * grid),
-        "has_mask_input": torch.zeros(prompts),
+        EMBEDDING: torch.zeros(1, architecture.width, grid, grid),
+        POINT_COORDS: torch.zeros(prompts, points, 2),
+        POINT_LABELS: torch.ones(prompts, points, dtype=torch.int32),
+        MASK_INPUT: torch.zeros(prompts, 1, side, side),
+        HAS_MASK_INPUT: torch.zeros(prompts),
     }
-    dynamic = {name: {0: "prompts"} for name in DECODER_INPUTS[1:]}
-    for name in ("point_coords", "point_labels"):
+    dynamic = {name: {0: "prompts"} for name in inputs if name != EMBEDDING}
+    for name in (POINT_COORDS, POINT_LABELS):
         dynamic[name] = {0: "prompts", 1: "points"}
     return inputs, dynamic
 
@@ -283,7 +294,7 @@ def traced(
     outputs: Sequence[str],
 ) -> onnx.ModelProto:
     """A module's graph in the config's precision and dialect, as the tracer leaves it; the module stays."""
-    ready = prepare(_copy(module, config.precision), config.precision)
+    ready = set_precision(_copy(module, config.precision), config.precision)
     return trace(ready, inputs, outputs, dynamic, config.dialect.opset)
 
 
@@ -313,7 +324,8 @@ def build_engines(
 def build_plugin_graph(config: ExportConfig, encoder: nn.Module, folder: Path, progress: Progress) -> Path:
     """Write the patched encoder's graph with plugins: another `encoder.onnx`, in another folder."""
     path, module = folder / "encoder.onnx", PluginEncoder(encoder)
-    build(config, module, *example_images(config), ["image_embedding"], path, progress)
+    outputs = FAMILIES[config.architecture.family].encoder_outputs
+    build(config, module, *example_images(config), outputs, path, progress)
     return path
 
 
@@ -346,14 +358,14 @@ def encoder_profile(config: ExportConfig) -> Profile:
 
 def decoder_profile(config: ExportConfig) -> Profile:
     """Shapes that the decoder's engine takes: 1 to 64 prompts of 1 to 16 points (a box is two)."""
-    side = 4 * config.image_size // PATCH
+    side = config.architecture.mask_side(config.image_size)
 
     def shapes(prompts: int, points: int) -> dict[str, Shape]:
         return {
-            "point_coords": (prompts, points, 2),
-            "point_labels": (prompts, points),
-            "mask_input": (prompts, 1, side, side),
-            "has_mask_input": (prompts,),
+            POINT_COORDS: (prompts, points, 2),
+            POINT_LABELS: (prompts, points),
+            MASK_INPUT: (prompts, 1, side, side),
+            HAS_MASK_INPUT: (prompts,),
         }
 
     smallest, usual, largest = shapes(1, 1), shapes(1, 2), shapes(64, 16)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from structsam_runtime.contract import EMBEDDING, IMAGE
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import Model
 from structsam_runtime.runners import kind_of
@@ -118,8 +119,8 @@ class TorchEncoder(TorchRunner):
         self, name: str, make: Callable[[], Any], model: Model, device: str, half: bool, compiled: bool
     ) -> None:
         size, fp32 = model.image_size, np.dtype(np.float32)
-        inputs = {"image": TensorSpec(fp32, ("batch", 3, size, size))}
-        outputs = {"image_embedding": TensorSpec(fp32, ("batch", *model.embedding))}
+        inputs = {IMAGE: TensorSpec(fp32, ("batch", 3, size, size))}
+        outputs = {EMBEDDING: TensorSpec(fp32, ("batch", *model.embedding))}
         super().__init__(self._embedding, inputs, outputs, name)
         self.make, self.device, self.compiled = make, device, compiled
         self.dtype = torch.float16 if half else torch.float32
@@ -182,8 +183,8 @@ def write_plain_export(which: Rival, model: Model, path: Path) -> None:
             encoder_of(which, model),
             (image,),
             path,
-            input_names=["image"],
-            output_names=["image_embedding"],
+            input_names=[IMAGE],
+            output_names=[EMBEDDING],
             opset_version=FUSED.opset if which is Rival.META_FUSED else None,
             dynamo=True,
             verbose=False,

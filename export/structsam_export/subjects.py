@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from structsam_runtime import Predictor
+from structsam_runtime.contract import decoder_specs, encoder_specs
 from structsam_runtime.errors import UserError
 from structsam_runtime.evaluation.results import UNMERGED
 from structsam_runtime.manifest import Model
@@ -28,7 +29,6 @@ from .merging import Identity
 from .pipeline import fetch, load, patch, weights_source
 from .progress import Progress
 from .recipe import Uniform
-from .verify import contract
 
 BASELINE = "Baseline"
 PYTORCH = "pytorch"
@@ -109,14 +109,13 @@ def _torch_predictor(
     encoder: Any, decoder: PromptedMaskDecoder, model: Model, merged: ExportConfig | None
 ) -> Iterator[Predictor]:
     """SAM in PyTorch, its encoder patched while the block runs; Meta's own blocks where nothing merges."""
-    specs = contract(model)
     remove(encoder)
     if merged is not None:
         patch(merged, encoder)
     try:
         with Predictor(
-            TorchRunner(WalkedEncoder(encoder), *specs["encoder"]),
-            TorchRunner(decoder, *specs["decoder"]),
+            TorchRunner(WalkedEncoder(encoder), *encoder_specs(model)),
+            TorchRunner(decoder, *decoder_specs(model)),
             model,
         ) as predictor:
             yield predictor

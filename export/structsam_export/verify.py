@@ -17,6 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from structsam_runtime.contract import (
+    EMBEDDING,
+    HAS_MASK_INPUT,
+    IMAGE,
+    MASK_INPUT,
+    MASKS,
+    POINT_COORDS,
+    POINT_LABELS,
+    PRIOR,
+    decoder_specs,
+    encoder_specs,
+)
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import Model
 from structsam_runtime.predict.image import PICTURES, Frame, prepare, read_image
@@ -24,38 +36,10 @@ from structsam_runtime.predict.prior import prior
 from structsam_runtime.predict.prompts import encode
 from structsam_runtime.runners.base import Runner, TensorSpec
 
-from .comparing import Arrays, Specs, TorchRunner, run_all
+from .comparing import Arrays, TorchRunner, run_all
 from .encoder.exported import PlannedEncoder, Told, told_plans
 from .encoder.walk import embed
 from .merging import MergePlan
-
-DECODER_INPUTS = ("image_embedding", "point_coords", "point_labels", "mask_input", "has_mask_input")
-DECODER_OUTPUTS = ("masks", "iou_predictions")
-
-
-def contract(model: Model) -> dict[str, tuple[Specs, Specs]]:
-    """Inputs and outputs of the encoder and the decoder, as every export has them."""
-    pixels, embedding, side = model.image_size, model.embedding, model.low_res
-    single, whole = np.dtype(np.float32), np.dtype(np.int32)
-    taken = {"image": TensorSpec(single, (1, 3, pixels, pixels))}
-    if model.prior:
-        taken |= {"prior": TensorSpec(single, (1, *embedding[1:]))}
-    encoder = (taken, {"image_embedding": TensorSpec(single, (1, *embedding))})
-    shapes: dict[str, tuple[int | str, ...]] = {
-        "image_embedding": (1, *embedding),
-        "point_coords": ("prompts", "points", 2),
-        "point_labels": ("prompts", "points"),
-        "mask_input": ("prompts", 1, side, side),
-        "has_mask_input": ("prompts",),
-    }
-    inputs = {
-        name: TensorSpec(whole if name == "point_labels" else single, shapes[name]) for name in DECODER_INPUTS
-    }
-    outputs = {
-        "masks": TensorSpec(single, ("prompts", 4, side, side)),
-        "iou_predictions": TensorSpec(single, ("prompts", 4)),
-    }
-    return {"encoder": encoder, "decoder": (inputs, outputs)}
 
 
 @dataclass(frozen=True)
@@ -209,10 +193,10 @@ def samples(pictures: Arrays, model: Model) -> list[Sample]:
     for name, picture in pictures.items():
         image, frame = prepare(picture, model)
         if not model.prior:
-            made.append(Sample(name, {"image": image}, frame))
+            made.append(Sample(name, {IMAGE: image}, frame))
             continue
         for what, mask in priors(frame, model).items():
-            made.append(Sample(f"{name} with {what}", {"image": image, "prior": mask}, frame))
+            made.append(Sample(f"{name} with {what}", {IMAGE: image, PRIOR: mask}, frame))
     return made
 
 
@@ -259,7 +243,7 @@ def verify(
     if tap is not None:
         theirs = [plans | made for plans, made in zip(run_all(tap, images), theirs, strict=True)]
     own = run_all(_planned(encoder, model), images)
-    own_masks = run_all(TorchRunner(decoder, *contract(model)["decoder"]), _decoder_feeds(own, pictures))
+    own_masks = run_all(TorchRunner(decoder, *decoder_specs(model)), _decoder_feeds(own, pictures))
     their_masks = run_all(export_decoder, _decoder_feeds(theirs, pictures))
 
     everything = told_plans(encoder)
@@ -272,7 +256,7 @@ def verify(
         for index, plans in _by_block(told).items()
     }
     knows_plans = len(told) == len(everything)
-    pairs = [(a["image_embedding"], b["image_embedding"]) for a, b in zip(same_plans, theirs, strict=True)]
+    pairs = [(a[EMBEDDING], b[EMBEDDING]) for a, b in zip(same_plans, theirs, strict=True)]
     ious = np.concatenate(
         [_ious(a, b, picture.frame) for a, b, picture in zip(own_masks, their_masks, pictures, strict=True)]
     )
@@ -281,9 +265,7 @@ def verify(
         images=[picture.name for picture in pictures],
         error=max(float(np.abs(a - b).max()) for a, b in pairs) if knows_plans else None,
         cosine=min(_cosine(a, b) for a, b in pairs) if knows_plans else None,
-        cosine_end_to_end=min(
-            _cosine(a["image_embedding"], b["image_embedding"]) for a, b in zip(own, theirs, strict=True)
-        ),
+        cosine_end_to_end=min(_cosine(a[EMBEDDING], b[EMBEDDING]) for a, b in zip(own, theirs, strict=True)),
         plans=float(np.mean(list(by_block.values()))) if by_block else None,
         plans_by_block=by_block,
         mask_iou=float(ious.mean()),
@@ -295,7 +277,7 @@ def verify(
 
 def _planned(encoder: Any, model: Model) -> TorchRunner:
     """The patched encoder in PyTorch, which tells its plans."""
-    inputs, outputs = contract(model)["encoder"]
+    inputs, outputs = encoder_specs(model)
     plans = {
         one.name(what): TensorSpec(np.dtype(np.int32), (one.windows.per_image, length))
         for one in told_plans(encoder)
@@ -307,11 +289,12 @@ def _planned(encoder: Any, model: Model) -> TorchRunner:
     return TorchRunner(PlannedEncoder(encoder), inputs, {**outputs, **plans})
 
 
-def prompts(frame: Frame) -> Arrays:
+def prompts(frame: Frame, side: int) -> Arrays:
     """A grid of box and point prompts over a picture, as one decoder call.
 
     Args:
         frame: where the picture lies.
+        side: of the decoder's masks.
 
     Returns:
         The decoder's inputs but the embedding: 9 points and 9 boxes, P = 18.
@@ -322,19 +305,18 @@ def prompts(frame: Frame) -> Arrays:
     points = encode(frame, point_coords=centers[:, None], point_labels=np.ones((9, 1)))
     boxes = encode(frame, box=np.concatenate([centers - half, centers + half], 1))
     coords = np.concatenate([points.point_coords, boxes.point_coords])
-    side = frame.image_size // 4
     return {
-        "point_coords": coords,
-        "point_labels": np.concatenate([points.point_labels, boxes.point_labels]),
-        "mask_input": np.zeros((len(coords), 1, side, side), np.float32),
-        "has_mask_input": np.zeros(len(coords), np.float32),
+        POINT_COORDS: coords,
+        POINT_LABELS: np.concatenate([points.point_labels, boxes.point_labels]),
+        MASK_INPUT: np.zeros((len(coords), 1, side, side), np.float32),
+        HAS_MASK_INPUT: np.zeros(len(coords), np.float32),
     }
 
 
 def _decoder_feeds(embeddings: Sequence[Arrays], pictures: Sequence[Sample]) -> list[Arrays]:
     """Inputs of the decoder for every picture."""
     return [
-        {"image_embedding": made["image_embedding"], **prompts(picture.frame)}
+        {EMBEDDING: made[EMBEDDING], **prompts(picture.frame, 4 * made[EMBEDDING].shape[-1])}
         for made, picture in zip(embeddings, pictures, strict=True)
     ]
 
@@ -391,8 +373,11 @@ def _cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 def _ious(a: Arrays, b: Arrays, frame: Frame) -> NDArray[np.float64]:
     """IoU of every prompt's four masks, within the picture: [P, 4]. Two empty masks agree."""
-    height, width = -(-frame.resized_height // 4), -(-frame.resized_width // 4)
-    one, other = (made["masks"][..., :height, :width] > 0 for made in (a, b))
+    side = a[MASKS].shape[-1]
+    height, width = (
+        -(-length * side // frame.image_size) for length in (frame.resized_height, frame.resized_width)
+    )
+    one, other = (made[MASKS][..., :height, :width] > 0 for made in (a, b))
     union = (one | other).sum((2, 3))
     return np.where(union == 0, 1.0, (one & other).sum((2, 3)) / np.maximum(union, 1))
 
@@ -414,7 +399,7 @@ def _follow(encoder: Any, told: dict[int, list[Told]], plans: Arrays, feed: Arra
         """The export's plans; what it does not tell merges nothing, or is a leader's."""
         if index not in told:
             return None
-        made: list[MergePlan] = encoder.blocks[index].decide(x, inputs.get("prior"))
+        made: list[MergePlan] = encoder.blocks[index].decide(x, inputs.get(PRIOR))
         for one in told[index]:
             slot, position = one.name("slot"), one.name("position")
             own = made[one.group]
@@ -423,5 +408,5 @@ def _follow(encoder: Any, told: dict[int, list[Told]], plans: Arrays, feed: Arra
             made[one.group] = MergePlan.recorded(theirs, where, one.block.method.reduction)
         return made
 
-    embedding, _ = embed(encoder, inputs["image"], inputs.get("prior"), given)
-    return {"image_embedding": embedding.numpy(), **decided}
+    embedding, _ = embed(encoder, inputs[IMAGE], inputs.get(PRIOR), given)
+    return {EMBEDDING: embedding.numpy(), **decided}

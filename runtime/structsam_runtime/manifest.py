@@ -6,13 +6,20 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from .errors import UserError
 
 FORMAT = 2
 """Since 2, decoders know absent places; those of 1 would take them for something else."""
 FILE_NAME = "manifest.json"
+
+Scaling = Literal["deviation", "min-max"]
+"""How pixels are scaled: by mean and standard deviation, or each picture from its lowest to its highest value
+to 0..1."""
+Fit = Literal["pad", "stretch"]
+"""How a picture is fitted into the square: its longest side fills it and the rest is padding, or both sides
+fill it."""
 
 T = TypeVar("T")
 
@@ -26,10 +33,12 @@ class Model:
     embedding: tuple[int, int, int]  # channels, height, width of the image embedding
     low_res: int  # side of the decoder's masks, pixels
     mask_threshold: float  # a logit above it belongs to the mask
-    pixel_mean: tuple[float, float, float]  # RGB, on the 0..255 scale
-    pixel_std: tuple[float, float, float]  # RGB, on the 0..255 scale
+    pixel_mean: tuple[float, float, float]  # RGB, on the 0..255 scale; not used by min-max
+    pixel_std: tuple[float, float, float]  # RGB, on the 0..255 scale; not used by min-max
     precision: str  # fp32, fp16: the arithmetic inside; inputs and outputs stay float32
     prior: bool = False  # whether the encoder takes one: see `prior`; manifests from before it do not say
+    scaling: Scaling = "deviation"  # of pixels; manifests from before it do not say
+    fit: Fit = "pad"  # of pictures; manifests from before it do not say
 
 
 @dataclass(frozen=True)
@@ -157,6 +166,14 @@ def _triple(data: Mapping[str, Any], key: str, kind: type[T], path: Path) -> tup
     return first, second, third
 
 
+def _one_of(kind: Any, data: Mapping[str, Any], key: str, path: Path, default: Any) -> Any:
+    """The value of a key of the model that may be missing: one of the words of a Literal."""
+    value, words = _get({key: default, **data}, key, str, path, "model."), get_args(kind)
+    if value not in words:
+        raise UserError(f"{path} has 'model.{key}' = {value!r}, expected {' or '.join(words)}; export again")
+    return value
+
+
 def _model(data: Mapping[str, Any], path: Path) -> Model:
     model = Model(
         arch=_get(data, "arch", str, path, "model."),
@@ -168,6 +185,8 @@ def _model(data: Mapping[str, Any], path: Path) -> Model:
         pixel_std=_triple(data, "pixel_std", float, path),
         precision=_get(data, "precision", str, path, "model."),
         prior=_get(data, "prior", bool, path, "model.") if "prior" in data else False,
+        scaling=_one_of(Scaling, data, "scaling", path, Model.scaling),
+        fit=_one_of(Fit, data, "fit", path, Model.fit),
     )
     if min(model.image_size, model.low_res, *model.embedding, *model.pixel_std) <= 0:
         raise UserError(f"{path} has a size or a pixel_std that is not positive in 'model'; export again")

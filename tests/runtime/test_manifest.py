@@ -42,6 +42,15 @@ def test_an_encoder_takes_a_prior_if_its_manifest_says_so(folder: Path) -> None:
     assert Manifest.read(folder).model.prior is True
 
 
+def test_manifests_from_before_families_are_those_of_sam(folder: Path) -> None:
+    _edit(folder, lambda data: [data["model"].pop(key) for key in ("scaling", "fit")])
+    model = Manifest.read(folder).model
+    assert (model.scaling, model.fit) == ("deviation", "pad")
+    _edit(folder, lambda data: data["model"].update(scaling="min-max", fit="stretch"))
+    model = Manifest.read(folder).model
+    assert (model.scaling, model.fit) == ("min-max", "stretch")
+
+
 def test_an_integer_passes_for_a_float(folder: Path) -> None:
     _edit(folder, lambda data: data["model"].update(mask_threshold=0))
     threshold = Manifest.read(folder).model.mask_threshold
@@ -59,6 +68,12 @@ def test_an_integer_passes_for_a_float(folder: Path) -> None:
         (lambda data: data["model"].update(image_size="1024"), "'model.image_size' = '1024', expected int"),
         (lambda data: data["model"].update(image_size=True), "'model.image_size' = True, expected int"),
         (lambda data: data["model"].update(prior=1), "'model.prior' = 1, expected bool"),
+        (lambda data: data["model"].update(fit=None), "'model.fit' = None, expected str"),
+        (lambda data: data["model"].update(fit="crop"), "'model.fit' = 'crop', expected pad or stretch"),
+        (
+            lambda data: data["model"].update(scaling="mean"),
+            "'model.scaling' = 'mean', expected deviation or min-max",
+        ),
         (lambda data: data["model"].update(image_size=0), "a size or a pixel_std that is not positive"),
         (
             lambda data: data["model"].update(pixel_std=[1, 0, 1]),

@@ -25,6 +25,7 @@ from ..encoder.attention import MergedBlock, layer_norm
 from ..encoder.patch import grid_of, merged_blocks, remove
 from ..encoder.walk import Plans
 from ..merging import Windows
+from ..models.architectures import ARCHITECTURES
 
 
 @dataclass(frozen=True)
@@ -263,8 +264,8 @@ def table_5() -> list[EnergyPrice]:
     of the authors' bipartite code and not of Algorithm 1, which compares nothing; Sobel adds two depthwise
     convolutions, central differences are free.
     """
-    prices = []
-    for kind, windows in (("global", Windows(64, 64, 64)), ("window", Windows(64, 64, 14))):
+    prices, side = [], ARCHITECTURES["vit_b"].window
+    for kind, windows in (("global", Windows(64, 64, 64)), ("window", Windows(64, 64, side))):
         tokens = torch.empty(windows.per_image, windows.tokens, 64, device="meta")
         destinations = tokens[:, : windows.tokens // 4]
         planes = tokens.transpose(1, 2).reshape(-1, 64, windows.side, windows.side)

@@ -15,7 +15,6 @@ from torch import Tensor
 from ..encoder.attention import layer_norm
 from ..encoder.walk import Stage, enter, leave, walk
 from ..merging import MergePlan, Windows
-from ..models.architectures import PATCH
 
 Pixels = NDArray[np.uint8]
 """[h, w, 3] RGB."""
@@ -23,8 +22,8 @@ Mask = NDArray[np.bool_]
 
 DIM, SHADE = 0.4, (20, 30, 60)
 """What merges is darker, and a little blue, so that it is told from what is dark itself."""
-DOT = slice(5, 11)
-"""Rows and columns of a token's pixels that are its dot."""
+MARGIN = 5 / 16
+"""Share of a token's patch on every side of its dot."""
 WHITE = (255, 255, 255)
 # Okabe and Ito's palette: distinguishable for colour-blind people too.
 BOTH, GAINED, LOST = (86, 180, 233), (0, 158, 115), (213, 94, 0)
@@ -43,6 +42,7 @@ class BlockView:
         energy: see `Method.scores`.
         windows: how the block cuts the map.
         slots: K, the slots of one window.
+        patch: pixels along the side of a token's patch.
     """
 
     slot: NDArray[np.int64]
@@ -51,6 +51,7 @@ class BlockView:
     energy: NDArray[np.float32] | None
     windows: Windows
     slots: int
+    patch: int
 
 
 @torch.no_grad()
@@ -69,11 +70,12 @@ def watch(encoder: Any, image: Tensor, blocks: Collection[int]) -> tuple[dict[in
         The views, and the stage behind the last of these blocks.
     """
     before, views = enter(encoder, image), {}
+    patch = image.shape[-1] // before.x.shape[2]
     for index, after in zip(range(max(blocks) + 1), walk(encoder.blocks, before), strict=False):
         if index in blocks:
             block, (plan,) = encoder.blocks[index], after.plans[index]
             energy = block.method.scores(layer_norm(block.norm1, before.x), block.windows)
-            views[index] = block_view(plan, block.windows, None if energy is None else energy[0])
+            views[index] = block_view(plan, block.windows, None if energy is None else energy[0], patch)
         before = after
     return views, before
 
@@ -86,7 +88,7 @@ def finish(encoder: Any, stage: Stage) -> Tensor:
     return leave(encoder, stage)
 
 
-def block_view(plan: MergePlan, windows: Windows, energy: Tensor | None) -> BlockView:
+def block_view(plan: MergePlan, windows: Windows, energy: Tensor | None, patch: int) -> BlockView:
     """A plan for the windows of one image, laid out as the map; see BlockView."""
     count, slots = plan.size.shape
     window = torch.arange(count)[:, None]
@@ -101,6 +103,7 @@ def block_view(plan: MergePlan, windows: Windows, energy: Tensor | None) -> Bloc
         energy=None if energy is None else energy.numpy(),
         windows=windows,
         slots=slots,
+        patch=patch,
     )
 
 
@@ -115,40 +118,43 @@ def draw_merging(photo: Pixels, view: BlockView) -> Pixels:
         [h, w, 3]. Tokens that share a slot show its mean colour, shaded; a white dot marks its destination.
     """
     size = photo.shape[:2]
-    slot, merged = enlarge(view.slot, size), enlarge(view.merged, size)
+    slot, merged, destination = (
+        enlarge(values, size, view.patch) for values in (view.slot, view.merged, view.destination)
+    )
     number = np.maximum(np.bincount(slot.ravel()), 1)
     sums = [np.bincount(slot.ravel(), photo[..., channel].ravel()) for channel in range(3)]
     colour = np.rint(DIM * np.stack(sums, -1) / number[:, None] + SHADE).astype(np.uint8)  # [slots, 3]
     drawn = np.where(merged[..., None], colour[slot], photo)
-    drawn[enlarge(view.destination, size) & _dots(size)] = WHITE
+    drawn[destination & _dots(size, view.patch)] = WHITE
     return drawn
 
 
-def _dots(size: tuple[int, ...]) -> Mask:
+def _dots(size: tuple[int, ...], patch: int) -> Mask:
     """[h, w] the middle of every token."""
-    inside = np.zeros(PATCH, np.bool_)
-    inside[DOT] = True
-    down, across = (inside[np.arange(length) % PATCH] for length in size)
+    inside, margin = np.zeros(patch, np.bool_), round(MARGIN * patch)
+    inside[margin : patch - margin] = True
+    down, across = (inside[np.arange(length) % patch] for length in size)
     return down[:, None] & across
 
 
-def enlarge(values: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
+def enlarge(values: NDArray[Any], size: tuple[int, ...], patch: int) -> NDArray[Any]:
     """[H, W] of tokens to [h, w] of pixels, whatever is padding cut off."""
-    rows, columns = (np.arange(length) // PATCH for length in size)
+    rows, columns = (np.arange(length) // patch for length in size)
     return values[np.ix_(rows, columns)]
 
 
-def draw_energy(photo: Pixels, energy: NDArray[np.float32]) -> Pixels:
+def draw_energy(photo: Pixels, energy: NDArray[np.float32], patch: int) -> Pixels:
     """Energies [H, W] as colours from black over red to yellow, by their 1st and 99th percentile.
 
     Args:
         photo: [h, w, 3], for its size.
         energy: of all tokens of the map.
+        patch: pixels along the side of a token's patch.
 
     Returns:
         [h, w, 3].
     """
-    seen = enlarge(energy, photo.shape[:2])
+    seen = enlarge(energy, photo.shape[:2], patch)
     low, high = np.percentile(seen, (1, 99))
     level = np.clip((seen - low) / max(high - low, 1e-9), 0, 1)
     colours: Pixels = colormaps["inferno"](level, bytes=True)[..., :3]

@@ -53,6 +53,7 @@ try:
     from ..description import model_of
     from ..encoder import PromptedMaskDecoder, apply, remove
     from ..models.architectures import ARCHITECTURES, DEFAULT
+    from ..models.family import FAMILIES
     from ..options import METHODS
     from ..pipeline import load
 except ModuleNotFoundError as error:
@@ -134,7 +135,8 @@ def main(
     ]
     blocks = _blocks(block or [], configs[0])
     picture = read_image(photo)
-    frame = Frame.of(picture.shape[0], picture.shape[1], configs[0].image_size)
+    fit = FAMILIES[configs[0].architecture.family].pixels.fit
+    frame = Frame.of(picture.shape[0], picture.shape[1], configs[0].image_size, fit)
     prompts = encode(frame, box=box) if box else None
     groups = panels(picture, configs, blocks, prompts)
     key = TOKEN_KEY + MASK_KEY if prompts else TOKEN_KEY
@@ -222,7 +224,9 @@ def mask_of(sam: Any, embedding: torch.Tensor, prompts: Encoded, photo: Pixels) 
 def block_panels(photo: Pixels, block: int, views: Mapping[str, BlockView]) -> list[Panel]:
     """The photograph, the energies of methods that have one, and what every method merges."""
     energies = [
-        Panel(f"{name}, energy in block {block}\n{ENERGIES[name]}", draw_energy(photo, view.energy))
+        Panel(
+            f"{name}, energy in block {block}\n{ENERGIES[name]}", draw_energy(photo, view.energy, view.patch)
+        )
         for name, view in views.items()
         if view.energy is not None
     ]

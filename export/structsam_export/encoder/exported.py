@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from structsam_runtime.contract import EMBEDDING
+
 from ..merging import Windows
 from .attention import MergedBlock
 from .patch import merged_blocks
@@ -34,10 +36,10 @@ class PlannedEncoder(nn.Module):
 
         Args:
             image: [B, 3, S, S] normalised pixels.
-            prior: [B, S/16, S/16] from 0 to 1 where a prompt is; for a prompt-aware encoder.
+            prior: [B, H, W] from 0 to 1 where a prompt is; for a prompt-aware encoder.
 
         Returns:
-            The embedding [B, 256, S/16, S/16], then slot [B', N] and position [B', K] of `told_plans`.
+            The embedding [B, 256, H, W], then slot [B', N] and position [B', K] of `told_plans`.
         """
         embedding, plans = embed(self.encoder, image, prior)
         told = [plans[index][group] for index, group in self.told]
@@ -84,4 +86,4 @@ def _empty(windows: Windows) -> Tensor:
 def output_names(encoder: nn.Module) -> list[str]:
     """Names of what PlannedEncoder returns."""
     told = told_plans(encoder)
-    return ["image_embedding", *(one.name(what) for one in told for what in ("slot", "position"))]
+    return [EMBEDDING, *(one.name(what) for one in told for what in ("slot", "position"))]

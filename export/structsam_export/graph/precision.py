@@ -46,7 +46,7 @@ class LayerNorm2dFp32(nn.Module):
         return normed.to(x.dtype).permute(0, 3, 1, 2)
 
 
-def prepare(module: nn.Module, precision: Precision) -> nn.Module:
+def set_precision(module: nn.Module, precision: Precision) -> nn.Module:
     """Make a module ready to be traced, in place: exportable normalisations, and the precision.
 
     Args:

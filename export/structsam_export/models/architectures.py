@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PATCH = 16
-"""Pixels along the side of a token's patch."""
-WINDOW = 14
-"""Tokens along the side of an attention window."""
 DEFAULT = "vit_nano"
 """The architecture that needs no download."""
 
@@ -16,7 +12,7 @@ DEFAULT = "vit_nano"
 class Architecture:
     """What one size of SAM differs in, and its weights.
 
-    The last five are Meta's for all sizes of theirs.
+    What has a default is Meta's for all sizes of theirs.
 
     Attributes:
         embed_dim: C, channels of a token.
@@ -29,6 +25,9 @@ class Architecture:
         decoder_mlp: hidden channels of the decoder's MLPs.
         decoder_heads: attention heads of the decoder.
         image_size: pixels along the side of the square input that the weights were made for.
+        patch: pixels along the side of a token's patch.
+        window: tokens along the side of an attention window.
+        family: a name in FAMILIES, which says what pictures the model wants.
     """
 
     embed_dim: int
@@ -41,6 +40,17 @@ class Architecture:
     decoder_mlp: int = 2048
     decoder_heads: int = 8
     image_size: int = 1024
+    patch: int = 16
+    window: int = 14
+    family: str = "sam"
+
+    def grid(self, image_size: int) -> int:
+        """Tokens along the side of the feature map of an input of so many pixels."""
+        return image_size // self.patch
+
+    def mask_side(self, image_size: int) -> int:
+        """Pixels along the side of the decoder's masks, which have four for every token."""
+        return 4 * self.grid(image_size)
 
 
 ARCHITECTURES = {

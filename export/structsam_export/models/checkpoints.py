@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from structsam_runtime.errors import UserError
 
-from .architectures import ARCHITECTURES, PATCH, WINDOW, Architecture
+from .architectures import ARCHITECTURES, Architecture
+from .family import FAMILIES
 
 META = "https://dl.fbaipublicfiles.com/segment_anything/"
 SHIPPED = Path(__file__).parents[1] / "weights"
@@ -60,11 +61,11 @@ def build_sam(arch: str | Architecture, image_size: int = 0) -> Any:
     """
     modules, size = sam_modules(), arch if isinstance(arch, Architecture) else ARCHITECTURES[arch]
     image_size = image_size or size.image_size
-    grid = image_size // PATCH
+    grid, pixels = size.grid(image_size), FAMILIES[size.family].pixels
     sam = modules.Sam(
         image_encoder=modules.ImageEncoderViT(
             img_size=image_size,
-            patch_size=PATCH,
+            patch_size=size.patch,
             embed_dim=size.embed_dim,
             depth=size.depth,
             num_heads=size.heads,
@@ -73,7 +74,7 @@ def build_sam(arch: str | Architecture, image_size: int = 0) -> Any:
             qkv_bias=True,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
             use_rel_pos=True,
-            window_size=WINDOW,
+            window_size=size.window,
             global_attn_indexes=size.global_blocks,
         ),
         prompt_encoder=modules.PromptEncoder(
@@ -94,6 +95,8 @@ def build_sam(arch: str | Architecture, image_size: int = 0) -> Any:
             iou_head_depth=3,
             iou_head_hidden_dim=256,
         ),
+        pixel_mean=list(pixels.mean),
+        pixel_std=list(pixels.std),
     )
     return sam.eval().requires_grad_(False)
 
@@ -247,15 +250,15 @@ def _difference(
             f"{len(shaped)} have another shape ({name} is {list(weights[name].shape)}, "
             f"expected {list(own[name].shape)})"
         )
-    fits = [arch for arch, size in ARCHITECTURES.items() if _width(weights) == size.embed_dim]
+    fits = [arch for arch, size in ARCHITECTURES.items() if _first(weights) == (size.embed_dim, size.patch)]
     advice = f"; it has the width of {fits[0]}, so try --arch {fits[0]}" if fits and shaped else ""
     return ", ".join(found) + advice
 
 
-def _width(weights: dict[str, Tensor]) -> int | None:
-    """C of the encoder in a checkpoint, if it has one."""
-    bias = weights.get("image_encoder.patch_embed.proj.bias")
-    return None if bias is None else bias.shape[0]
+def _first(weights: dict[str, Tensor]) -> tuple[int, int] | None:
+    """C and the patch size of the encoder in a checkpoint, if it has one."""
+    kernel = weights.get("image_encoder.patch_embed.proj.weight")  # [C, 3, p, p]
+    return None if kernel is None or kernel.dim() != 4 else (kernel.shape[0], kernel.shape[-1])
 
 
 def _grid(weights: dict[str, Tensor]) -> int | None:

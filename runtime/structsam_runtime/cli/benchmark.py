@@ -20,6 +20,7 @@ from .. import Manifest, Predictor, UserError
 from ..benchmarking.profile import operators
 from ..benchmarking.tables import check_result, markdown, write_result
 from ..benchmarking.timing import as_row, conditions, environment, footprint, interleaved, spread
+from ..contract import IMAGE, PRIOR
 from ..files import check_output
 from ..predict.image import prepare, read_image
 from ..predict.prior import prior
@@ -64,7 +65,7 @@ def main(
         raise UserError("the exports differ in architecture or image size; benchmark one kind per run")
     picture = read_image(image) if image else _photograph()
     tensor, _ = prepare(picture, manifests[0].model)
-    inputs = {"image": tensor, "prior": prior(manifests[0].model)}  # without prompts: the time is the same
+    inputs = {IMAGE: tensor, PRIOR: prior(manifests[0].model)}  # without prompts: the time is the same
     told = {name: _told(out) for name, out in zip(names, outs, strict=True)}
     ours = {name: partial(create, out, "encoder", runner) for name, out in zip(names, outs, strict=True)}
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
-from ..manifest import Model
+from ..manifest import Fit, Model
 
 PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 """Suffixes of files that are taken for pictures where a folder is named."""
@@ -72,7 +72,8 @@ def _grey16(image: Image.Image, path: Path) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a picture lies in the model's square input: its longest side fills the square, from the top left.
+    """Where a picture lies in the model's square input: it begins at the top left, and its longest side, or
+    both sides where it is stretched, fill the square.
 
     All sizes in pixels.
     """
@@ -84,14 +85,21 @@ class Frame:
     image_size: int
 
     @classmethod
-    def of(cls, height: int, width: int, image_size: int) -> "Frame":
-        """The frame of a picture of ``height`` x ``width`` in a model of side ``image_size``: SAM's rule.
+    def of(cls, height: int, width: int, image_size: int, fit: Fit = "pad") -> "Frame":
+        """The frame of a picture of ``height`` x ``width`` in a model of side ``image_size``.
+
+        Args:
+            height, width: of the picture.
+            image_size: side of the square.
+            fit: ``pad`` keeps the proportions, SAM's rule; ``stretch`` scales each axis to the whole side.
 
         Raises:
             UserError: the picture is empty, or so thin that its short side would vanish.
         """
         if height < 1 or width < 1:
             raise UserError(f"a picture of {width} x {height} pixels is empty")
+        if fit == "stretch":
+            return cls(height, width, image_size, image_size, image_size)
         # One factor and then rounding, in this order: another order differs by a pixel for some sizes.
         scale = image_size / max(height, width)
         resized_height, resized_width = int(height * scale + 0.5), int(width * scale + 0.5)
@@ -115,14 +123,14 @@ class Frame:
 
 
 def prepare(image: NDArray[np.uint8], model: Model) -> tuple[NDArray[np.float32], Frame]:
-    """The encoder's input: resize the longest side, normalise, pad with zeros to the right and below.
+    """The encoder's input: resize as the model fits pictures, scale, pad with zeros to the right and below.
 
-    Pillow's antialiased bilinear resize on bytes and float32 arithmetic after it: the same numbers, bit for
-    bit, as the preprocessing that the checkpoints were trained with.
+    Pillow's antialiased bilinear resize on bytes and float32 arithmetic after it: for SAM the same numbers,
+    bit for bit, as the preprocessing that its checkpoints were trained with.
 
     Args:
         image: uint8 RGB [H, W, 3], range 0..255.
-        model: gives the side S, the mean and the standard deviation.
+        model: gives the side S, how pictures are fitted and how their pixels are scaled.
 
     Returns:
         float32 [1, 3, S, S], and the frame that maps places between picture and input.
@@ -130,13 +138,22 @@ def prepare(image: NDArray[np.uint8], model: Model) -> tuple[NDArray[np.float32]
     Raises:
         UserError: the picture has another dtype or shape, or cannot be scaled.
     """
-    frame = Frame.of(*picture_size(image), model.image_size)
+    frame = Frame.of(*picture_size(image), model.image_size, model.fit)
     size = (frame.resized_width, frame.resized_height)
     resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-    normal = (resized.astype(np.float32) - _row(model.pixel_mean)) / _row(model.pixel_std)
+    normal = _scaled(resized.astype(np.float32), model)
     tensor = np.zeros((1, 3, model.image_size, model.image_size), np.float32)
     tensor[0, :, : frame.resized_height, : frame.resized_width] = normal.transpose(2, 0, 1)
     return tensor, frame
+
+
+def _scaled(pixels: NDArray[np.float32], model: Model) -> NDArray[np.float32]:
+    """[h, w, 3] from 0..255 to what the encoder was trained on."""
+    if model.scaling == "min-max":
+        low, high = pixels.min(), pixels.max()  # over all channels, as in MedSAM
+        scaled: NDArray[np.float32] = (pixels - low) / max(high - low, np.float32(1e-8))
+        return scaled
+    return (pixels - _row(model.pixel_mean)) / _row(model.pixel_std)
 
 
 def picture_size(image: NDArray[np.uint8]) -> tuple[int, int]:

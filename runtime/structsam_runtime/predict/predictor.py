@@ -12,6 +12,19 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..contract import (
+    DECODER_OUTPUTS,
+    EMBEDDING,
+    ENCODER_OUTPUTS,
+    HAS_MASK_INPUT,
+    IMAGE,
+    IOU,
+    MASK_INPUT,
+    MASKS,
+    POINT_COORDS,
+    POINT_LABELS,
+    PRIOR,
+)
 from ..errors import UserError
 from ..manifest import Manifest, Model
 from ..runners import create
@@ -114,8 +127,8 @@ class Predictor:
         with ExitStack() as stack:
             for runner in (self.encoder, self.decoder):
                 stack.enter_context(runner)
-            _require(self.encoder, self.encoder.outputs, ("image_embedding",))
-            _require(self.decoder, self.decoder.outputs, ("masks", "iou_predictions"))
+            _require(self.encoder, self.encoder.outputs, ENCODER_OUTPUTS)
+            _require(self.decoder, self.decoder.outputs, DECODER_OUTPUTS)
             self._stack = stack.pop_all()
         return self
 
@@ -145,8 +158,8 @@ class Predictor:
         if self.model.prior:
             self._picture = _Picture(frame, image=tensor)
         else:
-            outputs = self.encoder.infer_on_device({"image": tensor})
-            self._picture = _Picture(frame, outputs["image_embedding"])
+            outputs = self.encoder.infer_on_device({IMAGE: tensor})
+            self._picture = _Picture(frame, outputs[EMBEDDING])
 
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[Embedding]:
         """Run the encoder on several pictures, of any sizes, and keep none of them.
@@ -161,14 +174,14 @@ class Predictor:
         Raises:
             UserError: another dtype or shape.
         """
-        step = BATCH if isinstance(self.encoder.inputs["image"].shape[0], str) else 1
+        step = BATCH if isinstance(self.encoder.inputs[IMAGE].shape[0], str) else 1
         embeddings = []
         for start in range(0, len(images), step):
             made = [prepare(image, self.model) for image in images[start : start + step]]
-            feeds = {"image": np.concatenate([tensor for tensor, _ in made])}
+            feeds = {IMAGE: np.concatenate([tensor for tensor, _ in made])}
             if self.model.prior:
-                feeds["prior"] = np.repeat(prior(self.model), len(made), axis=0)
-            features = self.encoder.infer(feeds)["image_embedding"]
+                feeds[PRIOR] = np.repeat(prior(self.model), len(made), axis=0)
+            features = self.encoder.infer(feeds)[EMBEDDING]
             embeddings += [
                 Embedding(one[None], frame, self.weights)
                 for one, (_, frame) in zip(features, made, strict=True)
@@ -311,14 +324,14 @@ class Predictor:
                 previous[index] = mask
         outputs = self.decoder.infer(
             {
-                "image_embedding": self._features(encoded),
-                "point_coords": encoded.point_coords,
-                "point_labels": encoded.point_labels,
-                "mask_input": previous,
-                "has_mask_input": np.array([mask is not None for mask in given], np.float32),
+                EMBEDDING: self._features(encoded),
+                POINT_COORDS: encoded.point_coords,
+                POINT_LABELS: encoded.point_labels,
+                MASK_INPUT: previous,
+                HAS_MASK_INPUT: np.array([mask is not None for mask in given], np.float32),
             }
         )
-        return outputs["masks"], outputs["iou_predictions"]
+        return outputs[MASKS], outputs[IOU]
 
     def memory(self) -> Held:
         """What is held, beside what Python and the libraries take.
@@ -343,8 +356,8 @@ class Predictor:
             return picture.features
         where = _prior(self.model, encoded)
         if picture.prior is None or (where.any() and not np.array_equal(where, picture.prior)):
-            feeds = {"image": picture.image, "prior": where}
-            picture.features = self.encoder.infer_on_device(feeds)["image_embedding"]
+            feeds = {IMAGE: picture.image, PRIOR: where}
+            picture.features = self.encoder.infer_on_device(feeds)[EMBEDDING]
             picture.prior = where
         return picture.features
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from structsam_export.options import METHODS
 
 from structsam_export.analysis.pictures import (
     BlockView,
@@ -23,7 +24,6 @@ from structsam_export.analysis.pictures import (
 from structsam_export.encoder import apply
 from structsam_export.encoder.attention import layer_norm
 from structsam_export.merging import MergePlan, PiToMe, StructSAM, ToMe, Windows, gradient_energy
-from structsam_export.options import METHODS
 
 SIZE = 320  # 20 x 20 tokens: four windows with padding, or one global window
 RATE = 0.55
@@ -94,7 +94,7 @@ def test_a_destination_in_the_padding_is_not_shown() -> None:
     position = torch.tensor([[8, 1, 2, 3, 4, 5, 6, 7]], dtype=torch.int32)
     size = torch.tensor([[2, 1, 1, 1, 1, 1, 1, 1]], dtype=torch.int32)
     plan = MergePlan(slot, position, size, rule=None)  # type: ignore[arg-type]
-    view = block_view(plan, Windows(2, 2, 3), None)
+    view = block_view(plan, Windows(2, 2, 3), None, 16)
     np.testing.assert_array_equal(view.merged, [[True, False], [False, False]])
     assert not view.destination.any()
 
@@ -129,14 +129,16 @@ def test_other_methods_have_no_energy() -> None:
     assert token_energy(ToMe(RATE), torch.ones(1, 4, 4, 8), Windows(4, 4, 4)) is None
 
 
-def view_of(slot: NDArray[np.int64], destination: NDArray[np.bool_] | None = None) -> BlockView:
+def view_of(
+    slot: NDArray[np.int64], destination: NDArray[np.bool_] | None = None, patch: int = 16
+) -> BlockView:
     """A view with nothing but slots and, unless they are given, the first token of each as destination."""
     _, first, part, number = np.unique(slot, return_index=True, return_inverse=True, return_counts=True)
     merged = (number > 1)[part].reshape(slot.shape)
     if destination is None:
         destination = np.isin(np.arange(slot.size), first).reshape(slot.shape) & merged
     windows = Windows(*slot.shape, max(slot.shape))
-    return BlockView(slot, merged, destination, None, windows, len(number))
+    return BlockView(slot, merged, destination, None, windows, len(number), patch)
 
 
 @settings(max_examples=50, deadline=None)
@@ -165,6 +167,15 @@ def test_merged_tokens_show_their_mean_and_kept_ones_themselves(data: Any, heigh
         assert np.abs(drawn[row, column].astype(int) - expected).max() <= 1
 
 
+def test_a_token_of_8_pixels_has_its_dot_in_the_middle() -> None:
+    view = view_of(np.array([[0, 0], [1, 2]]), patch=8)
+    photo = np.full((16, 12, 3), 100, np.uint8)  # the second column is cut
+    white = (draw_merging(photo, view) == 255).all(-1)
+    expected = np.zeros((16, 12), bool)
+    expected[2:6, 2:6] = True
+    np.testing.assert_array_equal(white, expected)
+
+
 def test_every_merged_pixel_is_seen_on_black_and_on_white() -> None:
     view = view_of(np.zeros((2, 2), int), np.zeros((2, 2), bool))
     for level in (0, 255):
@@ -186,7 +197,7 @@ def test_a_difference_by_hand() -> None:
 
 def test_energies_become_brighter_colours_token_by_token() -> None:
     photo = np.zeros((20, 32, 3), np.uint8)  # the second row of tokens is cut, the third is padding
-    drawn = draw_energy(photo, np.array([[1, 2], [3, 4], [1e9, -1e9]], np.float32))
+    drawn = draw_energy(photo, np.array([[1, 2], [3, 4], [1e9, -1e9]], np.float32), 16)
     tokens = [drawn[:16, :16], drawn[:16, 16:], drawn[16:, :16], drawn[16:, 16:]]
     assert all(len(np.unique(token.reshape(-1, 3), axis=0)) == 1 for token in tokens)
     brightness = [int(token[0, 0].sum()) for token in tokens]
@@ -196,5 +207,5 @@ def test_energies_become_brighter_colours_token_by_token() -> None:
 
 
 def test_an_energy_that_is_the_same_everywhere_is_drawn() -> None:
-    drawn = draw_energy(np.zeros((32, 32, 3), np.uint8), np.ones((2, 2), np.float32))
+    drawn = draw_energy(np.zeros((32, 32, 3), np.uint8), np.ones((2, 2), np.float32), 16)
     assert len(np.unique(drawn.reshape(-1, 3), axis=0)) == 1

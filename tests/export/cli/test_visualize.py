@@ -109,7 +109,7 @@ def test_panels_are_what_each_method_does_alone(tiny: str, script: dict[str, Any
         for group, block in ((tokens, 1), (other, 2)):
             view = watch(sam.image_encoder, image, [block])[0][block]
             assert view.energy is not None
-            np.testing.assert_array_equal(group[1 + index].picture, draw_energy(photo, view.energy))
+            np.testing.assert_array_equal(group[1 + index].picture, draw_energy(photo, view.energy, 16))
             np.testing.assert_array_equal(group[3 + index].picture, draw_merging(photo, view))
         after = mask(sam, image, prompts, frame)
         remove(sam.image_encoder)

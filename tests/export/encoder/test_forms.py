@@ -24,7 +24,7 @@ from structsam_export.encoder.patch import windows_of
 from structsam_export.engine import EngineBuilder
 from structsam_export.graph.lint import lint
 from structsam_export.graph.passes import run_passes
-from structsam_export.graph.precision import prepare
+from structsam_export.graph.precision import set_precision
 from structsam_export.graph.save import save
 from structsam_export.graph.trace import trace
 from structsam_export.merging import Method, StructSAM, Windows
@@ -118,7 +118,7 @@ def test_what_carries_the_bias_over_pairs() -> None:
 
 
 def graph_of(encoder: Any, opset: int, half: bool = False) -> onnx.ModelProto:
-    module = prepare(PlannedEncoder(copy.deepcopy(encoder)), half)
+    module = set_precision(PlannedEncoder(copy.deepcopy(encoder)), half)
     image = {"image": torch.zeros(1, 3, encoder.img_size, encoder.img_size)}
     return run_passes(trace(module, image, output_names(encoder), opset=opset))[0]
 

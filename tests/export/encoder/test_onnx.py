@@ -25,7 +25,7 @@ from structsam_export.choices import (
 from structsam_export.encoder import apply
 from structsam_export.encoder.exported import PlannedEncoder, output_names
 from structsam_export.graph.lint import lint
-from structsam_export.graph.precision import prepare
+from structsam_export.graph.precision import set_precision
 from structsam_export.graph.trace import trace
 from structsam_export.merging import (
     ALGM,
@@ -64,7 +64,7 @@ def infer(model: onnx.ModelProto, inputs: Mapping[str, Tensor]) -> dict[str, NDA
 def traced(encoder: Any, batch: int = 1, dynamic: bool = False) -> onnx.ModelProto:
     """The graph of a patched encoder, in fp32."""
     shared = {id(tensor): tensor for tensor in encoder.state_dict(keep_vars=True).values()}
-    module = prepare(PlannedEncoder(copy.deepcopy(encoder, shared)), half=False)
+    module = set_precision(PlannedEncoder(copy.deepcopy(encoder, shared)), half=False)
     image = {"image": torch.zeros(batch, 3, encoder.img_size, encoder.img_size)}
     return trace(module, image, output_names(encoder), {"image": {0: "batch"}} if dynamic else None)
 

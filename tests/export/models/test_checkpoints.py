@@ -235,6 +235,18 @@ def test_weights_of_another_architecture_name_the_right_one(
     assert ("are missing" in message) == (asked > given if "vit_b" in (asked, given) else asked == "vit_h")
 
 
+def test_weights_of_another_patch_are_no_reason_to_try_their_width(empty: dict[str, Any]) -> None:
+    weights = empty["vit_b"].state_dict()
+    with torch.device("meta"):
+        weights["image_encoder.patch_embed.proj.weight"] = torch.empty(768, 3, 8, 8)
+    with pytest.raises(UserError) as refused:
+        load_weights(empty["vit_b"], weights, "vit_b", "sam.pth")
+    assert "1 have another shape (image_encoder.patch_embed.proj.weight is [768, 3, 8, 8]" in str(
+        refused.value
+    )
+    assert "--arch" not in str(refused.value)
+
+
 def test_weights_of_another_model_say_what_differs(empty: dict[str, Any]) -> None:
     with pytest.raises(UserError) as refused:
         load_weights(empty["vit_b"], dict(WEIGHTS), "vit_b", "sam.pth")

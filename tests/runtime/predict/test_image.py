@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from structsam_runtime.errors import UserError
-from structsam_runtime.manifest import Model
+from structsam_runtime.manifest import Fit, Model
 from structsam_runtime.predict.image import Frame, prepare, read_image
 
 NAMES = ["astronaut", "chelsea", "chelsea upright", "coffee"]
@@ -73,6 +73,70 @@ def test_prepare_takes_another_size(photos: dict[str, NDArray[np.uint8]], sam: M
     assert tensor.shape == (1, 3, 256, 256)
     assert (frame.resized_height, frame.resized_width) == (171, 256)
     assert not tensor[:, :, 171:].any()
+
+
+def _triangles(source: int, target: int) -> NDArray[np.float64]:
+    """[target, source] weights of an antialiased bilinear resize: triangles as wide as the step, at least one
+    pixel."""
+    step = source / target
+    centres, places = (np.arange(target)[:, None] + 0.5) * step, np.arange(source) + 0.5
+    weights = np.maximum(0, 1 - np.abs(places - centres) / max(step, 1))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _plain(sam: Model, side: int) -> Model:
+    """A model that leaves pixels as they are, on 0..255."""
+    return replace(sam, image_size=side, pixel_mean=(0.0, 0.0, 0.0), pixel_std=(1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("side", [256, 640])
+def test_a_stretched_picture_fills_the_square(
+    name: str, side: int, photos: dict[str, NDArray[np.uint8]], sam: Model
+) -> None:
+    """Within a level: Pillow rounds to bytes after each axis."""
+    photo = photos[name]
+    tensor, frame = prepare(photo, replace(_plain(sam, side), fit="stretch"))
+    height, width = photo.shape[:2]
+    assert frame == Frame(height, width, side, side, side)
+    expected = _triangles(height, side) @ photo.transpose(2, 0, 1) @ _triangles(width, side).T
+    assert tensor.dtype == np.float32
+    np.testing.assert_allclose(tensor[0], expected, rtol=0, atol=1.1)
+
+
+def test_a_stretched_picture_may_be_thin(sam: Model) -> None:
+    tensor, _ = prepare(np.full((1, 5000, 3), 255, np.uint8), replace(_plain(sam, 64), fit="stretch"))
+    assert (tensor == 255).all()
+    with pytest.raises(UserError, match="5 x 0 pixels is empty"):
+        prepare(np.zeros((0, 5, 3), np.uint8), replace(sam, fit="stretch"))
+
+
+@given(sizes, sizes, st.floats(0, 1), st.floats(0, 1))
+def test_a_stretched_frame_scales_each_axis(height: int, width: int, u: float, v: float) -> None:
+    frame = Frame.of(height, width, 1024, "stretch")
+    place = np.array([u * width, v * height])
+    np.testing.assert_allclose(frame.to_model(place), [u * 1024, v * 1024], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(frame.to_image(frame.to_model(place)), place, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_min_max_scales_a_picture_by_its_own_range(
+    fit: Fit, photos: dict[str, NDArray[np.uint8]], sam: Model
+) -> None:
+    """MedSAM's formula in float64, over all channels and without the padding, which is 0."""
+    photo = photos["coffee"] // 2 + 40
+    levels, frame = prepare(photo, replace(_plain(sam, 256), fit=fit))
+    tensor, _ = prepare(photo, replace(sam, image_size=256, fit=fit, scaling="min-max"))
+    rows, columns = slice(frame.resized_height), slice(frame.resized_width)
+    x = levels[0, :, rows, columns].astype(np.float64)
+    expected = (x - x.min()) / max(x.max() - x.min(), 1e-8)
+    np.testing.assert_array_equal(tensor[0, :, rows, columns], expected.astype(np.float32))
+    assert not tensor[0, :, frame.resized_height :].any()
+
+
+def test_min_max_of_one_colour_is_0(sam: Model) -> None:
+    tensor, _ = prepare(np.full((9, 9, 3), 200, np.uint8), replace(sam, image_size=64, scaling="min-max"))
+    assert not tensor.any()
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,15 @@ def test_equals_sams_postprocessing(size: tuple[int, int], meta: SimpleNamespace
     np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("size", [(300, 451), (1201, 37), (1500, 999)])
+def test_masks_of_a_stretched_picture_lose_nothing(size: tuple[int, int]) -> None:
+    low_res = _logits(2, 1)
+    square = torch.nn.functional.interpolate(torch.from_numpy(low_res), (1024, 1024), mode="bilinear")
+    expected = torch.nn.functional.interpolate(square, size, mode="bilinear").numpy()
+    got = upscale(low_res, Frame.of(*size, 1024, "stretch"))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE)
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(20, 700), st.integers(20, 700))
 def test_a_constant_stays_constant_and_nothing_overshoots(height: int, width: int) -> None:

@@ -39,6 +39,23 @@ def test_the_mask_lies_where_the_box_is(predictor: Predictor) -> None:
     np.testing.assert_allclose([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], BOX, atol=6)
 
 
+def test_a_stretched_picture_is_asked_and_answered_on_each_axis(
+    export_folder: Path, photos: dict[str, NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Predictor.load(export_folder, threads=1) as predictor:
+        predictor.model = dataclasses.replace(predictor.model, fit="stretch")
+        predictor.set_image(photos["chelsea"])  # 300 x 451
+        fed: list[Any] = []
+        infer = predictor.decoder.infer
+        monkeypatch.setattr(predictor.decoder, "infer", lambda feeds: fed.append(feeds) or infer(feeds))
+        (mask,), _, _ = predictor.predict(box=BOX, multimask_output=False)
+    corners = BOX.reshape(2, 2) * [1024 / 451, 1024 / 300]
+    np.testing.assert_allclose(fed[0]["point_coords"][0], corners, rtol=1e-6)
+    assert mask.shape == (300, 451)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    np.testing.assert_allclose([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], BOX, atol=6)
+
+
 def test_single_mask_is_the_first_and_multimask_the_other_three(predictor: Predictor) -> None:
     scale = np.array([1024 / 451, 681 / 300])  # 300 x 451 becomes 681 x 1024
     feeds = {

@@ -42,6 +42,14 @@ def drawn(boxes: list[tuple[int, int, int, int]]) -> NDArray[np.float64]:
     return np.max(shares, axis=0)
 
 
+def test_a_patch_may_have_8_pixels(sam: Model) -> None:
+    fine = replace(sam, image_size=512, embedding=(64, 64, 64))
+    got = prior(fine, [[8, 16, 19, 23]])
+    expected = np.zeros((1, 64, 64), np.float32)
+    expected[0, 2, 1:3] = 1, 0.5
+    np.testing.assert_array_equal(got, expected)
+
+
 def pointed(points: list[tuple[float, float]]) -> NDArray[np.float64]:
     """1 at the nearest point, 0 at RADIUS tokens from it."""
     values = np.zeros((6, 6))

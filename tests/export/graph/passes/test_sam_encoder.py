@@ -13,7 +13,7 @@ from torch import nn
 from structsam_export.encoder import apply as apply_merging
 from structsam_export.encoder.exported import PlannedEncoder, output_names
 from structsam_export.graph.passes import run_passes
-from structsam_export.graph.precision import prepare
+from structsam_export.graph.precision import set_precision
 from structsam_export.graph.trace import trace
 from structsam_export.merging import StructSAM
 from structsam_export.models.checkpoints import sam_modules
@@ -51,7 +51,7 @@ def test_a_graph_as_deep_as_vit_b_is_small(build_encoder: Callable[..., Any]) ->
     """Its count of nodes does not depend on how wide it is; nor do the tables beside its weights."""
     model = build_encoder(1024, depth=12, global_attn_indexes=(2, 5, 8, 11))
     apply_merging(model, [StructSAM(0.55)] * 12)
-    module = prepare(PlannedEncoder(model), half=False)
+    module = set_precision(PlannedEncoder(model), half=False)
     image = {"image": torch.zeros(1, 3, 1024, 1024)}
     after, _ = run_passes(trace(module, image, output_names(model)))
     assert len(after.graph.node) < 750
