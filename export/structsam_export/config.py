@@ -316,7 +316,7 @@ class ExportConfig:
         elif self.rate_window == self.rate_global and "rate_window" in changed:
             changed = {"rate": changed["rate_window"]} | changed
             del changed["rate_window"], changed["rate_global"]
-        words = ["python", "export.py", "--arch", self.arch]
+        words = ["structsam", "export", "--arch", self.arch]
         words += ["--prompt-aware"] if self.prompt_aware else []
         if self.method is not MethodName.STRUCTSAM:
             words += ["--method", self.method]

@@ -222,7 +222,7 @@ def test_json_gives_back_the_same_config() -> None:
     ],
 )
 def test_a_command_has_what_is_not_so_by_itself(changes: dict[str, Any], command: str) -> None:
-    assert ExportConfig(**{"arch": "vit_b"} | changes).command() == f"python export.py {command}"
+    assert ExportConfig(**{"arch": "vit_b"} | changes).command() == f"structsam export {command}"
 
 
 def test_a_command_makes_the_same_config(monkeypatch: pytest.MonkeyPatch) -> None:

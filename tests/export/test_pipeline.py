@@ -88,7 +88,7 @@ def test_an_export_says_what_it_is_and_keeps_its_word(make: "Make") -> None:
     with pytest.raises(UserError, match="has no engines; export again: ") as error:
         create(folder, "encoder", "tensorrt")
     options = "--arch tiny --random-weights --image-size 512 --engine tensorrt --force"
-    assert str(error.value).endswith(f": python export.py {options} -o {folder}")
+    assert str(error.value).endswith(f": structsam export {options} -o {folder}")
 
 
 @pytest.mark.slow

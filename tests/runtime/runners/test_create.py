@@ -13,7 +13,7 @@ from structsam_runtime import OnnxRuntimeRunner, Predictor, TensorRtRunner, User
 from structsam_runtime.manifest import Manifest
 from structsam_runtime.runners import RUNNERS, check_engine, create
 
-PLAIN = "python export.py --arch vit_b --rate 0.35 --fp16"
+PLAIN = "structsam export --arch vit_b --rate 0.35 --fp16"
 COMMAND = f"{PLAIN} --engine tensorrt"
 HERE = {"library": "tensorrt", "version": "10.3.0", "gpu": "NVIDIA Test", "capabilities": ["9.0"]}
 RTX = {"library": "tensorrt-rtx", "version": "10.3.0", "gpu": None, "capabilities": ["8.6", "9.0"]}
