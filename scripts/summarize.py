@@ -25,7 +25,7 @@ COLUMNS = {
 
 
 def main(
-    outs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Output folders of export.py.")],
+    outs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Output folders of structsam export.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The result, .json; its table goes beside it.")
     ],

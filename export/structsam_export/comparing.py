@@ -76,7 +76,7 @@ def onnx_runner(
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError('verification needs ONNX Runtime; pip install -e ".[cpu]"') from error
+        raise UserError('verification needs ONNX Runtime; pip install "structsam[cpu]"') from error
     available = onnxruntime.get_available_providers()
     if provider not in available:
         raise UserError(f"ONNX Runtime has no {provider} here, only {', '.join(available)}")

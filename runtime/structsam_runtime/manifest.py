@@ -124,9 +124,9 @@ class Manifest:
 
 def _load(folder: Path, path: Path) -> dict[str, Any]:
     if not folder.is_dir():
-        raise UserError(f"no folder {folder}; expected the output folder of export.py")
+        raise UserError(f"no folder {folder}; expected the output folder of structsam export")
     if not path.is_file():
-        raise UserError(f"no {FILE_NAME} in {folder}; expected the output folder of export.py")
+        raise UserError(f"no {FILE_NAME} in {folder}; expected the output folder of structsam export")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # bad UTF-8 and bad JSON are both a ValueError

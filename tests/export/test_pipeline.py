@@ -252,7 +252,7 @@ def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         return real(name)
 
     monkeypatch.setattr(importlib, "import_module", absent)
-    with pytest.raises(UserError, match=r'pip install -e "\.\[rtx\]"'):
+    with pytest.raises(UserError, match=r'pip install "structsam\[rtx\]"'):
         EngineBuilder(Engine.TENSORRT_RTX)
 
 

@@ -16,26 +16,21 @@ from rich.progress import Progress as Bar
 
 from structsam_runtime import UserError
 from structsam_runtime.benchmarking.machine import machine
-from structsam_runtime.cli.console import missing, run
+from structsam_runtime.evaluation.datasets import DATASETS, Dataset, open_dataset
+from structsam_runtime.evaluation.plots import parted, plot, plot_choices
+from structsam_runtime.evaluation.report import as_csv, markdown, report
+from structsam_runtime.evaluation.results import Results
+from structsam_runtime.evaluation.run import evaluate
 from structsam_runtime.files import whole_file
 from structsam_runtime.runners import RUNNERS
 
-try:
-    from structsam_runtime.evaluation.datasets import DATASETS, Dataset, open_dataset
-    from structsam_runtime.evaluation.plots import parted, plot, plot_choices
-    from structsam_runtime.evaluation.report import as_csv, markdown, report
-    from structsam_runtime.evaluation.results import Results
-    from structsam_runtime.evaluation.run import evaluate
-
-    from ..choices import MethodName
-    from ..config import ExportConfig
-    from ..models.architectures import ARCHITECTURES, DEFAULT
-    from ..pipeline import weights_source
-    from ..progress import Progress
-    from ..subjects import Candidate, described, in_pytorch, of_exports
-    from ..variants import ABLATIONS, CHOICES, variants
-except ModuleNotFoundError as error:
-    missing(error)
+from ..choices import MethodName
+from ..config import ExportConfig
+from ..models.architectures import ARCHITECTURES, DEFAULT
+from ..pipeline import weights_source
+from ..progress import Progress
+from ..subjects import Candidate, described, in_pytorch, of_exports
+from ..variants import ABLATIONS, CHOICES, variants
 
 RATES = (0.35, 0.55)
 
@@ -133,7 +128,3 @@ def write(output: Path, what: dict[str, Any], results: Results) -> str:
             with whole_file(output / f"{results.folder.name}-choices.png") as part:
                 plot_choices(choices, part)
     return tables
-
-
-if __name__ == "__main__":
-    run(main)

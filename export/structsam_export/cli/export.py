@@ -1,15 +1,13 @@
-"""The main command: arguments in, one export out, errors in one line."""
+"""Export a SAM whose image encoder merges tokens: ONNX, engines, a manifest, all verified."""
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
-from structsam_runtime.cli.console import run
+from structsam_runtime.cli.console import FAILED
 from structsam_runtime.errors import UserError
 
 from ..choices import (
@@ -31,21 +29,9 @@ from ..models.architectures import ARCHITECTURES, DEFAULT
 
 WEIGHTS, MERGING, OUTPUT = "Model", "Merging", "Output"
 ABLATION = "Ablations (default: the method's own)"
-FAILED = 3
-"""Exit code of an export that was made and found wanting."""
 
 
-def main() -> None:
-    """Entry point of `structsam` and `export.py`; see `export` for what it takes."""
-    signal.signal(signal.SIGTERM, _interrupt)  # so that what was begun is cleaned up
-    run(export)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def export(
+def main(
     arch: Annotated[
         str,
         typer.Option(
@@ -235,19 +221,16 @@ def export(
 ) -> None:
     """Export a SAM whose image encoder merges tokens: ONNX encoder and decoder, verified, with a manifest.
 
-    Example: python export.py --arch vit_b --rate 0.55 --fp16
+    Example: structsam export --arch vit_b --rate 0.55 --fp16
     """
     # PyTorch takes seconds to import, which --help and mistakes in typing need not wait for.
-    try:
-        from ..comparing import NotFiniteError
-        from ..config import ExportConfig
-        from ..engine import EngineError
-        from ..pipeline import LintError, VerificationError, summary
-        from ..pipeline import export as make
-        from ..progress import Progress
-        from ..rates import merge_rates
-    except ModuleNotFoundError as error:
-        raise UserError(f'exporting needs {error.name}; pip install -e ".[export,cpu]"') from error
+    from ..comparing import NotFiniteError
+    from ..config import ExportConfig
+    from ..engine import EngineError
+    from ..pipeline import LintError, VerificationError, export, summary
+    from ..progress import Progress
+    from ..rates import merge_rates
+
     config = ExportConfig(
         arch=arch,
         checkpoint=checkpoint,
@@ -282,7 +265,7 @@ def export(
     )
     try:
         folder = output or Path("out") / config.name
-        made = make(config, folder, verify_images, force, Progress(), triton_repository)
+        made = export(config, folder, verify_images, force, Progress(), triton_repository)
     except (LintError, VerificationError, NotFiniteError, EngineError) as error:
         typer.echo(f"failed: {error}; nothing was written", err=True)
         raise typer.Exit(FAILED) from error

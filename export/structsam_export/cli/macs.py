@@ -8,26 +8,21 @@ structsam macs --table-5                     # the paper's Table 5
 from enum import StrEnum
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from structsam_runtime import UserError
-from structsam_runtime.cli.console import missing, run
 
-try:
-    import torch
-
-    from ..analysis.macs import EncoderMacs, encoder_macs, table_5
-    from ..choices import Channels, MethodName, Reduction
-    from ..config import ExportConfig
-    from ..description import PLACES, merging
-    from ..models.architectures import ARCHITECTURES
-    from ..models.checkpoints import build_sam
-    from ..pipeline import patch
-    from ..rates import merge_rates
-except ModuleNotFoundError as error:
-    missing(error)
+from ..analysis.macs import EncoderMacs, encoder_macs, table_5
+from ..choices import Channels, MethodName, Reduction
+from ..config import ExportConfig
+from ..description import PLACES, merging
+from ..models.architectures import ARCHITECTURES
+from ..models.checkpoints import build_sam
+from ..pipeline import patch
+from ..rates import merge_rates
 
 COLUMNS = (
     "qkv",
@@ -134,7 +129,3 @@ def totals(macs: EncoderMacs) -> list[str]:
 
 def _giga(value: int) -> str:
     return f"{value / 1e9:.3f}" if value else "-"
-
-
-if __name__ == "__main__":
-    run(main)

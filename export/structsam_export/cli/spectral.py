@@ -9,28 +9,23 @@ from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
 
 from structsam_runtime import UserError
-from structsam_runtime.cli.console import missing, run
 from structsam_runtime.files import check_output, whole_file
 from structsam_runtime.predict.image import prepare, read_image
 
-try:
-    import torch
-    from matplotlib.figure import Figure
-    from rich.console import Console
-    from rich.progress import track
-    from rich.table import Table
-
-    from ..analysis.spectral import BlockDistortion, encoder_distortion, encoder_sums
-    from ..choices import MethodName
-    from ..config import ExportConfig
-    from ..description import model_of
-    from ..models.architectures import ARCHITECTURES, DEFAULT
-    from ..pipeline import load, weights_source
-except ModuleNotFoundError as error:
-    missing(error)
+from ..analysis.spectral import BlockDistortion, encoder_distortion, encoder_sums
+from ..choices import MethodName
+from ..config import ExportConfig
+from ..description import model_of
+from ..models.architectures import ARCHITECTURES, DEFAULT
+from ..pipeline import load, weights_source
 
 PICTURES = (".png", ".pdf", ".svg")
 GRAPH = "max(cosine, 0) with self-loops, of norm1's output in the unmerged encoder"
@@ -173,7 +168,3 @@ def _table(blocks: Sequence[BlockDistortion]) -> Table:
         cells = [cell for kind in KINDS for cell in _cells(blocks, kind, name)]
         table.add_row(name, *cells, f"{total:.4f}")
     return table
-
-
-if __name__ == "__main__":
-    run(main)

@@ -11,52 +11,46 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 import typer
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.progress import track
 
 from structsam_runtime import UserError
-from structsam_runtime.cli.console import missing, run
+from structsam_runtime.evaluation.metrics import iou
 from structsam_runtime.files import check_output, whole_file
 from structsam_runtime.predict.image import Frame, prepare, read_image
 from structsam_runtime.predict.masks import binary
 from structsam_runtime.predict.prompts import Encoded, encode
 
-try:
-    import torch
-    from matplotlib.artist import Artist
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-    from rich.console import Console
-    from rich.progress import track
-
-    from structsam_runtime.evaluation.metrics import iou
-
-    from ..analysis.pictures import (
-        BOTH,
-        GAINED,
-        LOST,
-        SHADE,
-        WHITE,
-        BlockView,
-        Mask,
-        Pixels,
-        draw_energy,
-        draw_masks,
-        draw_merging,
-        finish,
-        watch,
-    )
-    from ..choices import MethodName
-    from ..config import ExportConfig
-    from ..description import model_of
-    from ..encoder import PromptedMaskDecoder, apply, remove
-    from ..models.architectures import ARCHITECTURES, DEFAULT
-    from ..options import METHODS
-    from ..pipeline import load
-except ModuleNotFoundError as error:
-    missing(error)
+from ..analysis.pictures import (
+    BOTH,
+    GAINED,
+    LOST,
+    SHADE,
+    WHITE,
+    BlockView,
+    Mask,
+    Pixels,
+    draw_energy,
+    draw_masks,
+    draw_merging,
+    finish,
+    watch,
+)
+from ..choices import MethodName
+from ..config import ExportConfig
+from ..description import model_of
+from ..encoder import PromptedMaskDecoder, apply, remove
+from ..models.architectures import ARCHITECTURES, DEFAULT
+from ..options import METHODS
+from ..pipeline import load
 
 FORMATS = (".png", ".jpg", ".pdf", ".svg")
 ENERGIES = {"StructSAM": "gradient: bright stays", "PiToMe": "likeness: bright merges"}
@@ -285,7 +279,3 @@ def sheet(groups: Sequence[Sequence[Panel]], title: str, key: Sequence[Artist]) 
     figure.suptitle(title, fontsize=10)
     figure.legend(handles=key, loc="outside lower center", ncols=len(key) // 3, fontsize=8, frameon=False)
     return figure
-
-
-if __name__ == "__main__":
-    run(main)

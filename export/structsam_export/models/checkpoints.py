@@ -43,7 +43,7 @@ def sam_modules() -> Any:
         return importlib.import_module(f"{name}.modeling")
     spec = importlib.util.find_spec(name)
     if spec is None or spec.submodule_search_locations is None:
-        raise UserError('segment-anything is not installed; pip install -e ".[export]"')
+        raise UserError('segment-anything is not installed; pip install "structsam[export]"')
     package = types.ModuleType(name)
     package.__path__ = list(spec.submodule_search_locations)
     package.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)

@@ -17,7 +17,6 @@ from ..batch import ray as cluster
 from ..batch import segment as batch
 from ..batch.job import begin, plan
 from ..runners import RUNNERS
-from .console import run
 
 SOME_FAILED = 3
 """Exit code where some pictures have no result."""
@@ -28,7 +27,7 @@ def main(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Results: NAME.json for each picture.")
     ],
-    model: Annotated[Path, typer.Option(metavar="OUT", help="Output folder of export.py.")],
+    model: Annotated[Path, typer.Option(metavar="OUT", help="Output folder of structsam export.")],
     runner: Annotated[str, typer.Option(help=f"One of {', '.join(RUNNERS)}.")] = "cpu",
     prompts: Annotated[
         Path | None,
@@ -81,7 +80,3 @@ def main(
     )
     if failed:
         raise typer.Exit(SOME_FAILED)
-
-
-if __name__ == "__main__":
-    run(main)

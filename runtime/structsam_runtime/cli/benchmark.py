@@ -27,7 +27,6 @@ from ..predict.prompts import encode
 from ..runners import RUNNERS, create
 from ..runners.base import Array, Runner
 from ..runners.onnxruntime import OnnxRuntimeRunner
-from .console import run
 
 Contestants = Mapping[str, Callable[[], Runner]]
 SHOWN = 8
@@ -35,7 +34,7 @@ SHOWN = 8
 
 
 def main(
-    outs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Output folders of export.py.")],
+    outs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Output folders of structsam export.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The result, .json; its table goes beside it.")
     ],
@@ -124,7 +123,7 @@ def _rivals(chosen: list[str], known: Manifest, folder: Path, runner: str) -> di
     try:
         from structsam_export.rivals import Rival, rival
     except ModuleNotFoundError as error:
-        raise UserError(f'--rival needs {error.name}; pip install -e ".[export,cpu]"') from error
+        raise UserError(f'--rival needs {error.name}; pip install "structsam[export,cpu]"') from error
     if unknown := set(chosen) - set(Rival):
         raise UserError(f"--rival {', '.join(unknown)} is unknown; expected one of {', '.join(Rival)}")
     return {Rival(which).label: rival(Rival(which), known.model, folder, runner) for which in chosen}
@@ -261,7 +260,7 @@ def _require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UserError('--plot needs matplotlib; pip install -e ".[evaluate]"') from error
+        raise UserError('--plot needs matplotlib; pip install "structsam[evaluate]"') from error
 
 
 def _plot(result: dict[str, Any], path: Path) -> None:
@@ -281,7 +280,3 @@ def _plot(result: dict[str, Any], path: Path) -> None:
     where = ", ".join([*(machine["gpus"] or [machine["processor"]]), machine["library"]])
     axes.set(xlabel="seconds per image: median, fastest to slowest run", title=where)
     figure.savefig(path, dpi=120)
-
-
-if __name__ == "__main__":
-    run(main)

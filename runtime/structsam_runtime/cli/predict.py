@@ -5,7 +5,6 @@ structsam predict OUT photo.jpg --everything -o overlay.png
 """
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from ..predict.automatic.runs import decode_rle
 from ..predict.drawing import distinct, line_width, paint
 from ..predict.image import read_image
 from ..runners import RUNNERS
-from .console import join_values, numbers, run
+from .console import numbers
 
 # Okabe and Ito's palette, without black and grey: distinguishable for colour-blind people too.
 COLOURS = (
@@ -49,7 +48,7 @@ class Asked:
 
 
 def main(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of export.py.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of structsam export.")],
     photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="The picture to segment.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The drawing: photograph, masks and prompts.")
@@ -294,7 +293,3 @@ def _write_qualities(
         chip = (left - line, top - line, right + line, bottom + line)
         pen.rectangle(chip, fill=COLOURS[index % len(COLOURS)])
         pen.text((x, y), text, font=font, anchor="ma", fill=BLACK)
-
-
-if __name__ == "__main__":
-    run(main, join_values(sys.argv[1:], VALUES))

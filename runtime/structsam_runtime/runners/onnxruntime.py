@@ -18,9 +18,9 @@ PROVIDERS = {
     "rtx-ep": "NvTensorRTRTXExecutionProvider",
 }
 _PACKAGES = {
-    "cpu": '-e ".[cpu]"',
-    "cuda": '-e ".[gpu]"',
-    "trt-ep": '-e ".[gpu]"',
+    "cpu": '"structsam[cpu]"',
+    "cuda": '"structsam[gpu]"',
+    "trt-ep": '"structsam[gpu]"',
     "rtx-ep": "onnxruntime-trt-rtx",
 }
 """What pip installs for each; the packages replace one another."""
@@ -151,7 +151,9 @@ def _import() -> ModuleType:
     try:
         return importlib.import_module("onnxruntime")
     except ModuleNotFoundError as error:
-        raise UserError('onnxruntime is not installed; pip install -e ".[cpu]" (or -e ".[gpu]")') from error
+        raise UserError(
+            'onnxruntime is not installed; pip install "structsam[cpu]" (or "structsam[gpu]")'
+        ) from error
 
 
 def _require_provider(ort: ModuleType, provider: str) -> None:

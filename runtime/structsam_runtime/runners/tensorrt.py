@@ -37,7 +37,7 @@ def bindings(library: str) -> ModuleType:
     except (ImportError, OSError) as error:
         raise UserError(
             f"{library} needs the library {LIBRARIES[library]}, which does not import here; "
-            f'pip install -e ".[{_EXTRAS[library]}]"'
+            f'pip install "structsam[{_EXTRAS[library]}]"'
         ) from error
 
 

@@ -22,12 +22,11 @@ from structsam_runtime.predict.image import Frame, prepare
 from structsam_runtime.predict.masks import binary
 from structsam_runtime.predict.prompts import encode
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "visualize.py"
 TINY = "--arch tiny --random-weights --image-size 320"
 BOX = (100, 80, 400, 360)
 
 Visualize = Callable[[str], tuple[int | str | None, str, str]]
-RunScript = Callable[[str, str], tuple[int | str | None, str, str]]
+RunCommand = Callable[[str, str], tuple[int | str | None, str, str]]
 
 
 @pytest.fixture
@@ -37,12 +36,12 @@ def photo(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def visualize(tiny: str, photo: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch) -> Visualize:
-    """Runs the script in this process, in the folder of the photograph: exit code, stdout, stderr."""
+def visualize(tiny: str, photo: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> Visualize:
+    """Runs the command in this process, in the folder of the photograph: exit code, stdout, stderr."""
 
     def call(line: str) -> tuple[int | str | None, str, str]:
         monkeypatch.chdir(photo.parent)
-        return run_script("visualize", line)
+        return run_command("visualize", line)
 
     return call
 

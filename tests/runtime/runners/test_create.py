@@ -171,5 +171,5 @@ def test_what_is_missing_here_is_told_before_the_engine_is_loaded(
     with pytest.raises(UserError, match="this needs a machine with an NVIDIA GPU"):
         check_engine(folder, manifest, "tensorrt")
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(UserError, match=r'pip install -e "\.\[gpu\]"'):
+    with pytest.raises(UserError, match=r'pip install "structsam\[gpu\]"'):
         check_engine(folder, manifest, "tensorrt")
