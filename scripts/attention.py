@@ -19,7 +19,7 @@ from rich.progress import track
 from structsam_runtime import OnnxRuntimeRunner, UserError
 from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
 from structsam_runtime.benchmarking.timing import conditions, environment, interleaved, spread
-from structsam_runtime.cli.console import missing, run
+from structsam_runtime.cli.console import FAILED, missing, run
 from structsam_runtime.runners.base import Array
 
 try:
@@ -40,7 +40,6 @@ except ModuleNotFoundError as error:
     missing(error)
 
 RATES = (0.0, RATE)
-FAILED = 3
 ERROR = {False: 1e-5, True: 1e-2}
 """By which forms may differ from the gathered one in fp32 and in fp16, where outputs are of order one."""
 

@@ -18,7 +18,7 @@ from structsam_runtime import Manifest, UserError
 from structsam_runtime.benchmarking.machine import counted
 from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
 from structsam_runtime.benchmarking.timing import as_row, environment, footprint, interleaved, spread
-from structsam_runtime.cli.console import missing, run
+from structsam_runtime.cli.console import FAILED, missing, run
 from structsam_runtime.predict.predictor import BATCH
 from structsam_runtime.runners import create
 from structsam_runtime.runners.base import Array, Runner
@@ -47,7 +47,6 @@ except ModuleNotFoundError as error:
     missing(error)
 
 RIVALS = (Rival.EAGER, Rival.SDPA, Rival.COMPILE)
-FAILED = 3
 AGREEMENT = 0.999
 """Least share of tokens with the same slot: energies differ in their last bits, and so plans in a few."""
 CALLS = 20

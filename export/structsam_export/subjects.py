@@ -16,7 +16,7 @@ from polygraphy.backend.base import BaseRunner
 from structsam_runtime import Manifest, Predictor
 from structsam_runtime.errors import UserError
 from structsam_runtime.evaluation.results import UNMERGED
-from structsam_runtime.manifest import Model
+from structsam_runtime.manifest import Model, gmac
 from structsam_runtime.runners.base import Array, Runner, TensorSpec
 
 from .analysis.macs import encoder_macs
@@ -140,13 +140,13 @@ def from_export(folder: Path, runner: str) -> Candidate:
         UserError: no export, or a runner that is unknown or not here.
     """
     known, content = Manifest.read(folder), _content(folder)
-    config, macs = ExportConfig.from_json(content["arguments"]), content["macs"]
+    config = ExportConfig.from_json(content["arguments"])
     merges = bool(content["merging"])
     facts = {
         "label": label_of(config) if merges else BASELINE,
         "rate": _rate(config) if merges else 0.0,
         **_removed(content["merging"]),
-        "gmac": round((macs["merged"] + macs["planning"]) / 1e9, 2),
+        "gmac": round(gmac(content), 2),
         "runner": f"{runner} {config.precision}",
     }
     encoder, decoder = runners(folder, runner, known, [])

@@ -216,3 +216,13 @@ def sha256(path: Path) -> str:
     """Hash of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def gmac(content: Mapping[str, Any]) -> float:
+    """Multiply-accumulates of an export's encoder in 10^9, planning included.
+
+    Args:
+        content: all of ``manifest.json``.
+    """
+    macs = content["macs"]
+    return float((macs["merged"] + macs["planning"]) / 1e9)

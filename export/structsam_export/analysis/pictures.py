@@ -12,6 +12,8 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from torch import Tensor
 
+from structsam_runtime.colours import GREEN, SKY, VERMILION, WHITE, Colour
+
 from ..encoder.attention import layer_norm
 from ..encoder.patch import merged_blocks
 from ..merging import MergePlan, Method, PiToMe, StructSAM, Windows, gradient_energy
@@ -26,9 +28,7 @@ DIM, SHADE = 0.4, (20, 30, 60)
 """What merges is darker, and a little blue, so that it is told from what is dark itself."""
 DOT = slice(5, 11)
 """Rows and columns of a token's pixels that are its dot."""
-WHITE = (255, 255, 255)
-# Okabe and Ito's palette: distinguishable for colour-blind people too.
-BOTH, GAINED, LOST = (86, 180, 233), (0, 158, 115), (213, 94, 0)
+BOTH, GAINED, LOST = SKY, GREEN, VERMILION
 FAINT, STRONG = 0.5, 0.9
 """Opacities of a mask, and of where two masks differ."""
 
@@ -204,8 +204,6 @@ def draw_masks(photo: Pixels, before: Mask, after: Mask) -> Pixels:
     return np.rint(drawn).astype(np.uint8)
 
 
-def _cover(
-    picture: NDArray[np.float64], mask: Mask, colour: tuple[int, int, int], opacity: float
-) -> NDArray[np.float64]:
+def _cover(picture: NDArray[np.float64], mask: Mask, colour: Colour, opacity: float) -> NDArray[np.float64]:
     mixed = (1 - opacity) * picture + opacity * np.array(colour)
     return np.where(mask[..., None], mixed, picture)

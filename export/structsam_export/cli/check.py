@@ -8,13 +8,12 @@ from typing import Annotated
 
 import typer
 
+from structsam_runtime.cli.console import FAILED
 from structsam_runtime.runners import RUNNERS
 
 from ..check import compare
 from ..comparing import NotFiniteError
 from ..progress import Progress
-
-FAILED = 3
 
 
 def main(

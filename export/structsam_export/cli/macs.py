@@ -11,11 +11,11 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from structsam_runtime import UserError
 
-from ..analysis.macs import EncoderMacs, encoder_macs, table_5
+from ..analysis.macs import encoder_macs, table_5
+from ..analysis.price import breakdown, totals
 from ..choices import Channels, MethodName, Reduction
 from ..config import ExportConfig
 from ..description import PLACES, merging
@@ -23,19 +23,6 @@ from ..models.architectures import ARCHITECTURES
 from ..models.checkpoints import build_sam
 from ..pipeline import patch
 from ..rates import merge_rates
-
-COLUMNS = (
-    "qkv",
-    "scores",
-    "values",
-    "relative_position",
-    "proj",
-    "mlp",
-    "norm",
-    "energy",
-    "similarity",
-    "averaging",
-)
 
 
 class Preset(StrEnum):
@@ -102,30 +89,3 @@ def main(
         console.print(line, highlight=False)
     if preset:
         console.print(f"priced as published: {macs.as_published / 1e9:.2f}", highlight=False)
-
-
-def breakdown(macs: EncoderMacs) -> Table:
-    """A row for every block, and their sums."""
-    table = Table("block", "kind", *(name.replace("_", " ") for name in COLUMNS), "total", box=None)
-    for block in macs.blocks:
-        values = [getattr(block, name) for name in COLUMNS]
-        table.add_row(str(block.block), block.kind, *map(_giga, [*values, sum(values)]))
-    sums = [sum(getattr(block, name) for block in macs.blocks) for name in COLUMNS]
-    table.add_row("sum", "", *map(_giga, [*sums, sum(sums)]), style="bold")
-    return table
-
-
-def totals(macs: EncoderMacs) -> list[str]:
-    """The encoder as a whole, under each convention."""
-    share = macs.total / macs.unmerged
-    before = macs.unmerging_before_proj
-    return [
-        f"patch embedding and neck: {macs.stem / 1e9:.2f}",
-        f"encoder: {macs.total / 1e9:.2f} of {macs.unmerged / 1e9:.3f} unmerged ({1 - share:.1%} less)",
-        f"unmerging before the projection, as the authors' code does: {before / 1e9:.2f}",
-        f"our attention executes {macs.widening / 1e9:.2f} more to carry the relative position",
-    ]
-
-
-def _giga(value: int) -> str:
-    return f"{value / 1e9:.3f}" if value else "-"

@@ -17,9 +17,7 @@ from ..batch import ray as cluster
 from ..batch import segment as batch
 from ..batch.job import begin, plan
 from ..runners import RUNNERS
-
-SOME_FAILED = 3
-"""Exit code where some pictures have no result."""
+from .console import FAILED
 
 
 def main(
@@ -79,4 +77,4 @@ def main(
         f"{len(failed)} failed"
     )
     if failed:
-        raise typer.Exit(SOME_FAILED)
+        raise typer.Exit(FAILED)

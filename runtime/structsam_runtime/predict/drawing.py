@@ -80,7 +80,7 @@ def draw(
     per_box = len(masks) // max(1, len(asked.boxes))
     for index, box in enumerate(asked.boxes):
         colour = WHITE if per_box > 1 else MASKS[index % len(MASKS)]
-        _outlined_box(pen, box, colour, line)
+        outlined_box(pen, box, colour, line)
     for point, label in zip(asked.points, asked.labels, strict=True):
         radius = 3 * line
         _disc(pen, point, radius + line, WHITE)
@@ -115,7 +115,7 @@ def _eroded(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
     return inner
 
 
-def _outlined_box(pen: ImageDraw.ImageDraw, box: Sequence[float], colour: Colour, line: int) -> None:
+def outlined_box(pen: ImageDraw.ImageDraw, box: Sequence[float], colour: Colour, line: int) -> None:
     """A rectangle with a dark rim, to be seen on any background."""
     x0, y0, x1, y1 = box
     pen.rectangle((x0 - line, y0 - line, x1 + line, y1 + line), outline=BLACK, width=3 * line)
