@@ -1,5 +1,7 @@
-"""Export a SAM with merged tokens: `python export.py --arch vit_b --rate 0.55 --fp16`."""
+"""Export a SAM with merged tokens: `python export.py ARGUMENTS` is `structsam export ARGUMENTS`."""
 
-from structsam_export.cli.export import main
+import sys
 
-main()
+from structsam_runtime.cli.program import structsam
+
+structsam(["export", *sys.argv[1:]])

@@ -19,10 +19,11 @@ from rich.progress import track
 from structsam_runtime import OnnxRuntimeRunner, UserError
 from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
 from structsam_runtime.benchmarking.timing import conditions, environment, interleaved, spread
-from structsam_runtime.cli.console import missing, run
+from structsam_runtime.cli.console import FAILED, missing, run
 from structsam_runtime.runners.base import Array
 
 try:
+    from structsam_export.rates import RATE
     from torch import Tensor
 
     from structsam_export import pipeline
@@ -34,13 +35,11 @@ try:
     from structsam_export.graph.passes import run_passes
     from structsam_export.graph.save import save
     from structsam_export.merging import Method
-    from structsam_export.rates import RATE
     from structsam_export.verify import read_pictures
 except ModuleNotFoundError as error:
     missing(error)
 
 RATES = (0.0, RATE)
-FAILED = 3
 ERROR = {False: 1e-5, True: 1e-2}
 """By which forms may differ from the gathered one in fp32 and in fp16, where outputs are of order one."""
 

@@ -13,7 +13,7 @@ import typer
 from structsam_runtime import UserError
 from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
 from structsam_runtime.benchmarking.timing import environment
-from structsam_runtime.cli.console import missing, run
+from structsam_runtime.cli.console import FAILED, missing, run
 
 try:
     import onnx
@@ -28,9 +28,6 @@ try:
     from structsam_export.targets import DIALECTS
 except ModuleNotFoundError as error:
     missing(error)
-
-
-FAILED = 3
 
 
 def main(

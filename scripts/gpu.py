@@ -18,7 +18,7 @@ from structsam_runtime import Manifest, UserError
 from structsam_runtime.benchmarking.machine import counted
 from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
 from structsam_runtime.benchmarking.timing import as_row, environment, footprint, interleaved, spread
-from structsam_runtime.cli.console import missing, run
+from structsam_runtime.cli.console import FAILED, missing, run
 from structsam_runtime.contract import IMAGE
 from structsam_runtime.predict.predictor import BATCH
 from structsam_runtime.runners import create
@@ -48,7 +48,6 @@ except ModuleNotFoundError as error:
     missing(error)
 
 RIVALS = (Rival.EAGER, Rival.SDPA, Rival.COMPILE)
-FAILED = 3
 AGREEMENT = 0.999
 """Least share of tokens with the same slot: energies differ in their last bits, and so plans in a few."""
 CALLS = 20
@@ -87,7 +86,6 @@ def main(
     if not all(1 <= size <= BATCH for size in sizes):
         raise UserError(f"--batches {batches} is not within 1 to {BATCH}, which exports are built for")
     _require(device, engine, plugins)
-    half = device == "cuda"
     configs = [
         ExportConfig(
             arch,
@@ -95,47 +93,79 @@ def main(
             image_size=image_size,
             rate_window=share,
             rate_global=share,
-            fp16=half,
+            fp16=device == "cuda",
             dynamic_batch=True,
             engine=engine,
         )
         for share in shares
     ]
-    configs += _other_forms(configs[-1]) if forms else []
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        try:
-            kernels = TensorKernels(Kernels(build(device, work)))
-        except KernelError as error:
-            raise UserError(str(error)) from error
-        layers = list(_layers(configs[: len(shares)], device))
-        checks = [_checked(kernels, layer, x) for layer in layers for x in layer.types(half)]
-        _insist(checks)  # before minutes of exports
-        runners = [device, *([str(engine)] if engine else [])]
-        outs = [(out, runner) for out in [_exported(one, work) for one in configs] for runner in runners]
-        if plugins and engine:
-            plugged = [replace(one, plugins=plugins) for one in configs[: len(shares)] if one.rate_global]
-            outs += [(_exported(config, work), str(engine)) for config in plugged]
-        checks += [_compared(out, runner) for out, runner in outs]
-        _insist(checks)
-        contestants = _contestants(outs, work, device)
-        result = {
-            "machine": environment(device),
-            "arch": arch,
-            "image_size": configs[0].image_size,
-            "precision": configs[0].precision,
-            "repeat": repeat,
-            "checks": checks,
-            "encoders": [
-                row
-                for size in sizes
-                for row in _raced(contestants, configs[0].image_size, size, repeat, device)
-            ],
-            "kernels": [row for layer in layers for row in _steps(kernels, layer, half, repeat)],
-        }
+    others = _other_forms(configs[-1]) if forms else []
+    result = _measured(configs, others, plugins, sizes, repeat, device)
     page = _page(result)
     write_result(output, result, page)
     typer.echo(page)
+
+
+def _measured(
+    configs: list[ExportConfig],
+    others: list[ExportConfig],
+    plugins: Path | None,
+    sizes: list[int],
+    repeat: int,
+    device: str,
+) -> dict[str, Any]:
+    """The result: kernels and exports are checked, and timed if nothing is wrong.
+
+    Args:
+        configs: what is exported, one for every rate.
+        others: what is exported too, without a look at its layers.
+        plugins: library to build engines with too.
+        sizes: images in one call.
+        repeat: timed runs of each.
+        device: cuda or cpu.
+    """
+    half = device == "cuda"
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        kernels = _kernels(device, work)
+        layers = list(_layers(configs, device))
+        checks = [_checked(kernels, layer, x) for layer in layers for x in layer.types(half)]
+        _insist(checks)  # before minutes of exports
+        outs = _exports(configs, others, plugins, device, work)
+        checks += [_compared(out, runner) for out, runner in outs]
+        _insist(checks)
+        contestants = _contestants(outs, work, device)
+        pixels = configs[0].image_size
+        return {
+            "machine": environment(device),
+            "arch": configs[0].arch,
+            "image_size": pixels,
+            "precision": configs[0].precision,
+            "repeat": repeat,
+            "checks": checks,
+            "encoders": [row for size in sizes for row in _raced(contestants, pixels, size, repeat, device)],
+            "kernels": [row for layer in layers for row in _steps(kernels, layer, half, repeat)],
+        }
+
+
+def _kernels(device: str, work: Path) -> TensorKernels:
+    try:
+        return TensorKernels(Kernels(build(device, work)))
+    except KernelError as error:
+        raise UserError(str(error)) from error
+
+
+def _exports(
+    configs: list[ExportConfig], others: list[ExportConfig], plugins: Path | None, device: str, work: Path
+) -> list[tuple[Path, str]]:
+    """Every export with every runner that it is for."""
+    engine = configs[0].engine
+    runners = [device, *([str(engine)] if engine else [])]
+    outs = [(out, runner) for out in [_exported(one, work) for one in configs + others] for runner in runners]
+    if plugins and engine:
+        plugged = [replace(one, plugins=plugins) for one in configs if one.rate_global]
+        outs += [(_exported(config, work), str(engine)) for config in plugged]
+    return outs
 
 
 def _other_forms(config: ExportConfig) -> list[ExportConfig]:

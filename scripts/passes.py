@@ -18,7 +18,7 @@ from rich.progress import track
 from structsam_runtime import OnnxRuntimeRunner
 from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
 from structsam_runtime.benchmarking.timing import conditions, environment, interleaved, spread
-from structsam_runtime.cli.console import missing, run
+from structsam_runtime.cli.console import FAILED, missing, run
 from structsam_runtime.contract import DECODER_OUTPUTS, EMBEDDING, IMAGE
 from structsam_runtime.runners.base import Array
 
@@ -37,7 +37,6 @@ except ModuleNotFoundError as error:
 ALL, NONE = "all rules", "no rule"
 TIMED = "encoder"
 """The graph that is also run."""
-FAILED = 3
 ERROR = 1e-4
 """By which embeddings may differ: ONNX Runtime fuses by what it finds, and sums in other orders."""
 

@@ -12,6 +12,7 @@ import typer
 from structsam_runtime import Manifest
 from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
 from structsam_runtime.cli.console import run
+from structsam_runtime.manifest import gmac
 
 COLUMNS = {
     "name": "export",
@@ -25,7 +26,7 @@ COLUMNS = {
 
 
 def main(
-    outs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Output folders of export.py.")],
+    outs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Output folders of structsam export.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The result, .json; its table goes beside it.")
     ],
@@ -46,7 +47,7 @@ def row(out: Path) -> dict[str, Any]:
     return {
         "name": content["name"],
         "removed": {kind: counts["effective_rate"] for kind, counts in content["merging"].items()},
-        "gmac": round((macs["merged"] + macs["planning"]) / 1e9, 2),
+        "gmac": round(gmac(content), 2),
         "gmac_planning": round(macs["planning"] / 1e9, 3),
         "plans": verification["plans"],
         "error": verification["error"],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from structsam_runtime.cli.program import structsam
 from structsam_runtime.manifest import Model
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -40,6 +41,19 @@ def run_script(
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *line.split()])
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def run_command(capsys: pytest.CaptureFixture[str]) -> Callable[[str, str], Ended]:
+    """Runs a command of `structsam` in this process on a line of arguments: exit code, stdout, stderr."""
+
+    def call(name: str, line: str) -> Ended:
+        with pytest.raises(SystemExit) as ended:
+            structsam([name, *line.split()])
         captured = capsys.readouterr()
         return ended.value.code, captured.out, captured.err
 

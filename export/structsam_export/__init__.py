@@ -4,4 +4,6 @@ Everything here happens before an engine exists and may use PyTorch; `structsam_
 without it.
 """
 
-__version__ = "0.1.0"
+from structsam_runtime import __version__
+
+__all__ = ["__version__"]

@@ -247,6 +247,11 @@ class ExportConfig:
         """What tables call the way it merges."""
         return self.merging.label
 
+    @property
+    def rate(self) -> float:
+        """The largest share of tokens that a block removes: what tables file it under."""
+        return max(block.rate for block in self.recipe.blocks)
+
     def methods(self) -> list[Method]:
         """How each block merges."""
         return self.recipe.methods(self.architecture.heads, self.seed)

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
+from rich.progress import track
+
+Item = TypeVar("Item")
+
+
+def shown(items: Iterable[Item], what: str, total: int) -> Iterable[Item]:
+    """The same items, and a bar of how many have been taken; nothing where no one watches."""
+    console = Console(stderr=True)
+    quiet = not console.is_terminal  # where rich would still leave an empty line
+    return track(items, what, total, transient=True, console=console, disable=quiet)
 
 
 class Progress:

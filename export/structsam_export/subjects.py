@@ -14,7 +14,7 @@ from structsam_runtime import Predictor
 from structsam_runtime.contract import decoder_specs, encoder_specs
 from structsam_runtime.errors import UserError
 from structsam_runtime.evaluation.results import UNMERGED
-from structsam_runtime.manifest import Model
+from structsam_runtime.manifest import Model, gmac
 
 from .analysis.macs import encoder_macs
 from .comparing import TorchRunner
@@ -82,13 +82,8 @@ def in_pytorch(
     with progress.step("count multiply-accumulates"):
         made = [subject(UNMERGED, BASELINE, 0.0, None)]
         for merged, label in merging.items():
-            made.append(subject(_name(merged), label, _rate(merged), merged))
+            made.append(subject(_name(merged), label, merged.rate, merged))
     return made
-
-
-def _rate(config: ExportConfig) -> float:
-    """The rate that the tables file a config under."""
-    return max(block.rate for block in config.recipe.blocks)
 
 
 def _removed(merging: Mapping[str, Any]) -> dict[str, float]:
@@ -131,13 +126,13 @@ def from_export(folder: Path, runner: str) -> Subject:
     """
     predictor = Predictor.load(folder, runner, check_hashes=True)  # what is wrong is told now
     content = _content(folder)
-    config, macs = ExportConfig.from_json(content["arguments"]), content["macs"]
+    config = ExportConfig.from_json(content["arguments"])
     merges = bool(content["merging"])
     facts = {
         "label": config.label if merges else BASELINE,
-        "rate": _rate(config) if merges else 0.0,
+        "rate": config.rate if merges else 0.0,
         **_removed(content["merging"]),
-        "gmac": round((macs["merged"] + macs["planning"]) / 1e9, 2),
+        "gmac": round(gmac(content), 2),
         "runner": f"{runner} {config.precision}",
     }
     return Subject(f"{folder.resolve().name}-{runner}", facts, lambda: predictor)

@@ -19,3 +19,4 @@ __all__ = [
     "TensorRtRunner",
     "UserError",
 ]
+__version__ = "0.1.0"

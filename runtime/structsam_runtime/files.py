@@ -2,18 +2,24 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .errors import UserError
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, photo: Path | None = None) -> None:
     """Refuse an output file that cannot be written, before any work is done for it.
 
+    Args:
+        path: the output.
+        photo: what it is made of, if it must not take its place.
+
     Raises:
-        UserError: the folder is missing or read-only, or the path is itself a folder.
+        UserError: the folder is missing or read-only, the path is itself a folder, or it is the photograph.
     """
+    if photo and path.resolve() == photo.resolve():
+        raise UserError(f"the output {path} is the photograph itself; choose another name")
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder, expected the name of a file")
     if not path.parent.is_dir():
@@ -22,6 +28,22 @@ def check_output(path: Path) -> None:
         raise UserError(
             f"cannot write {path}: no permission to write in {path.parent}; choose another folder"
         )
+
+
+def check_drawing(output: Path, photo: Path, formats: Sequence[str]) -> None:
+    """Refuse a drawing that cannot be written, before any work is done for it.
+
+    Args:
+        output: of the command line.
+        photo: what is drawn.
+        formats: suffixes that can be drawn, with their dots; at least two.
+
+    Raises:
+        UserError: another suffix, or as in `check_output`.
+    """
+    if output.suffix.lower() not in formats:
+        raise UserError(f"--output {output} does not end in {', '.join(formats[:-1])} or {formats[-1]}")
+    check_output(output, photo)
 
 
 @contextlib.contextmanager

@@ -133,9 +133,9 @@ class Manifest:
 
 def _load(folder: Path, path: Path) -> dict[str, Any]:
     if not folder.is_dir():
-        raise UserError(f"no folder {folder}; expected the output folder of export.py")
+        raise UserError(f"no folder {folder}; expected the output folder of structsam export")
     if not path.is_file():
-        raise UserError(f"no {FILE_NAME} in {folder}; expected the output folder of export.py")
+        raise UserError(f"no {FILE_NAME} in {folder}; expected the output folder of structsam export")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # bad UTF-8 and bad JSON are both a ValueError
@@ -235,3 +235,13 @@ def sha256(path: Path) -> str:
     """Hash of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def gmac(content: Mapping[str, Any]) -> float:
+    """Multiply-accumulates of an export's encoder in 10^9, planning included.
+
+    Args:
+        content: all of ``manifest.json``.
+    """
+    macs = content["macs"]
+    return float((macs["merged"] + macs["planning"]) / 1e9)

@@ -88,7 +88,7 @@ def test_an_export_says_what_it_is_and_keeps_its_word(make: "Make") -> None:
     with pytest.raises(UserError, match="has no engines; export again: ") as error:
         create(folder, "encoder", "tensorrt")
     options = "--arch tiny --random-weights --image-size 512 --engine tensorrt --force"
-    assert str(error.value).endswith(f": python export.py {options} -o {folder}")
+    assert str(error.value).endswith(f": structsam export {options} -o {folder}")
 
 
 @pytest.mark.slow
@@ -252,7 +252,7 @@ def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         return real(name)
 
     monkeypatch.setattr(importlib, "import_module", absent)
-    with pytest.raises(UserError, match=r'pip install -e "\.\[rtx\]"'):
+    with pytest.raises(UserError, match=r'pip install "structsam\[rtx\]"'):
         EngineBuilder(Engine.TENSORRT_RTX)
 
 

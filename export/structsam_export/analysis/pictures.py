@@ -12,6 +12,8 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from torch import Tensor
 
+from structsam_runtime.colours import GREEN, SKY, VERMILION, WHITE, Colour
+
 from ..encoder.attention import layer_norm
 from ..encoder.walk import Stage, enter, leave, walk
 from ..merging import MergePlan, Windows
@@ -24,9 +26,7 @@ DIM, SHADE = 0.4, (20, 30, 60)
 """What merges is darker, and a little blue, so that it is told from what is dark itself."""
 MARGIN = 5 / 16
 """Share of a token's patch on every side of its dot."""
-WHITE = (255, 255, 255)
-# Okabe and Ito's palette: distinguishable for colour-blind people too.
-BOTH, GAINED, LOST = (86, 180, 233), (0, 158, 115), (213, 94, 0)
+BOTH, GAINED, LOST = SKY, GREEN, VERMILION
 FAINT, STRONG = 0.5, 0.9
 """Opacities of a mask, and of where two masks differ."""
 
@@ -43,6 +43,7 @@ class BlockView:
         windows: how the block cuts the map.
         slots: K, the slots of one window.
         patch: pixels along the side of a token's patch.
+        reading: how to read the energy, in a few words.
     """
 
     slot: NDArray[np.int64]
@@ -52,6 +53,7 @@ class BlockView:
     windows: Windows
     slots: int
     patch: int
+    reading: str
 
 
 @torch.no_grad()
@@ -74,8 +76,9 @@ def watch(encoder: Any, image: Tensor, blocks: Collection[int]) -> tuple[dict[in
     for index, after in zip(range(max(blocks) + 1), walk(encoder.blocks, before), strict=False):
         if index in blocks:
             block, (plan,) = encoder.blocks[index], after.plans[index]
-            energy = block.method.scores(layer_norm(block.norm1, before.x), block.windows)
-            views[index] = block_view(plan, block.windows, None if energy is None else energy[0], patch)
+            scores = block.method.scores(layer_norm(block.norm1, before.x), block.windows)
+            energy = None if scores is None else scores[0]
+            views[index] = block_view(plan, block.windows, energy, patch, block.method.reading)
         before = after
     return views, before
 
@@ -88,7 +91,9 @@ def finish(encoder: Any, stage: Stage) -> Tensor:
     return leave(encoder, stage)
 
 
-def block_view(plan: MergePlan, windows: Windows, energy: Tensor | None, patch: int) -> BlockView:
+def block_view(
+    plan: MergePlan, windows: Windows, energy: Tensor | None, patch: int, reading: str = ""
+) -> BlockView:
     """A plan for the windows of one image, laid out as the map; see BlockView."""
     count, slots = plan.size.shape
     window = torch.arange(count)[:, None]
@@ -104,6 +109,7 @@ def block_view(plan: MergePlan, windows: Windows, energy: Tensor | None, patch: 
         windows=windows,
         slots=slots,
         patch=patch,
+        reading=reading,
     )
 
 
@@ -179,8 +185,6 @@ def draw_masks(photo: Pixels, before: Mask, after: Mask) -> Pixels:
     return np.rint(drawn).astype(np.uint8)
 
 
-def _cover(
-    picture: NDArray[np.float64], mask: Mask, colour: tuple[int, int, int], opacity: float
-) -> NDArray[np.float64]:
+def _cover(picture: NDArray[np.float64], mask: Mask, colour: Colour, opacity: float) -> NDArray[np.float64]:
     mixed = (1 - opacity) * picture + opacity * np.array(colour)
     return np.where(mask[..., None], mixed, picture)

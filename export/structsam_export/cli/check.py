@@ -8,21 +8,16 @@ from typing import Annotated
 
 import typer
 
-from structsam_runtime.cli.console import missing, run
+from structsam_runtime.cli.console import FAILED
 from structsam_runtime.runners import RUNNERS
 
-try:
-    from ..check import compare
-    from ..comparing import NotFiniteError
-    from ..progress import Progress
-except ModuleNotFoundError as error:
-    missing(error)
-
-FAILED = 3
+from ..check import compare
+from ..comparing import NotFiniteError
+from ..progress import Progress
 
 
 def main(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of export.py.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of structsam export.")],
     images: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Compare on these instead of three photographs.")
     ] = None,
@@ -43,7 +38,3 @@ def main(
     if misses:
         raise typer.Exit(FAILED)
     typer.echo("passes the thresholds of its precision")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -7,35 +7,24 @@ structsam evaluate OUT [OUT ...] --dataset dis5k --root DIR -o results        # 
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from structsam_runtime import UserError
 from structsam_runtime.benchmarking.machine import machine
-from structsam_runtime.cli.console import missing, run
-from structsam_runtime.files import whole_file
+from structsam_runtime.evaluation.datasets import DATASETS, open_dataset
+from structsam_runtime.evaluation.results import Results
 from structsam_runtime.runners import RUNNERS
 
-try:
-    from structsam_runtime.evaluation.datasets import DATASETS, Dataset, open_dataset
-    from structsam_runtime.evaluation.plots import parted, plot, plot_choices
-    from structsam_runtime.evaluation.report import as_csv, markdown, report
-    from structsam_runtime.evaluation.results import Results
-    from structsam_runtime.evaluation.run import evaluate
-
-    from ..choices import MethodName
-    from ..config import ExportConfig
-    from ..models.architectures import ARCHITECTURES, DEFAULT
-    from ..pipeline import weights_source
-    from ..progress import Progress
-    from ..subjects import Subject, described, in_pytorch, of_exports
-    from ..variants import ABLATIONS, CHOICES, variants
-except ModuleNotFoundError as error:
-    missing(error)
+from ..config import ExportConfig
+from ..evaluating import evaluate_all, write
+from ..merging.registry import METHODS
+from ..models.architectures import ARCHITECTURES, DEFAULT
+from ..pipeline import weights_source
+from ..progress import Progress
+from ..subjects import described, in_pytorch, of_exports
+from ..variants import ABLATIONS, CHOICES, variants
 
 RATES = (0.35, 0.55)
 
@@ -86,14 +75,14 @@ def main(
         what, subjects = of_exports(outs, runner or "cpu", checkpoint, Progress())
     else:
         config = ExportConfig(arch or DEFAULT, checkpoint, random_weights, image_size=image_size)
-        specs = [*(method or MethodName), *([*ABLATIONS, *CHOICES] if ablations else [])]
+        specs = [*(method or METHODS), *([*ABLATIONS, *CHOICES] if ablations else [])]
         subjects = in_pytorch(config, variants(config, specs, rate or RATES), Progress())
         what = described(config, weights_source(config))
     what |= {"machine": machine()}
     results = Results(output / f"{found.name}-{found.split}")
     results.begin([one.name for one in found], what, {one.name: one.facts for one in subjects})
     chosen = found.pictures[-last:] if last else found.pictures[:limit]
-    walk(subjects, dataclasses.replace(found, pictures=chosen), results)
+    evaluate_all(subjects, dataclasses.replace(found, pictures=chosen), results)
     typer.echo(write(output, what, results))
 
 
@@ -101,39 +90,3 @@ def _refuse(options: dict[str, object], why: str) -> None:
     """Refuse options that would do nothing."""
     if given := [name for name, value in options.items() if value]:
         raise UserError(f"leave {' and '.join(given)} out: {why}")
-
-
-def walk(subjects: list[Subject], dataset: Dataset, results: Results) -> None:
-    """Evaluate one model after the other, and show how far it is."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        overall = bar.add_task("pictures of all models", total=len(subjects) * len(dataset))
-        for subject in subjects:
-            task = bar.add_task(subject.name, total=len(dataset))
-            with subject.open() as predictor:
-                for _ in evaluate(subject.name, predictor, dataset, results):
-                    bar.advance(task)
-                    bar.advance(overall)
-            bar.remove_task(task)
-
-
-def write(output: Path, what: dict[str, Any], results: Results) -> str:
-    """Tables of everything under `output`, and the plots of this dataset; returns the tables."""
-    summaries = report(output)
-    tables = markdown(what, summaries)
-    for name, text in (("tables.md", tables), ("tables.csv", as_csv(summaries))):
-        with whole_file(output / name) as part:
-            part.write_text(text, encoding="utf-8")
-    if mine := [summary for summary in summaries if summary.dataset == results.folder.name]:
-        lines, choices = parted(mine)
-        with whole_file(output / f"{results.folder.name}.png") as part:
-            plot(lines, part)
-        if choices:
-            with whole_file(output / f"{results.folder.name}-choices.png") as part:
-                plot_choices(choices, part)
-    return tables
-
-
-if __name__ == "__main__":
-    run(main)

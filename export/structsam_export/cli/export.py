@@ -1,15 +1,13 @@
-"""The main command: arguments in, one export out, errors in one line."""
+"""Export a SAM whose image encoder merges tokens: ONNX, engines, a manifest, all verified."""
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
-from structsam_runtime.cli.console import run
+from structsam_runtime.cli.console import FAILED
 from structsam_runtime.errors import UserError
 
 from ..choices import Attention, Channels, Engine, Precision, Target
@@ -18,18 +16,6 @@ from ..merging.registry import METHODS, MethodSpec
 from ..models.architectures import ARCHITECTURES, DEFAULT
 
 WEIGHTS, MERGING, OUTPUT = "Model", "Merging", "Output"
-FAILED = 3
-"""Exit code of an export that was made and found wanting."""
-
-
-def main() -> None:
-    """Entry point of `structsam` and `export.py`; see `export` for what it takes."""
-    signal.signal(signal.SIGTERM, _interrupt)  # so that what was begun is cleaned up
-    run(export)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _list_methods(wanted: bool) -> None:
@@ -45,7 +31,7 @@ def _list_methods(wanted: bool) -> None:
     raise typer.Exit
 
 
-def export(
+def main(
     arch: Annotated[
         str,
         typer.Option(
@@ -227,19 +213,16 @@ def export(
 ) -> None:
     """Export a SAM whose image encoder merges tokens: ONNX encoder and decoder, verified, with a manifest.
 
-    Example: python export.py --arch vit_b --rate 0.55 --fp16
+    Example: structsam export --arch vit_b --rate 0.55 --fp16
     """
     # PyTorch takes seconds to import, which --help and mistakes in typing need not wait for.
-    try:
-        from ..comparing import NotFiniteError
-        from ..config import ExportConfig
-        from ..engine import BuildError
-        from ..pipeline import LintError, VerificationError, summary
-        from ..pipeline import export as make
-        from ..progress import Progress
-        from ..recipe import Recipe, Uniform
-    except ModuleNotFoundError as error:
-        raise UserError(f'exporting needs {error.name}; pip install -e ".[export,cpu]"') from error
+    from ..comparing import NotFiniteError
+    from ..config import ExportConfig
+    from ..engine import BuildError
+    from ..pipeline import LintError, VerificationError, export, summary
+    from ..progress import Progress
+    from ..recipe import Recipe, Uniform
+
     flags: dict[str, Any] = {
         "rate": rate,
         "rate_window": rate_window,
@@ -272,7 +255,7 @@ def export(
     )
     try:
         folder = output or Path("out") / config.name
-        made = make(config, folder, verify_images, force, Progress(), triton_repository)
+        made = export(config, folder, verify_images, force, Progress(), triton_repository)
     except (LintError, VerificationError, NotFiniteError, BuildError) as error:
         typer.echo(f"failed: {error}; nothing was written", err=True)
         raise typer.Exit(FAILED) from error

@@ -8,39 +8,25 @@ structsam macs --table-5                     # the paper's Table 5
 from enum import StrEnum
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from structsam_runtime import UserError
-from structsam_runtime.cli.console import missing, run
 
-try:
-    import torch
+from ..analysis.macs import encoder_macs, table_5
+from ..analysis.price import breakdown, totals
+from ..choices import Channels
+from ..config import ExportConfig
+from ..description import PLACES, merging
+from ..merging.registry import DEFAULT, METHODS, MethodSpec
+from ..models.architectures import ARCHITECTURES
+from ..models.checkpoints import build_sam
+from ..pipeline import patch
+from ..recipe import Uniform
 
-    from ..analysis.macs import EncoderMacs, encoder_macs, table_5
-    from ..choices import Channels, MethodName, Reduction
-    from ..config import ExportConfig
-    from ..description import PLACES, merging
-    from ..models.architectures import ARCHITECTURES
-    from ..models.checkpoints import build_sam
-    from ..pipeline import patch
-    from ..rates import merge_rates
-except ModuleNotFoundError as error:
-    missing(error)
-
-COLUMNS = (
-    "qkv",
-    "scores",
-    "values",
-    "relative_position",
-    "proj",
-    "mlp",
-    "norm",
-    "energy",
-    "similarity",
-    "averaging",
-)
+PUBLISHED = "bipartite"
+"""The method of the authors' code."""
 
 
 class Preset(StrEnum):
@@ -51,7 +37,9 @@ class Preset(StrEnum):
 
 def main(
     arch: Annotated[str, typer.Option(help=f"{', '.join(ARCHITECTURES)}.")] = "vit_b",
-    method: Annotated[MethodName | None, typer.Option(help="How tokens merge; default: structsam.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help=f"{', '.join(METHODS)}; with options: tome:reduction=replace.")
+    ] = None,
     rate: Annotated[
         float | None,
         typer.Option(help="Share of tokens removed, 0 to 0.75; default: 0.55, with --prompt-aware 0.35."),
@@ -66,7 +54,6 @@ def main(
         int | None, typer.Option(help="With --prompt-aware, windows that --rate is for; default: 2.")
     ] = None,
     channels: Annotated[Channels | None, typer.Option(help="What tokens are judged by.")] = None,
-    reduction: Annotated[Reduction | None, typer.Option(help="What a slot holds.")] = None,
     merge_mlp: Annotated[bool, typer.Option("--merge-mlp", help="The MLP sees merged tokens too.")] = False,
     plan_every: Annotated[int, typer.Option(help="Decide once for so many blocks of a kind.")] = 1,
     preset: Annotated[
@@ -83,17 +70,20 @@ def main(
         for price in table_5():
             console.print(f"{price.kind:<8}{price.method:<26}{price.macs / 1e9:.4f}")
         return
-    if preset and method not in (None, MethodName.BIPARTITE):
-        raise UserError(f"--preset {preset} is for {MethodName.BIPARTITE}; leave --method out")
+    if preset and method:
+        raise UserError(f"--preset {preset} is for --method {PUBLISHED}; leave --method out")
     config = ExportConfig(
         arch,
-        method=MethodName.BIPARTITE if preset else method or MethodName.STRUCTSAM,
-        **merge_rates(rate, None, None, prompt_aware, prompt_windows, rate_background),
-        channels=channels,
-        reduction=reduction,
-        skip_blocks=(0,) if preset else (),
-        merge_mlp=merge_mlp,
-        plan_every=plan_every,
+        merging=Uniform.typed(
+            MethodSpec.parse(PUBLISHED if preset else method or DEFAULT).having(channels=channels),
+            rate=rate,
+            prompt_aware=prompt_aware,
+            prompt_windows=prompt_windows,
+            rate_background=rate_background,
+            skip_blocks=(0,) if preset else (),
+            merge_mlp=merge_mlp,
+            plan_every=plan_every,
+        ),
     )
     with torch.device("meta"):
         encoder = build_sam(arch).image_encoder
@@ -107,34 +97,3 @@ def main(
         console.print(line, highlight=False)
     if preset:
         console.print(f"priced as published: {macs.as_published / 1e9:.2f}", highlight=False)
-
-
-def breakdown(macs: EncoderMacs) -> Table:
-    """A row for every block, and their sums."""
-    table = Table("block", "kind", *(name.replace("_", " ") for name in COLUMNS), "total", box=None)
-    for block in macs.blocks:
-        values = [getattr(block, name) for name in COLUMNS]
-        table.add_row(str(block.block), block.kind, *map(_giga, [*values, sum(values)]))
-    sums = [sum(getattr(block, name) for block in macs.blocks) for name in COLUMNS]
-    table.add_row("sum", "", *map(_giga, [*sums, sum(sums)]), style="bold")
-    return table
-
-
-def totals(macs: EncoderMacs) -> list[str]:
-    """The encoder as a whole, under each convention."""
-    share = macs.total / macs.unmerged
-    before = macs.unmerging_before_proj
-    return [
-        f"patch embedding and neck: {macs.stem / 1e9:.2f}",
-        f"encoder: {macs.total / 1e9:.2f} of {macs.unmerged / 1e9:.3f} unmerged ({1 - share:.1%} less)",
-        f"unmerging before the projection, as the authors' code does: {before / 1e9:.2f}",
-        f"our attention executes {macs.widening / 1e9:.2f} more to carry the relative position",
-    ]
-
-
-def _giga(value: int) -> str:
-    return f"{value / 1e9:.3f}" if value else "-"
-
-
-if __name__ == "__main__":
-    run(main)

@@ -4,97 +4,25 @@ structsam visualize photo.jpg -o plan.png --rate 0.55 --block 2 --random-weights
 structsam visualize photo.jpg -o plan.png --all-methods --box 100 80 400 360
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from structsam_runtime import UserError
-from structsam_runtime.cli.console import missing, run
-from structsam_runtime.files import check_output, whole_file
-from structsam_runtime.predict.image import Frame, prepare, read_image
-from structsam_runtime.predict.masks import binary
-from structsam_runtime.predict.prompts import Encoded, encode
+from structsam_runtime.files import check_drawing, whole_file
+from structsam_runtime.predict.image import Frame, read_image
+from structsam_runtime.predict.prompts import encode
 
-try:
-    import torch
-    from matplotlib.artist import Artist
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-    from rich.console import Console
-    from rich.progress import track
-
-    from structsam_runtime.evaluation.metrics import iou
-
-    from ..analysis.pictures import (
-        BOTH,
-        GAINED,
-        LOST,
-        SHADE,
-        WHITE,
-        BlockView,
-        Mask,
-        Pixels,
-        draw_energy,
-        draw_masks,
-        draw_merging,
-        finish,
-        watch,
-    )
-    from ..choices import MethodName
-    from ..config import ExportConfig
-    from ..description import model_of
-    from ..encoder import PromptedMaskDecoder, apply, remove
-    from ..models.architectures import ARCHITECTURES, DEFAULT
-    from ..models.family import FAMILIES
-    from ..options import METHODS
-    from ..pipeline import load
-except ModuleNotFoundError as error:
-    missing(error)
+from ..analysis.sheet import MASK_KEY, TOKEN_KEY, panels, sheet, title_of
+from ..config import ExportConfig
+from ..merging.registry import DEFAULT as DEFAULT_METHOD
+from ..merging.registry import METHODS
+from ..models.architectures import ARCHITECTURES, DEFAULT
+from ..models.family import FAMILIES
 
 FORMATS = (".png", ".jpg", ".pdf", ".svg")
-ENERGIES = {"StructSAM": "gradient: bright stays", "PiToMe": "likeness: bright merges"}
-"""How to read the energy of a method."""
-INCHES, NARROWEST, TITLE, KEY = 3.0, 2.3, 0.4, 0.9
-"""Side of a square panel, others have its area; width that a title needs; heights of title and key."""
-COLUMNS = 5
-"""At most."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A picture [h, w, 3] under its title."""
-
-    title: str
-    picture: Pixels
-
-
-def _swatch(colour: tuple[int, int, int], label: str) -> Artist:
-    red, green, blue = (channel / 255 for channel in colour)
-    return Patch(facecolor=(red, green, blue), edgecolor="black", linewidth=0.5, label=label)
-
-
-def _dot(label: str) -> Artist:
-    return Line2D([], [], linestyle="", marker="s", color="white", markeredgecolor="black", label=label)
-
-
-TOKEN_KEY = [
-    _swatch(WHITE, "unchanged: attention sees the token as it is"),
-    _swatch(SHADE, "dark: tokens that merge into one, in their mean colour"),
-    _dot("dot: the destination, whose place the merged token takes"),
-]
-MASK_KEY = [
-    _swatch(BOTH, "in the mask without merging, and with it"),
-    _swatch(GAINED, "gained by merging"),
-    _swatch(LOST, "lost by merging"),
-]
 
 
 def main(
@@ -105,7 +33,7 @@ def main(
     random_weights: Annotated[bool, typer.Option("--random-weights")] = False,
     rate: Annotated[float, typer.Option(help="Share of tokens removed, 0 to 0.75.")] = 0.55,
     method: Annotated[
-        list[MethodName] | None, typer.Option(help="How tokens merge; repeatable. Default: structsam.")
+        list[str] | None, typer.Option(help="How tokens merge; repeatable. Default: structsam.")
     ] = None,
     all_methods: Annotated[bool, typer.Option("--all-methods", help="All of them, to compare.")] = False,
     block: Annotated[
@@ -125,12 +53,14 @@ def main(
 
     Every method runs as itself: a block sees the features that the method's own earlier blocks made.
     """
-    _check_output(output, photo)
+    check_drawing(output, photo, FORMATS)
     if checkpoint is not None and random_weights:
         raise UserError("--checkpoint and --random-weights exclude each other; give one of them")
-    names = list(MethodName) if all_methods else dict.fromkeys(method or [MethodName.STRUCTSAM])
+    names = METHODS if all_methods else dict.fromkeys(method or [DEFAULT_METHOD])
     configs = [
-        ExportConfig(arch, checkpoint, random_weights, name, rate, rate, image_size=image_size)
+        ExportConfig.of(
+            arch, name, rate, checkpoint=checkpoint, random_weights=random_weights, image_size=image_size
+        )
         for name in names
     ]
     blocks = _blocks(block or [], configs[0])
@@ -141,16 +71,8 @@ def main(
     groups = panels(picture, configs, blocks, prompts)
     key = TOKEN_KEY + MASK_KEY if prompts else TOKEN_KEY
     with whole_file(output) as part:
-        sheet(groups, _title(configs[0]), key).savefig(part)
+        sheet(groups, title_of(configs[0]), key).savefig(part)
     typer.echo(f"{output}: {sum(map(len, groups))} panels")
-
-
-def _check_output(output: Path, photo: Path) -> None:
-    if output.suffix.lower() not in FORMATS:
-        raise UserError(f"--output {output} does not end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
-    if output.resolve() == photo.resolve():
-        raise UserError(f"the output {output} is the photograph itself; choose another name")
-    check_output(output)
 
 
 def _blocks(asked: Sequence[int], config: ExportConfig) -> list[int]:
@@ -160,136 +82,3 @@ def _blocks(asked: Sequence[int], config: ExportConfig) -> list[int]:
         if not 0 <= block < depth:
             raise UserError(f"--block {block} is not in {config.arch}; expected 0 to {depth - 1}")
     return sorted(set(asked)) or [config.architecture.global_blocks[0]]
-
-
-def _title(config: ExportConfig) -> str:
-    weights = ", random weights" if config.random_weights else ""
-    return f"{config.arch}{weights}, {config.image_size} px, rate {config.rate_global:g}"
-
-
-def panels(
-    picture: Pixels, configs: Sequence[ExportConfig], blocks: Sequence[int], prompts: Encoded | None
-) -> list[list[Panel]]:
-    """Run every method, and draw what it does: a group of panels for every block, and one for the masks.
-
-    Args:
-        picture: the photograph, [h, w, 3].
-        configs: differ in nothing but the method.
-        blocks: to show, at least one.
-        prompts: one box, if masks are wanted.
-    """
-    sam = load(configs[0])
-    encoder = sam.image_encoder
-    tensor, frame = prepare(picture, model_of(configs[0], sam))
-    size = (frame.resized_width, frame.resized_height)
-    photo = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
-    image = torch.from_numpy(tensor)
-    views, masks = {}, {}
-    for config in _tracked(configs):
-        name = METHODS[config.method].__name__
-        apply(encoder, config.methods())
-        views[name], stage = watch(encoder, image, blocks)
-        if prompts:
-            masks[name] = mask_of(sam, finish(encoder, stage), prompts, photo)
-    groups = [
-        block_panels(photo, block, {name: seen[block] for name, seen in views.items()}) for block in blocks
-    ]
-    if prompts:
-        remove(encoder)
-        unmerged = mask_of(sam, encoder(image), prompts, photo)
-        groups.append(mask_panels(photo, prompts.point_coords[0], unmerged, masks))
-    return groups
-
-
-def _tracked(configs: Sequence[ExportConfig]) -> Iterable[ExportConfig]:
-    console = Console(stderr=True)
-    quiet = not console.is_terminal  # where rich would still leave an empty line
-    return track(configs, "methods", transient=True, console=console, disable=quiet)
-
-
-def mask_of(sam: Any, embedding: torch.Tensor, prompts: Encoded, photo: Pixels) -> Mask:
-    """The mask [h, w] of one prompt, as large as the photograph is in the encoder."""
-    side = 4 * embedding.shape[-1]
-    masks, _ = PromptedMaskDecoder(sam)(
-        embedding,
-        torch.from_numpy(prompts.point_coords),
-        torch.from_numpy(prompts.point_labels),
-        torch.zeros(1, 1, side, side),
-        torch.zeros(1),
-    )
-    frame = Frame.of(photo.shape[0], photo.shape[1], max(photo.shape[:2]))
-    return binary(masks[0, 0].numpy(), frame, sam.mask_threshold)
-
-
-def block_panels(photo: Pixels, block: int, views: Mapping[str, BlockView]) -> list[Panel]:
-    """The photograph, the energies of methods that have one, and what every method merges."""
-    energies = [
-        Panel(
-            f"{name}, energy in block {block}\n{ENERGIES[name]}", draw_energy(photo, view.energy, view.patch)
-        )
-        for name, view in views.items()
-        if view.energy is not None
-    ]
-    merging = [
-        Panel(f"{name}, block {block}\n{_counts(view)}", draw_merging(photo, view))
-        for name, view in views.items()
-    ]
-    return [Panel("photograph", photo), *energies, *merging]
-
-
-def _counts(view: BlockView) -> str:
-    change = f"{view.windows.tokens} tokens to {view.slots}"
-    windows = view.windows.per_image
-    return f"global: {change}" if windows == 1 else f"{windows} windows: {change} each"
-
-
-def mask_panels(
-    photo: Pixels, corners: NDArray[np.float32], unmerged: Mask, masks: Mapping[str, Mask]
-) -> list[Panel]:
-    """The box, the mask without merging, and that of every method beside it."""
-    return [
-        Panel("box prompt", draw_box(photo, corners)),
-        Panel("mask without merging", draw_masks(photo, unmerged, unmerged)),
-        *(
-            Panel(
-                f"{name}, mask\nIoU with the unmerged {iou(unmerged, mask):.3f}",
-                draw_masks(photo, unmerged, mask),
-            )
-            for name, mask in masks.items()
-        ),
-    ]
-
-
-def draw_box(photo: Pixels, corners: NDArray[np.float32]) -> Pixels:
-    """The photograph with a box [2, 2] (x, y), white in black, to be seen on any background."""
-    picture = Image.fromarray(photo)
-    pen, line = ImageDraw.Draw(picture), max(1, max(photo.shape[:2]) // 200)
-    (x0, y0), (x1, y1) = corners.tolist()
-    pen.rectangle((x0 - line, y0 - line, x1 + line, y1 + line), outline="black", width=3 * line)
-    pen.rectangle((x0, y0, x1, y1), outline="white", width=line)
-    return np.asarray(picture)
-
-
-def sheet(groups: Sequence[Sequence[Panel]], title: str, key: Sequence[Artist]) -> Figure:
-    """All panels, every group from a new row on, under a title and over a key to what they show."""
-    widest = max(map(len, groups))
-    columns = math.ceil(widest / math.ceil(widest / COLUMNS))
-    rows = [group[start : start + columns] for group in groups for start in range(0, len(group), columns)]
-    height, width = groups[0][0].picture.shape[:2]
-    wide, high = INCHES * (width / height) ** 0.5, INCHES * (height / width) ** 0.5
-    size = columns * max(wide, NARROWEST), len(rows) * (high + TITLE) + KEY
-    figure = Figure(size, dpi=150, layout="constrained")
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for place in grid.flat:
-        place.set_axis_off()
-    for places, row in zip(grid, rows, strict=True):
-        for place, panel in zip(places[: len(row)], row, strict=True):
-            place.imshow(panel.picture)
-            place.set_title(panel.title, fontsize=8)
-    figure.suptitle(title, fontsize=10)
-    figure.legend(handles=key, loc="outside lower center", ncols=len(key) // 3, fontsize=8, frameon=False)
-    return figure
-
-
-if __name__ == "__main__":
-    run(main)

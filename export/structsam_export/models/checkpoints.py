@@ -38,7 +38,7 @@ def sam_modules() -> Any:
     """
     found = importlib.util.find_spec("segment_anything")
     if found is None or found.submodule_search_locations is None:
-        raise UserError('segment-anything is not installed; pip install -e ".[export]"')
+        raise UserError('segment-anything is not installed; pip install "structsam[export]"')
     folder = Path(found.submodule_search_locations[0]) / "modeling"
     name = f"{__package__}.segment_anything"
     spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")

@@ -126,4 +126,4 @@ def _import() -> Any:
         import_module("ray.data")
         return import_module("ray")
     except ModuleNotFoundError as error:
-        raise UserError(f'a cluster needs {error.name}; pip install -e ".[cluster]"') from error
+        raise UserError(f'a cluster needs {error.name}; pip install "structsam[cluster]"') from error

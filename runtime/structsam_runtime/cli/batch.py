@@ -17,10 +17,7 @@ from ..batch import ray as cluster
 from ..batch import segment as batch
 from ..batch.job import begin, plan
 from ..runners import RUNNERS
-from .console import run
-
-SOME_FAILED = 3
-"""Exit code where some pictures have no result."""
+from .console import FAILED
 
 
 def main(
@@ -28,7 +25,7 @@ def main(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Results: NAME.json for each picture.")
     ],
-    model: Annotated[Path, typer.Option(metavar="OUT", help="Output folder of export.py.")],
+    model: Annotated[Path, typer.Option(metavar="OUT", help="Output folder of structsam export.")],
     runner: Annotated[str, typer.Option(help=f"One of {', '.join(RUNNERS)}.")] = "cpu",
     prompts: Annotated[
         Path | None,
@@ -80,8 +77,4 @@ def main(
         f"{len(failed)} failed"
     )
     if failed:
-        raise typer.Exit(SOME_FAILED)
-
-
-if __name__ == "__main__":
-    run(main)
+        raise typer.Exit(FAILED)

@@ -1,4 +1,4 @@
-"""What every subcommand shares: one-line errors and exit codes."""
+"""What every command shares: one-line errors and exit codes."""
 
 import re
 import sys
@@ -10,9 +10,19 @@ import typer
 from ..errors import UserError
 
 USAGE = 2
+"""Exit code of a usage error, which is one line on stderr."""
+FAILED = 3
+"""Exit code where the work was done and its result, or part of it, is not good."""
 INTERRUPTED = 130
-EVALUATE = {"matplotlib", "pycocotools", "pydicom", "scipy"}
-"""What datasets, metrics and plots need beyond the runtime: the extra of that name."""
+EXTRAS = {
+    "evaluate": ("matplotlib", "pycocotools", "pydicom", "scipy"),
+    "cluster": ("ray",),
+    "export,cpu": (
+        *("onnx", "onnx_graphsurgeon", "onnxruntime", "onnxscript", "polygraphy", "safetensors"),
+        *("segment_anything", "skimage", "torch", "tqdm"),
+    ),
+}
+"""Which extras bring a package, by the name it is imported under. Engines for GPUs name theirs themselves."""
 
 # Typer took its copy of click in as `typer._click`; before that it raised click's own exceptions. Either way
 # the usage errors share one base, and it is the last class behind BadParameter that can format a message.
@@ -21,12 +31,15 @@ _UsageError: type[Exception] = next(
 )
 
 
-def run(app: typer.Typer | Callable[..., object], args: Sequence[str] | None = None) -> NoReturn:
+def run(
+    app: typer.Typer | Callable[..., object], args: Sequence[str] | None = None, name: str | None = None
+) -> NoReturn:
     """Run a command-line program and end the process with its exit code.
 
     Args:
         app: a typer application, or the function that is its only command.
         args: arguments without the program's name; default ``sys.argv[1:]``.
+        name: of the program, in its help; default: that of the file that was started.
 
     Raises:
         SystemExit: always. 0 when the command returned or printed its help; 2 after a mistake of the person
@@ -38,28 +51,36 @@ def run(app: typer.Typer | Callable[..., object], args: Sequence[str] | None = N
         program = typer.Typer(add_completion=False)
         program.command()(app)
         app = program
-    sys.exit(_exit_code(app, args))
+    sys.exit(_exit_code(app, args, name))
 
 
-def missing(error: ModuleNotFoundError) -> NoReturn:
-    """End a script whose imports failed: it needs more than the runtime does.
+def missing(error: ModuleNotFoundError, what: str = "this") -> NoReturn:
+    """End a command that needs a package which is not installed.
+
+    Args:
+        error: of the import.
+        what: needs it, for the message.
 
     Raises:
         SystemExit: with 2, after one line that says what to install.
+        ModuleNotFoundError: the same again, where no extra brings the package: that is a defect.
     """
-    extra = "evaluate" if error.name in EVALUATE else "export,cpu"
-    print(f'error: this needs {error.name}; pip install -e ".[{extra}]"', file=sys.stderr)
-    sys.exit(USAGE)
+    package = (error.name or "").partition(".")[0]
+    for extra, packages in EXTRAS.items():
+        if package in packages:
+            print(f'error: {what} needs {package}; pip install "structsam[{extra}]"', file=sys.stderr)
+            sys.exit(USAGE)
+    raise error
 
 
-def _exit_code(app: typer.Typer, args: Sequence[str] | None) -> int:
+def _exit_code(app: typer.Typer, args: Sequence[str] | None, name: str | None) -> int:
     try:
         # Outside standalone mode typer raises its errors for us to print, and returns the code of typer.Exit.
-        result = typer.main.get_command(app)(args=args, standalone_mode=False)
+        result = typer.main.get_command(app)(args=args, prog_name=name, standalone_mode=False)
     except UserError as error:
-        return _fail(str(error))
+        return fail(str(error))
     except _UsageError as error:
-        return _fail(error.format_message())  # type: ignore[attr-defined]
+        return fail(error.format_message())  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
         result = INTERRUPTED
     code = result if isinstance(result, int) else 0
@@ -68,7 +89,7 @@ def _exit_code(app: typer.Typer, args: Sequence[str] | None) -> int:
     return code
 
 
-def _fail(message: str) -> int:
+def fail(message: str) -> int:
     """Print one line; none where typer has shown the help of a program that was called without arguments."""
     if message:
         print(f"error: {' '.join(message.split())}", file=sys.stderr)

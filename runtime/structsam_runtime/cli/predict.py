@@ -5,51 +5,29 @@ structsam predict OUT photo.jpg --everything -o overlay.png
 """
 
 import json
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from .. import AutomaticMaskGenerator, Predictor, UserError
 from ..files import check_output, whole_file
-from ..predict.automatic.runs import decode_rle
-from ..predict.drawing import distinct, line_width, paint
+from ..predict.automatic.annotations import annotated
+from ..predict.drawing import Pointed, draw, draw_everything
 from ..predict.image import read_image
 from ..runners import RUNNERS
-from .console import join_values, numbers, run
+from .console import numbers
 
-# Okabe and Ito's palette, without black and grey: distinguishable for colour-blind people too.
-COLOURS = (
-    (86, 180, 233),
-    (230, 159, 0),
-    (204, 121, 167),
-    (0, 158, 115),
-    (240, 228, 66),
-    (213, 94, 0),
-    (0, 114, 178),
-)
-GREEN, RED, WHITE, BLACK = (30, 200, 60), (230, 40, 40), (255, 255, 255), (0, 0, 0)
 VALUES = {"--box": 4, "--point": 2, "--negative": 2}  # numbers after each option
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The prompts of the command line, in pixels of the photograph."""
-
-    boxes: list[list[float]]  # x0, y0, x1, y1
-    points: list[list[float]]  # x, y
-    labels: list[int]  # 1 foreground, 0 background, one for each point
-
-
 def main(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of export.py.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of structsam export.")],
     photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="The picture to segment.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The drawing: photograph, masks and prompts.")
@@ -93,7 +71,7 @@ def main(
     settings = {name: value for name, value in thresholds.items() if value is not None}
     if everything:
         _check_no_prompt(box or point or negative, multimask)
-        asked = Asked([], [], [])
+        asked = Pointed([], [], [])
     else:
         _check_no_setting([*settings, *(["annotations"] if annotations else [])])
         asked = _asked(box or [], point or [], negative or [])
@@ -111,7 +89,7 @@ def main(
         _save(Image.fromarray(union.astype(np.uint8) * 255), mask)
     if annotations:
         with whole_file(annotations) as part:
-            part.write_text(json.dumps(_coco(found, photo, rgb.shape[:2])) + "\n")
+            part.write_text(json.dumps(annotated(found, photo.name, *rgb.shape[:2])) + "\n")
 
 
 def _check_no_prompt(prompted: object, multimask: bool) -> None:
@@ -127,12 +105,12 @@ def _check_no_setting(settings: Sequence[str]) -> None:
         raise UserError(f"{option} goes with --everything; leave it out, or give --everything and no prompt")
 
 
-def _asked(box: Sequence[str], point: Sequence[str], negative: Sequence[str]) -> Asked:
+def _asked(box: Sequence[str], point: Sequence[str], negative: Sequence[str]) -> Pointed:
     if not (box or point or negative):
         raise UserError("no prompt; give --box X0 Y0 X1 Y1 or --point X Y, or --everything")
     if len(box) > 1 and (point or negative):
         raise UserError(f"points came with {len(box)} boxes, expected one box at most; run once for each box")
-    return Asked(
+    return Pointed(
         boxes=[numbers("--box", text, ("X0", "Y0", "X1", "Y1")) for text in box],
         points=[numbers("--point", text, ("X", "Y")) for text in point]
         + [numbers("--negative", text, ("X", "Y")) for text in negative],
@@ -152,16 +130,14 @@ def _check_outputs(output: Path, mask: Path | None, annotations: Path | None, ph
 
 
 def _check_picture_output(path: Path, photo: Path) -> None:
-    check_output(path)
-    if path.resolve() == photo.resolve():
-        raise UserError(f"the output {path} is the photograph itself; choose another name")
+    check_output(path, photo)
     formats = Image.registered_extensions()
     if formats.get(path.suffix.lower()) not in Image.SAVE:
         raise UserError(f"cannot write {path}: '{path.suffix}' is not a picture format; use .png or .jpg")
 
 
 def _predict(
-    predictor: Predictor, rgb: NDArray[np.uint8], asked: Asked, multimask: bool
+    predictor: Predictor, rgb: NDArray[np.uint8], asked: Pointed, multimask: bool
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Masks bool [K, H, W] and predicted IoU [K] of all prompts, in one run of the decoder; with a report."""
     start = time.perf_counter()
@@ -194,107 +170,6 @@ def _find(predictor: Predictor, rgb: NDArray[np.uint8], settings: dict[str, Any]
     return sorted(found, key=lambda one: -one["area"])
 
 
-def _coco(found: list[dict[str, Any]], photo: Path, size: tuple[int, ...]) -> dict[str, Any]:
-    """The content of a COCO annotations file: one picture, and every mask an object without a class."""
-    return {
-        "images": [{"id": 1, "file_name": photo.name, "height": size[0], "width": size[1]}],
-        "categories": [{"id": 1, "name": "object"}],
-        "annotations": [
-            {"id": number, "image_id": 1, "category_id": 1, "iscrowd": 0, **one}
-            for number, one in enumerate(found, start=1)
-        ],
-    }
-
-
 def _save(picture: Image.Image, path: Path) -> None:
     with whole_file(path) as part:
         picture.save(part)
-
-
-def draw(
-    rgb: NDArray[np.uint8], masks: NDArray[np.bool_], iou: NDArray[np.float32], asked: Asked
-) -> Image.Image:
-    """The photograph with translucent masks, their outlines, their predicted IoU, and the prompts.
-
-    Args:
-        rgb: uint8 [H, W, 3].
-        masks: bool [K, H, W].
-        iou: float32 [K].
-        asked: boxes and points to draw over them.
-    """
-    line = line_width(*rgb.shape[:2])
-    canvas = rgb.copy()
-    # Large masks first: a part stays visible on its whole.
-    for index in np.argsort([-mask.sum() for mask in masks], kind="stable"):
-        paint(canvas, masks[index], COLOURS[index % len(COLOURS)], line)
-    picture = Image.fromarray(canvas)
-    pen = ImageDraw.Draw(picture)
-    per_box = len(masks) // max(1, len(asked.boxes))
-    for index, box in enumerate(asked.boxes):
-        colour = WHITE if per_box > 1 else COLOURS[index % len(COLOURS)]
-        _outlined_box(pen, box, colour, line)
-    for point, label in zip(asked.points, asked.labels, strict=True):
-        radius = 3 * line
-        _disc(pen, point, radius + line, WHITE)
-        _disc(pen, point, radius, GREEN if label else RED)
-    _write_qualities(pen, masks, iou, line)
-    return picture
-
-
-def draw_everything(
-    rgb: NDArray[np.uint8], found: list[dict[str, Any]]
-) -> tuple[Image.Image, NDArray[np.bool_]]:
-    """The photograph with all masks, each in its own colour; and where there is one, bool [H, W].
-
-    Args:
-        rgb: uint8 [H, W, 3].
-        found: largest first, so that a part stays visible on its whole.
-    """
-    canvas, union = rgb.copy(), np.zeros(rgb.shape[:2], np.bool_)
-    for one, colour in zip(found, distinct(len(found)), strict=True):
-        mask = decode_rle(one["segmentation"])
-        paint(canvas, mask, colour, line_width(*rgb.shape[:2]))
-        union |= mask
-    return Image.fromarray(canvas), union
-
-
-def _outlined_box(
-    pen: ImageDraw.ImageDraw, box: Sequence[float], colour: tuple[int, int, int], line: int
-) -> None:
-    """A rectangle with a dark rim, to be seen on any background."""
-    x0, y0, x1, y1 = box
-    pen.rectangle((x0 - line, y0 - line, x1 + line, y1 + line), outline=BLACK, width=3 * line)
-    pen.rectangle(box, outline=colour, width=line)
-
-
-def _disc(
-    pen: ImageDraw.ImageDraw, centre: Sequence[float], radius: int, colour: tuple[int, int, int]
-) -> None:
-    x, y = centre
-    pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
-
-
-def _write_qualities(
-    pen: ImageDraw.ImageDraw, masks: NDArray[np.bool_], iou: NDArray[np.float32], line: int
-) -> None:
-    """Each predicted IoU at the top of its mask, on a chip of the mask's colour."""
-    size = 8 + 5 * line
-    font = ImageFont.load_default(size)
-    taken: list[tuple[float, float]] = []
-    for index, mask in enumerate(masks):
-        rows = np.flatnonzero(mask.any(axis=1))
-        if len(rows) == 0:
-            continue
-        x, y = float(np.flatnonzero(mask[rows[0]]).mean()), float(rows[0])
-        while any(abs(x - u) < 3 * size and abs(y - v) < 1.5 * size for u, v in taken):
-            y += 1.5 * size  # below the chip that is there already
-        taken.append((x, y))
-        text = f"{iou[index]:.2f}"
-        left, top, right, bottom = pen.textbbox((x, y), text, font=font, anchor="ma")
-        chip = (left - line, top - line, right + line, bottom + line)
-        pen.rectangle(chip, fill=COLOURS[index % len(COLOURS)])
-        pen.text((x, y), text, font=font, anchor="ma", fill=BLACK)
-
-
-if __name__ == "__main__":
-    run(main, join_values(sys.argv[1:], VALUES))

@@ -11,13 +11,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..colours import LINES, code
 from .report import Summary
 
 PANELS = {"iou": "mIoU, %", "boundary_iou": "boundary mIoU, %", "agreement": "agreement with unmerged, %"}
-# Okabe and Ito's palette: distinguishable for colour-blind people too. Black is the unmerged model's.
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#7F7F7F")
+COLOURS = (*map(code, LINES), "#7F7F7F")
+"""Of methods: black is the unmerged model's."""
 MARKERS = "osD^v<>XPd*p"
-LINES = ("-", ":")
+DASHES = ("-", ":")
 SPREAD = 0.4
 """Share of the distance between two rates over which methods are set side by side."""
 CAPPED = 0.01
@@ -141,7 +142,7 @@ def _panel(axes: Axes, summaries: Sequence[Summary], metric: str) -> None:
 
 def _styles() -> Iterator[dict[str, Any]]:
     """A colour, a marker and a line for each method; the colours that come again have another line."""
-    lines = cycle([line for line in LINES for _ in COLOURS])
+    lines = cycle([line for line in DASHES for _ in COLOURS])
     for colour, marker, line in zip(cycle(COLOURS), cycle(MARKERS), lines):
         yield {"color": colour, "marker": marker, "linestyle": line, "markersize": 5.5}
 

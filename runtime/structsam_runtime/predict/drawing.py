@@ -1,12 +1,28 @@
-"""Masks painted on a photograph."""
+"""Masks painted on a photograph, and what they were asked for with."""
 
 import colorsys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
-Colour = tuple[int, int, int]  # red, green, blue, 0..255
+from ..colours import BLACK, MASKS, WHITE, Colour
+from .automatic.runs import decode_rle
+
 FILL = 0.45  # opacity of a mask
+ON, OFF = (30, 200, 60), (230, 40, 40)  # points of the foreground and of the background
+
+
+@dataclass(frozen=True)
+class Pointed:
+    """Prompts as they are drawn, in pixels of the photograph."""
+
+    boxes: list[list[float]]  # x0, y0, x1, y1
+    points: list[list[float]]  # x, y
+    labels: list[int]  # 1 foreground, 0 background, one for each point
 
 
 def line_width(height: int, width: int) -> int:
@@ -43,6 +59,53 @@ def paint(canvas: NDArray[np.uint8], mask: NDArray[np.bool_], colour: Colour, li
     pixels[inside & ~_eroded(inside, line)] = colour
 
 
+def draw(
+    rgb: NDArray[np.uint8], masks: NDArray[np.bool_], iou: NDArray[np.float32], asked: Pointed
+) -> Image.Image:
+    """The photograph with translucent masks, their outlines, their predicted IoU, and the prompts.
+
+    Args:
+        rgb: uint8 [H, W, 3].
+        masks: bool [K, H, W].
+        iou: float32 [K].
+        asked: boxes and points to draw over them.
+    """
+    line = line_width(*rgb.shape[:2])
+    canvas = rgb.copy()
+    # Large masks first: a part stays visible on its whole.
+    for index in np.argsort([-mask.sum() for mask in masks], kind="stable"):
+        paint(canvas, masks[index], MASKS[index % len(MASKS)], line)
+    picture = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(picture)
+    per_box = len(masks) // max(1, len(asked.boxes))
+    for index, box in enumerate(asked.boxes):
+        colour = WHITE if per_box > 1 else MASKS[index % len(MASKS)]
+        outlined_box(pen, box, colour, line)
+    for point, label in zip(asked.points, asked.labels, strict=True):
+        radius = 3 * line
+        _disc(pen, point, radius + line, WHITE)
+        _disc(pen, point, radius, ON if label else OFF)
+    _write_qualities(pen, masks, iou, line)
+    return picture
+
+
+def draw_everything(
+    rgb: NDArray[np.uint8], found: Sequence[Mapping[str, Any]]
+) -> tuple[Image.Image, NDArray[np.bool_]]:
+    """The photograph with all masks, each in its own colour; and where there is one, bool [H, W].
+
+    Args:
+        rgb: uint8 [H, W, 3].
+        found: largest first, so that a part stays visible on its whole.
+    """
+    canvas, union = rgb.copy(), np.zeros(rgb.shape[:2], np.bool_)
+    for one, colour in zip(found, distinct(len(found)), strict=True):
+        mask = decode_rle(one["segmentation"])
+        paint(canvas, mask, colour, line_width(*rgb.shape[:2]))
+        union |= mask
+    return Image.fromarray(canvas), union
+
+
 def _eroded(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
     """The mask [H, W] less the pixels within ``steps`` of its edge; the rim of the array is no edge."""
     inner = mask
@@ -50,3 +113,37 @@ def _eroded(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
         padded = np.pad(inner, 1, mode="edge")
         inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return inner
+
+
+def outlined_box(pen: ImageDraw.ImageDraw, box: Sequence[float], colour: Colour, line: int) -> None:
+    """A rectangle with a dark rim, to be seen on any background."""
+    x0, y0, x1, y1 = box
+    pen.rectangle((x0 - line, y0 - line, x1 + line, y1 + line), outline=BLACK, width=3 * line)
+    pen.rectangle(box, outline=colour, width=line)
+
+
+def _disc(pen: ImageDraw.ImageDraw, centre: Sequence[float], radius: int, colour: Colour) -> None:
+    x, y = centre
+    pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+
+
+def _write_qualities(
+    pen: ImageDraw.ImageDraw, masks: NDArray[np.bool_], iou: NDArray[np.float32], line: int
+) -> None:
+    """Each predicted IoU at the top of its mask, on a chip of the mask's colour."""
+    size = 8 + 5 * line
+    font = ImageFont.load_default(size)
+    taken: list[tuple[float, float]] = []
+    for index, mask in enumerate(masks):
+        rows = np.flatnonzero(mask.any(axis=1))
+        if len(rows) == 0:
+            continue
+        x, y = float(np.flatnonzero(mask[rows[0]]).mean()), float(rows[0])
+        while any(abs(x - u) < 3 * size and abs(y - v) < 1.5 * size for u, v in taken):
+            y += 1.5 * size  # below the chip that is there already
+        taken.append((x, y))
+        text = f"{iou[index]:.2f}"
+        left, top, right, bottom = pen.textbbox((x, y), text, font=font, anchor="ma")
+        chip = (left - line, top - line, right + line, bottom + line)
+        pen.rectangle(chip, fill=MASKS[index % len(MASKS)])
+        pen.text((x, y), text, font=font, anchor="ma", fill=BLACK)

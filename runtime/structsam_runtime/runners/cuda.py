@@ -153,7 +153,8 @@ def _cudart() -> ModuleType:
         return importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise UserError(
-            'cuda-python is not installed; pip install -e ".[gpu]" for TensorRT, ".[rtx]" for TensorRT-RTX'
+            'cuda-python is not installed; pip install "structsam[gpu]" for TensorRT, '
+            '"structsam[rtx]" for TensorRT-RTX'
         ) from error
 
 

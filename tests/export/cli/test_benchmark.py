@@ -15,7 +15,7 @@ from structsam_export.progress import Progress
 
 Ended = tuple[int | str | None, str, str]
 Benchmark = Callable[[str], Ended]
-RunScript = Callable[[str, str], Ended]
+RunCommand = Callable[[str, str], Ended]
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +29,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def benchmark(desk: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch) -> Benchmark:
-    """Runs the script in that folder: exit code, stdout, stderr."""
+def benchmark(desk: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> Benchmark:
+    """Runs the command in that folder: exit code, stdout, stderr."""
     monkeypatch.chdir(desk)
 
     def call(line: str) -> Ended:
-        return run_script("benchmark", line)
+        return run_command("benchmark", line)
 
     return call
 

@@ -4,9 +4,7 @@ import csv
 import io
 import json
 import os
-import runpy
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,8 @@ from structsam_export.config import ExportConfig
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
 from structsam_export.models.checkpoints import load_sam
 from structsam_export.progress import Progress
+from structsam_runtime.cli.program import structsam
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "evaluate.py"
 COCO = Path(__file__).parents[3] / "../shared/data/coco-train"
 TINY = "--arch tiny --random-weights --image-size 224"
 FOLDER = "--dataset folder --root folder"
@@ -107,19 +105,18 @@ def tiny_everywhere(tiny_architecture: Architecture) -> Iterator[None]:
 
 
 def call(desk: Path, line: str, capsys: pytest.CaptureFixture[str]) -> Ended:
-    """The script in this process, in a folder: exit code, stdout, stderr."""
+    """The command in this process, in a folder: exit code, stdout, stderr."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(desk)
-        patch.setattr(sys, "argv", ["evaluate.py", *line.split()])
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
+            structsam(["evaluate", *line.split()])
     told = capsys.readouterr()
     return ended.value.code, told.out, told.err
 
 
 @pytest.fixture
-def script(desk: Path, capsys: pytest.CaptureFixture[str]) -> Evaluate:
-    """`script("--dataset ...")` in the desk."""
+def command(desk: Path, capsys: pytest.CaptureFixture[str]) -> Evaluate:
+    """`command("--dataset ...")` in the desk."""
     return lambda line: call(desk, line, capsys)
 
 
@@ -155,9 +152,8 @@ def done(tmp_path_factory: pytest.TempPathFactory, datasets: Path) -> Path:
     for dataset in (FOLDER, PANOPTIC):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(desk)
-            patch.setattr(sys, "argv", ["evaluate.py", *f"{dataset} {TINY} -o results".split()])
             with pytest.raises(SystemExit) as ended:
-                runpy.run_path(str(SCRIPT), run_name="__main__")
+                structsam(["evaluate", *f"{dataset} {TINY} -o results".split()])
             assert ended.value.code == 0
     return desk / "results"
 
@@ -212,9 +208,9 @@ def test_what_was_measured_is_what_it_says(done: Path) -> None:
 
 
 @pytest.mark.slow
-def test_again_nothing_is_computed_again(again: Path, script: Evaluate) -> None:
+def test_again_nothing_is_computed_again(again: Path, command: Evaluate) -> None:
     before, tables = stamps(again / "folder-all"), (again / "tables.md").read_text()
-    code, out, err = script(f"{FOLDER} {TINY} -o results")
+    code, out, err = command(f"{FOLDER} {TINY} -o results")
     assert code == 0, err
     assert out == tables + "\n"
     assert stamps(again / "folder-all") == before
@@ -222,7 +218,7 @@ def test_again_nothing_is_computed_again(again: Path, script: Evaluate) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_was_cut_goes_on(again: Path, script: Evaluate) -> None:
+def test_a_run_that_was_cut_goes_on(again: Path, command: Evaluate) -> None:
     """In the middle of a line of one model, before another, and in the middle of the annotations."""
     folder = again / "folder-all"
     expected = without_times(lines(folder))
@@ -232,7 +228,7 @@ def test_a_run_that_was_cut_goes_on(again: Path, script: Evaluate) -> None:
         path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     (folder / "pitome-r55.jsonl").unlink()
     (again / "tables.md").unlink()
-    code, _, err = script(f"{FOLDER} {TINY} -o results")
+    code, _, err = command(f"{FOLDER} {TINY} -o results")
     assert code == 0, err
     found = without_times(lines(folder))
     for name, made in expected.items():
@@ -242,9 +238,9 @@ def test_a_run_that_was_cut_goes_on(again: Path, script: Evaluate) -> None:
 
 
 @pytest.mark.slow
-def test_a_rate_can_be_added(again: Path, script: Evaluate) -> None:
+def test_a_rate_can_be_added(again: Path, command: Evaluate) -> None:
     before = stamps(again / "folder-all")
-    code, out, err = script(
+    code, out, err = command(
         f"{FOLDER} {TINY} -o results --method structsam --rate 0.45 --method bipartite:reduction=replace"
     )
     assert code == 0, err
@@ -259,13 +255,13 @@ def test_a_rate_can_be_added(again: Path, script: Evaluate) -> None:
 
 
 @pytest.mark.slow
-def test_pictures_can_be_added_and_until_then_fewer_count(desk: Path, script: Evaluate) -> None:
+def test_pictures_can_be_added_and_until_then_fewer_count(desk: Path, command: Evaluate) -> None:
     line = f"{FOLDER} {TINY} -o results --rate 0.5"
-    assert script(f"{line} --method tome --limit 3")[0] == 0
-    code, out, _ = script(f"{line} --method algm --limit 1")
+    assert command(f"{line} --method tome --limit 3")[0] == 0
+    code, out, _ = command(f"{line} --method algm --limit 1")
     assert code == 0
     assert "1 pictures, 1 box prompts. Left out: pictures that not every model has seen (2)." in out
-    code, out, _ = script(f"{line} --method tome --method algm")
+    code, out, _ = command(f"{line} --method tome --method algm")
     assert code == 0
     assert "folder-all: 3 pictures, 3 box prompts." in out
     found = lines(desk / "results/folder-all")
@@ -274,12 +270,12 @@ def test_pictures_can_be_added_and_until_then_fewer_count(desk: Path, script: Ev
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", [FOLDER, PANOPTIC])
-def test_other_weights_in_the_same_folder_are_refused(desk: Path, script: Evaluate, dataset: str) -> None:
+def test_other_weights_in_the_same_folder_are_refused(desk: Path, command: Evaluate, dataset: str) -> None:
     """Whichever dataset they are evaluated on: rows would mix them."""
-    assert script(f"{FOLDER} {TINY} -o results --method tome --rate 0.5 --limit 1")[0] == 0
+    assert command(f"{FOLDER} {TINY} -o results --method tome --rate 0.5 --limit 1")[0] == 0
     before = {path: path.read_bytes() for path in (desk / "results").rglob("*.*")}
     torch.save(load_sam("tiny", 224, None, random_weights=True).state_dict(), desk / "mine.pth")
-    code, out, err = script(
+    code, out, err = command(
         f"{dataset} --arch tiny --image-size 224 --checkpoint mine.pth -o results --method tome"
     )
     assert (code, out) == (2, "")
@@ -293,7 +289,7 @@ def test_other_weights_in_the_same_folder_are_refused(desk: Path, script: Evalua
 
 @pytest.mark.slow
 def test_an_interruption_leaves_what_was_done(
-    desk: Path, script: Evaluate, monkeypatch: pytest.MonkeyPatch
+    desk: Path, command: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from structsam_runtime.evaluation import run
 
@@ -307,12 +303,12 @@ def test_an_interruption_leaves_what_was_done(
 
     monkeypatch.setattr(run, "look", interrupted)
     line = f"{FOLDER} {TINY} -o results --method tome --rate 0.5"
-    code, out, err = script(line)
+    code, out, err = command(line)
     assert (code, out, err.splitlines()[-1]) == (130, "", "interrupted")
     monkeypatch.undo()
     found = lines(desk / "results/folder-all")
     assert (len(found["unmerged"]), len(found["tome-r50"])) == (4, 1)
-    assert script(line)[0] == 0
+    assert command(line)[0] == 0
     assert len(lines(desk / "results/folder-all")["tome-r50"]) == 4
 
 
@@ -328,10 +324,10 @@ def export(tmp_path_factory: pytest.TempPathFactory, tiny_everywhere: None) -> P
 
 
 @pytest.mark.slow
-def test_an_export_beside_its_model_in_pytorch(export: Path, again: Path, script: Evaluate) -> None:
+def test_an_export_beside_its_model_in_pytorch(export: Path, again: Path, command: Evaluate) -> None:
     """The same masks to a few pixels, in the same tables."""
     before = stamps(again / "folder-all")
-    code, out, err = script(f"{export} {FOLDER} -o results --runner cpu")
+    code, out, err = command(f"{export} {FOLDER} -o results --runner cpu")
     assert code == 0, err
     found = lines(again / "folder-all")
     assert {
@@ -358,8 +354,8 @@ def test_an_export_beside_its_model_in_pytorch(export: Path, again: Path, script
         ("--runner tensorrt", "error: "),
     ],
 )
-def test_mistakes_with_exports(export: Path, desk: Path, script: Evaluate, line: str, message: str) -> None:
-    code, out, err = script(f"{export} {FOLDER} -o results {line}")
+def test_mistakes_with_exports(export: Path, desk: Path, command: Evaluate, line: str, message: str) -> None:
+    code, out, err = command(f"{export} {FOLDER} -o results {line}")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
     assert not (desk / "results").exists()
@@ -385,14 +381,14 @@ def test_mistakes_with_exports(export: Path, desk: Path, script: Evaluate, line:
         (f"{FOLDER} {TINY} -o results --runner cpu", "leave --runner out: only exports have one"),
         (f"{FOLDER} --arch tiny --image-size 8 -o results", "--image-size 8 is not a multiple of 16"),
         (f"{FOLDER} --arch tiny --checkpoint gone.pth -o results", "no checkpoint at gone.pth"),
-        (f"gone {FOLDER} -o results", "no folder gone; expected the output folder of export.py"),
+        (f"gone {FOLDER} -o results", "no folder gone; expected the output folder of structsam export"),
         (f"{FOLDER} {TINY} -o folder/images/cat.png", "cannot write folder/images/cat.png/folder-all: Not a"),
     ],
 )
 def test_mistakes_get_one_line_and_leave_nothing(
-    line: str, message: str, script: Evaluate, desk: Path
+    line: str, message: str, command: Evaluate, desk: Path
 ) -> None:
-    code, out, err = script(line)
+    code, out, err = command(line)
     assert (code, out) == (2, "")
     *steps, last = err.splitlines()
     assert all(step.startswith("✓") for step in steps)
@@ -401,25 +397,25 @@ def test_mistakes_get_one_line_and_leave_nothing(
     assert not (desk / "results").exists()
 
 
-def test_a_picture_that_is_broken_is_one_line(script: Evaluate, desk: Path, tmp_path: Path) -> None:
+def test_a_picture_that_is_broken_is_one_line(command: Evaluate, desk: Path, tmp_path: Path) -> None:
     shutil.copytree(desk / "folder", desk / "mine")
     (desk / "mine/images/astronaut.png").write_bytes(b"broken")
-    code, _, err = script(f"--dataset folder --root mine {TINY} -o results --method tome --rate 0.5")
+    code, _, err = command(f"--dataset folder --root mine {TINY} -o results --method tome --rate 0.5")
     assert code == 2
     assert "astronaut.png is not a picture" in err.splitlines()[-1]
 
 
-def test_help(script: Evaluate) -> None:
-    code, out, _ = script("--help")
+def test_help(command: Evaluate) -> None:
+    code, out, _ = command("--help")
     assert code == 0
     assert "--ablations" in out
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not COCO.exists(), reason="the annotated COCO pictures are not there")
-def test_real_annotations_run_with_the_ablations(script: Evaluate, desk: Path) -> None:
+def test_real_annotations_run_with_the_ablations(command: Evaluate, desk: Path) -> None:
     line = f"--dataset coco-panoptic --split train2017 --root {os.path.relpath(COCO.resolve(), desk)} {TINY}"
-    code, out, err = script(f"{line} -o results --last 2 --method structsam --ablations --rate 0.55")
+    code, out, err = command(f"{line} -o results --last 2 --method structsam --ablations --rate 0.55")
     assert code == 0, err
     assert "| Hybrid (ours), spread1.5 | 0.55 | 54.6% / 54.6% |" in out
     assert "| StructSAM, only in global blocks | 0.55 | 0.0% / 55.1% |" in out

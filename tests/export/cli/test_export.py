@@ -18,11 +18,10 @@ import torch
 from PIL import Image
 
 from structsam_export import pipeline
-from structsam_export.cli import export as cli
 from structsam_export.comparing import NotFiniteError
 from structsam_export.models.checkpoints import build_sam, load_sam
 from structsam_export.verify import Report
-from structsam_runtime.cli.console import run
+from structsam_runtime.cli.program import structsam
 from structsam_runtime.errors import UserError
 from structsam_runtime.runners import cuda
 
@@ -42,7 +41,7 @@ def command(
 
     def invoke(*args: str) -> Ended:
         with pytest.raises(SystemExit) as ended:
-            run(cli.export, args)
+            structsam(["export", *args])
         told = capsys.readouterr()
         return ended.value.code, told.out, told.err
 
@@ -196,7 +195,7 @@ def test_tensorrt_that_is_not_installed_is_told(command: Command, monkeypatch: p
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     code, out, err = command(*GOOD, "--engine", "tensorrt")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert 'pip install -e ".[gpu]"' in err
+    assert 'pip install "structsam[gpu]"' in err
 
 
 def test_tensorrt_without_a_gpu_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,10 +213,9 @@ def test_tensorrt_without_a_gpu_is_told(command: Command, monkeypatch: pytest.Mo
 
 HELP = """
 import sys
-sys.argv = ["export.py", "--help"]
-from structsam_export.cli import main
+from structsam_runtime.cli.program import structsam
 try:
-    main()
+    structsam(["export", "--help"])
 finally:
     assert "torch" not in sys.modules and "onnx" not in sys.modules, "help must not wait for them"
 """
@@ -423,7 +421,7 @@ WAITING = """
 import sys, time
 from structsam_export import pipeline
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
-from structsam_export.cli import main
+from structsam_runtime.cli.program import structsam
 
 def wait(config, sam, path, progress):
     path.write_text("half")
@@ -431,7 +429,7 @@ def wait(config, sam, path, progress):
 
 ARCHITECTURES["tiny"] = Architecture(64, 4, 2, (1, 3), "", "")
 pipeline.build_encoder = wait
-main()
+structsam(["export", *sys.argv[1:]])
 """
 
 

@@ -6,15 +6,15 @@ from collections.abc import Callable
 import pytest
 
 Macs = Callable[[str], tuple[int | str | None, str, str]]
-RunScript = Callable[[str, str], tuple[int | str | None, str, str]]
+RunCommand = Callable[[str, str], tuple[int | str | None, str, str]]
 
 
 @pytest.fixture
-def macs(tiny: str, run_script: RunScript, monkeypatch: pytest.MonkeyPatch) -> Macs:
-    """Runs the script in this process: exit code, stdout, stderr."""
+def macs(tiny: str, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> Macs:
+    """Runs the command in this process: exit code, stdout, stderr."""
 
     def call(line: str) -> tuple[int | str | None, str, str]:
-        return run_script("macs", line)
+        return run_command("macs", line)
 
     return call
 

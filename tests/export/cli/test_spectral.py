@@ -20,7 +20,7 @@ from structsam_runtime.predict.image import prepare
 TINY = "--arch tiny --random-weights --image-size 320"
 
 Spectral = Callable[[str], tuple[int | str | None, str, str]]
-RunScript = Callable[[str, str], tuple[int | str | None, str, str]]
+RunCommand = Callable[[str, str], tuple[int | str | None, str, str]]
 
 
 @pytest.fixture
@@ -30,12 +30,12 @@ def photo(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def spectral(tiny: str, photo: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch) -> Spectral:
-    """Runs the script in this process, in the folder of the photograph: exit code, stdout, stderr."""
+def spectral(tiny: str, photo: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> Spectral:
+    """Runs the command in this process, in the folder of the photograph: exit code, stdout, stderr."""
 
     def call(line: str) -> tuple[int | str | None, str, str]:
         monkeypatch.chdir(photo.parent)
-        return run_script("spectral", line)
+        return run_command("spectral", line)
 
     return call
 

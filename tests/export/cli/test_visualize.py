@@ -1,6 +1,5 @@
 """structsam visualize as a person calls it, on a small SAM."""
 
-import runpy
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 
 from structsam_export.analysis.pictures import draw_energy, draw_masks, draw_merging, watch
+from structsam_export.analysis.sheet import TOKEN_KEY, Panel, draw_box, panels, sheet
 from structsam_export.choices import MethodName
 from structsam_export.config import ExportConfig
 from structsam_export.description import model_of
@@ -22,12 +22,11 @@ from structsam_runtime.predict.image import Frame, prepare
 from structsam_runtime.predict.masks import binary
 from structsam_runtime.predict.prompts import encode
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "visualize.py"
 TINY = "--arch tiny --random-weights --image-size 320"
 BOX = (100, 80, 400, 360)
 
 Visualize = Callable[[str], tuple[int | str | None, str, str]]
-RunScript = Callable[[str, str], tuple[int | str | None, str, str]]
+RunCommand = Callable[[str, str], tuple[int | str | None, str, str]]
 
 
 @pytest.fixture
@@ -37,20 +36,14 @@ def photo(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def visualize(tiny: str, photo: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch) -> Visualize:
-    """Runs the script in this process, in the folder of the photograph: exit code, stdout, stderr."""
+def visualize(tiny: str, photo: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> Visualize:
+    """Runs the command in this process, in the folder of the photograph: exit code, stdout, stderr."""
 
     def call(line: str) -> tuple[int | str | None, str, str]:
         monkeypatch.chdir(photo.parent)
-        return run_script("visualize", line)
+        return run_command("visualize", line)
 
     return call
-
-
-@pytest.fixture(scope="module")
-def script() -> dict[str, Any]:
-    """The functions of the script."""
-    return runpy.run_path(str(SCRIPT))
 
 
 def configs(*methods: MethodName, rate: float = 0.55) -> list[ExportConfig]:
@@ -85,13 +78,13 @@ def test_other_formats(suffix: str, visualize: Visualize, photo: Path) -> None:
     assert (photo.parent / f"plan{suffix}").stat().st_size > 10_000
 
 
-def test_panels_are_what_each_method_does_alone(tiny: str, script: dict[str, Any]) -> None:
+def test_panels_are_what_each_method_does_alone(tiny: str) -> None:
     """Drawn again from an encoder that was loaded for one method only: the same pixels."""
     picture = skimage.data.coffee()
     frame = Frame.of(400, 600, 320)
     prompts = encode(frame, box=BOX)
     both = configs(MethodName.STRUCTSAM, MethodName.PITOME)
-    tokens, other, masks = script["panels"](picture, both, [1, 2], prompts)
+    tokens, other, masks = panels(picture, both, [1, 2], prompts)
     photo = np.asarray(Image.fromarray(picture).resize((320, 213), Image.Resampling.BILINEAR))
     assert [panel.title for panel in tokens] == [
         "photograph",
@@ -130,10 +123,10 @@ def mask(sam: Any, image: torch.Tensor, prompts: Any, frame: Frame) -> Any:
     return binary(low.numpy(), Frame(*size, *size, frame.image_size), sam.mask_threshold)[0, 0]
 
 
-def test_nothing_changes_at_rate_0(tiny: str, script: dict[str, Any]) -> None:
+def test_nothing_changes_at_rate_0(tiny: str) -> None:
     picture = skimage.data.coffee()
     prompts = encode(Frame.of(400, 600, 320), box=BOX)
-    tokens, masks = script["panels"](picture, configs(MethodName.STRUCTSAM, rate=0), [1], prompts)
+    tokens, masks = panels(picture, configs(MethodName.STRUCTSAM, rate=0), [1], prompts)
     assert [panel.title for panel in tokens] == [
         "photograph",
         "StructSAM, block 1\nglobal: 400 tokens to 400",
@@ -142,9 +135,9 @@ def test_nothing_changes_at_rate_0(tiny: str, script: dict[str, Any]) -> None:
     assert float(masks[2].title.split()[-1]) >= 0.999  # another order of sums may move a pixel on the edge
 
 
-def test_the_box_is_drawn_where_it_is(script: dict[str, Any]) -> None:
+def test_the_box_is_drawn_where_it_is() -> None:
     grey = np.full((60, 80, 3), 128, np.uint8)
-    drawn = script["draw_box"](grey, np.array([[10, 20], [50, 40]], np.float32))
+    drawn = draw_box(grey, np.array([[10, 20], [50, 40]], np.float32))
     assert (grey == 128).all()
     white = np.zeros((60, 80), bool)
     white[20:41, [10, 50]] = white[[20, 40], 10:51] = True
@@ -164,20 +157,17 @@ def test_the_box_is_drawn_where_it_is(script: dict[str, Any]) -> None:
 )
 @pytest.mark.parametrize("shape", [(40, 40), (80, 20), (20, 80)])
 def test_the_sheet_holds_every_panel_in_order(
-    groups: tuple[int, ...], rows: int, columns: int, shape: tuple[int, int], script: dict[str, Any]
+    groups: tuple[int, ...], rows: int, columns: int, shape: tuple[int, int]
 ) -> None:
     """Every group begins a new row, and titles keep to their own column."""
     picture = np.zeros((*shape, 3), np.uint8)
     title = "25 windows: 196 tokens to 88 each"
-    panels = [
-        [script["Panel"](f"{group} {at}\n{title}", picture) for at in range(n)]
-        for group, n in enumerate(groups)
-    ]
-    figure = script["sheet"](panels, "all", script["TOKEN_KEY"])
+    made = [[Panel(f"{group} {at}\n{title}", picture) for at in range(n)] for group, n in enumerate(groups)]
+    figure = sheet(made, "all", TOKEN_KEY)
     figure.draw_without_rendering()
     shown = [axes for axes in figure.axes if axes.images]
     assert len(figure.axes) == rows * columns
-    assert [axes.get_title() for axes in shown] == [panel.title for group in panels for panel in group]
+    assert [axes.get_title() for axes in shown] == [panel.title for group in made for panel in group]
     starts = [sum(groups[:index]) for index in range(len(groups))]
     assert all(shown[start].get_subplotspec().colspan.start == 0 for start in starts)
     boxes = [axes.title.get_window_extent() for axes in figure.axes[:columns]]

@@ -23,7 +23,6 @@ from structsam_runtime.batch import ray as cluster
 from structsam_runtime.batch.job import begin, plan
 from structsam_runtime.batch.segment import Outcome
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "batch.py"
 PICTURES = 24
 
 
@@ -44,7 +43,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, photos: dict[str, NDArray[np.
 
 
 def start(desk: Path, model: Path, output: str, *options: str) -> subprocess.Popen[str]:
-    line = f"{SCRIPT} images -o {output} --model {model} --prompts boxes.json"
+    line = f"-m structsam_runtime batch images -o {output} --model {model} --prompts boxes.json"
     return subprocess.Popen(
         [sys.executable, *line.split(), *options],
         cwd=desk,

@@ -24,7 +24,7 @@ BOXES = {
 
 Ended = tuple[int | str | None, str, str]
 Batch = Callable[[str], Ended]
-RunScript = Callable[[str, str], Ended]
+RunCommand = Callable[[str, str], Ended]
 
 
 @pytest.fixture
@@ -39,11 +39,11 @@ def desk(tmp_path: Path, photos: dict[str, NDArray[np.uint8]], monkeypatch: pyte
 
 
 @pytest.fixture
-def command(export_folder: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch) -> Batch:
-    """Runs the script: exit code, stdout, stderr."""
+def command(export_folder: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> Batch:
+    """Runs the command: exit code, stdout, stderr."""
 
     def call(line: str) -> Ended:
-        return run_script("batch", line.replace("OUT", str(export_folder)))
+        return run_command("batch", line.replace("OUT", str(export_folder)))
 
     return call
 
@@ -224,7 +224,7 @@ def test_a_full_disk_ends_the_run(command: Batch, desk: Path, monkeypatch: pytes
     [
         ("none -o masks --model OUT", "no folder none; expected one with pictures"),
         ("images/cats/.. -o images/masks --model OUT", "is inside"),
-        ("images -o masks --model images", "expected the output folder of export.py"),
+        ("images -o masks --model images", "expected the output folder of structsam export"),
         ("images -o masks", "Missing option '--model'"),
         ("images -o masks --model OUT --prompts none.json", "no file none.json"),
         (f"{IN_BOXES} --points-per-side 8", "drop one of them"),
@@ -260,4 +260,4 @@ def test_ray_that_is_not_installed_is_told(
     monkeypatch.setitem(sys.modules, "ray.data", None)
     code, _, err = command(f"{IN_BOXES} --address local")
     assert (code, err.count("\n")) == (2, 1)
-    assert 'pip install -e ".[cluster]"' in err
+    assert 'pip install "structsam[cluster]"' in err

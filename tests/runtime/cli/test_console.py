@@ -11,7 +11,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from structsam_runtime.cli.console import EVALUATE, join_values, missing, numbers, run
+from structsam_runtime.cli.console import EXTRAS, join_values, missing, numbers, run
 from structsam_runtime.errors import UserError
 from structsam_runtime.files import check_output, whole_file
 
@@ -104,22 +104,32 @@ def test_a_defect_keeps_its_traceback() -> None:
 
 @pytest.mark.parametrize(
     ("package", "extra"),
-    [("torch", "export,cpu"), ("polygraphy", "export,cpu")]
+    [("torch", "export,cpu"), ("polygraphy.backend", "export,cpu"), ("ray", "cluster")]
     + [(name, "evaluate") for name in ("scipy", "matplotlib", "pycocotools", "pydicom")],
 )
 def test_a_missing_package_says_which_extra_brings_it(
     package: str, extra: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        missing(ModuleNotFoundError(f"No module named '{package}'", name=package))
+        missing(ModuleNotFoundError(f"No module named '{package}'", name=package), "structsam evaluate")
     assert ended.value.code == 2
-    assert capsys.readouterr().err == f'error: this needs {package}; pip install -e ".[{extra}]"\n'
+    told = f'error: structsam evaluate needs {package.split(".")[0]}; pip install "structsam[{extra}]"\n'
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize("package", ["structsam_export.cli.gone", "numpy.gone", None])
+def test_a_module_that_no_extra_brings_is_a_defect(package: str | None) -> None:
+    with pytest.raises(ModuleNotFoundError, match="gone"):
+        missing(ModuleNotFoundError("gone", name=package))
 
 
 def test_the_extras_are_those_of_the_project() -> None:
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
-    packages = {re.split(r"[^\w-]", one)[0] for one in project["optional-dependencies"]["evaluate"]}
-    assert packages == EVALUATE
+    imported = {"scikit-image": "skimage"}
+    for extras, packages in EXTRAS.items():
+        wanted = [one for extra in extras.split(",") for one in project["optional-dependencies"][extra]]
+        names = [re.split(r"[^\w-]", one)[0] for one in wanted]
+        assert {imported.get(name, name.replace("-", "_")) for name in names} == set(packages)
 
 
 def test_arguments_default_to_those_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "predict.py"
 BOX = "--box 100 80 400 360"
 # The fake decoder draws three ellipses at every point, and thinks less of them than the defaults ask for.
 EVERYTHING = "--everything --points-per-side 3 --pred-iou-thresh 0.2 --stability-score-thresh 0.5"
 
 Predict = Callable[[str], tuple[int | str | None, str, str]]
-RunScript = Callable[[str, str], tuple[int | str | None, str, str]]
+RunCommand = Callable[[str, str], tuple[int | str | None, str, str]]
 
 
 @pytest.fixture
@@ -32,19 +31,19 @@ def photo(tmp_path: Path, photos: dict[str, NDArray[np.uint8]]) -> Path:
 
 @pytest.fixture
 def predict(
-    export_folder: Path, photo: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch
+    export_folder: Path, photo: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> Predict:
-    """Runs the script in this process, in the folder of the photograph: exit code, stdout, stderr."""
+    """Runs the command in this process, in the folder of the photograph: exit code, stdout, stderr."""
 
     def call(line: str) -> tuple[int | str | None, str, str]:
         monkeypatch.chdir(photo.parent)
-        return run_script("predict", line.replace("OUT", str(export_folder)))
+        return run_command("predict", line.replace("OUT", str(export_folder)))
 
     return call
 
 
 def test_the_command_of_the_readme(export_folder: Path, photo: Path) -> None:
-    command = f"{SCRIPT} {export_folder} photo.png {BOX} -o overlay.png"
+    command = f"-m structsam_runtime predict {export_folder} photo.png {BOX} -o overlay.png"
     done = subprocess.run(
         [sys.executable, *command.split()], cwd=photo.parent, capture_output=True, text=True, check=False
     )
@@ -130,7 +129,7 @@ def test_everything_that_finds_nothing_says_what_to_do(predict: Predict, photo: 
         (f"OUT photo.png {BOX} -o x.png --mask x.png", "--output and --mask are both x.png"),
         (f"OUT photo.png {BOX} -o ./photo.png", "is the photograph itself"),
         (f"OUT none.png {BOX} -o x.png", "no file none.png"),
-        (f"none photo.png {BOX} -o x.png", "no folder none; expected the output folder of export.py"),
+        (f"none photo.png {BOX} -o x.png", "no folder none; expected the output folder of structsam export"),
         (f"OUT photo.png {BOX} -o x.png --runner npu", "runner 'npu' is unknown, expected one of cpu"),
         ("OUT photo.png --box 400 80 100 360 -o x.png", "is turned around"),
         ("OUT photo.png --point 700 5 -o x.png", "lies outside the picture of 600 x 400 pixels"),

@@ -19,7 +19,7 @@ from structsam_runtime.runners.base import Array, Runner, TensorSpec
 from structsam_runtime.runners.onnxruntime import PROVIDERS
 from structsam_runtime.runners.tensorrt import LIBRARIES, check_engine
 
-PLAIN = "python export.py --arch vit_b --rate 0.35 --fp16"
+PLAIN = "structsam export --arch vit_b --rate 0.35 --fp16"
 COMMAND = f"{PLAIN} --engine tensorrt"
 HERE = {"library": "tensorrt", "version": "10.3.0", "gpu": "NVIDIA Test", "capabilities": ["9.0"]}
 RTX = {"library": "tensorrt-rtx", "version": "10.3.0", "gpu": None, "capabilities": ["8.6", "9.0"]}
@@ -227,5 +227,5 @@ def test_what_is_missing_here_is_told_before_the_engine_is_loaded(
     with pytest.raises(UserError, match="this needs a machine with an NVIDIA GPU"):
         check_engine(folder, manifest, "tensorrt")
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(UserError, match=r'pip install -e "\.\[gpu\]"'):
+    with pytest.raises(UserError, match=r'pip install "structsam\[gpu\]"'):
         check_engine(folder, manifest, "tensorrt")

@@ -209,7 +209,7 @@ def test_names_the_package_when_onnx_runtime_is_missing(
     export_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # what import finds for a blocked module
-    with pytest.raises(UserError, match=r'onnxruntime is not installed; pip install -e "\.\[cpu\]"'):
+    with pytest.raises(UserError, match=r'onnxruntime is not installed; pip install "structsam\[cpu\]"'):
         OnnxRuntimeRunner(export_folder / "encoder.onnx").__enter__()
 
 

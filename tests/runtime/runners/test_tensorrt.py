@@ -278,7 +278,7 @@ def test_mistakes_before_loading_are_one_line(
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)  # what import finds for a blocked module
     assert "cuda-python is not installed; pip install" in refused(runner)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    assert 'which does not import here; pip install -e ".[rtx]"' in refused(runner)
+    assert 'which does not import here; pip install "structsam[rtx]"' in refused(runner)
     assert library.engine is None
 
 

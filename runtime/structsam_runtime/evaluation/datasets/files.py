@@ -246,4 +246,4 @@ def optional(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise UserError(f'this dataset needs {error.name}; pip install -e ".[evaluate]"') from error
+        raise UserError(f'this dataset needs {error.name}; pip install "structsam[evaluate]"') from error

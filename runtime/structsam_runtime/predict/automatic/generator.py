@@ -107,7 +107,7 @@ class AutomaticMaskGenerator:
         if self.output_mode not in OUTPUT_MODES:
             raise UserError(f"output_mode is {self.output_mode!r}, expected one of {', '.join(OUTPUT_MODES)}")
         if self.output_mode == "coco_rle" and importlib.util.find_spec("pycocotools") is None:
-            raise UserError("output_mode coco_rle needs pycocotools; pip install pycocotools")
+            raise UserError('output_mode coco_rle needs pycocotools; pip install "structsam[evaluate]"')
         self._grids()
 
     def generate(self, image: NDArray[np.uint8], embedding: Embedding | None = None) -> list[dict[str, Any]]:

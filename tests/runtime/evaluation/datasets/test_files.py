@@ -154,5 +154,5 @@ def test_json_is_checked_for_what_is_needed(tmp_path: Path) -> None:
 
 
 def test_a_package_that_is_not_there_is_named_with_the_extra() -> None:
-    with pytest.raises(UserError, match=r'needs no_such_package; pip install -e "\.\[evaluate\]"'):
+    with pytest.raises(UserError, match=r'needs no_such_package; pip install "structsam\[evaluate\]"'):
         optional("no_such_package")

@@ -175,5 +175,5 @@ def test_pydicom_is_asked_for_when_the_dataset_is_opened(
 ) -> None:
     write(tmp_path, 11, [])
     monkeypatch.setitem(sys.modules, "pydicom", None)  # Python then says that there is no such module
-    with pytest.raises(UserError, match=r'needs pydicom; pip install -e "\.\[evaluate\]"'):
+    with pytest.raises(UserError, match=r'needs pydicom; pip install "structsam\[evaluate\]"'):
         open_dataset("inbreast", tmp_path)

@@ -231,7 +231,7 @@ def test_coco_rle_without_pycocotools_is_one_line(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="coco_rle needs pycocotools; pip install pycocotools"):
+    with pytest.raises(UserError, match=r'coco_rle needs pycocotools; pip install "structsam\[evaluate\]"'):
         AutomaticMaskGenerator(predictor, output_mode="coco_rle")
 
 

@@ -1,0 +1,187 @@
+"""Exported encoders, and rivals of theirs, timed side by side: seconds, memory, operators."""
+
+import importlib
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from ..contract import IMAGE, PRIOR
+from ..errors import UserError
+from ..manifest import Manifest, Model, gmac
+from ..predict.image import prepare
+from ..predict.predictor import Predictor
+from ..predict.prior import prior
+from ..predict.prompts import encode
+from ..runners import create, kind_of
+from ..runners.base import Array, Runner
+from ..runners.onnxruntime import OnnxRuntimeRunner
+from .profile import operators
+from .timing import as_row, environment, footprint, interleaved, spread
+
+Contestants = Mapping[str, Callable[[], Runner]]
+
+
+def race(
+    outs: Sequence[Path],
+    rivals: Sequence[str],
+    picture: NDArray[np.uint8] | None,
+    repeat: int,
+    runner: str,
+) -> dict[str, Any]:
+    """Time encoders in turns on one photograph, rivals first; and the decoder of the first export.
+
+    Args:
+        outs: folders of exports of one architecture and image size.
+        rivals: Meta's own encoder in some forms, names of `structsam_export.rivals`, which need PyTorch.
+        picture: uint8 [H, W, 3]; default: a photograph that scikit-image ships.
+        repeat: timed runs of each.
+        runner: of the exports.
+
+    Returns:
+        What `report.table` shows and a result file keeps.
+
+    Raises:
+        UserError: exports that are not there or do not compare, or a rival or runner that is unknown.
+        ModuleNotFoundError: a rival needs PyTorch.
+    """
+    names = _names(outs)
+    manifests = [Manifest.read(out) for out in outs]
+    if len({(known.model.arch, known.model.image_size) for known in manifests}) != 1:
+        raise UserError("the exports differ in architecture or image size; benchmark one kind per run")
+    model = manifests[0].model
+    picture = _photograph() if picture is None else picture
+    tensor, _ = prepare(picture, model)
+    inputs = {IMAGE: tensor, PRIOR: prior(model)}  # without prompts: the time is the same
+    told = {name: _told(out) for name, out in zip(names, outs, strict=True)}
+    ours = {name: partial(create, out, "encoder", runner) for name, out in zip(names, outs, strict=True)}
+    with tempfile.TemporaryDirectory() as folder:
+        others = _rivals(rivals, model, Path(folder), runner)
+        contestants: Contestants = {**others, **ours}
+        seconds, feeds = _times(contestants, inputs, repeat)
+        on_gpu = kind_of(runner).device == "cuda"
+        memory = {name: as_row(footprint(make, feeds[name], on_gpu)) for name, make in contestants.items()}
+        profile = _profile(contestants, feeds, runs=min(repeat, 3))
+    first = next(iter(seconds.values()))
+    facts = {name: {"gmac": told[names[0]]["gmac_unmerged"]} for name in others} | told
+    return {
+        "machine": environment(runner),
+        "repeat": repeat,
+        "encoders": [
+            {"name": name, **facts[name], **spread(times, first), **memory[name]}
+            for name, times in seconds.items()
+        ],
+        "operators": profile,
+        "decoder": _many_prompts(outs[0], picture, runner),
+    }
+
+
+def _names(outs: Sequence[Path]) -> list[str]:
+    """What the exports are called: their folders."""
+    for out in outs:
+        if out.suffix == ".json":
+            raise UserError(
+                f"{out} is the result of another run, whose times do not compare with those of this one; "
+                "give the folders of all exports, and they are timed together"
+            )
+    names = [out.resolve().name for out in outs]
+    if len(set(names)) != len(names):
+        raise UserError(f"two of the exports have the same folder name: {', '.join(names)}; rename one")
+    return names
+
+
+def _photograph() -> Any:
+    try:
+        from skimage import data
+    except ModuleNotFoundError as error:
+        raise UserError("scikit-image is not installed; give a photograph with --image") from error
+    photograph: Any = data.coffee  # untyped
+    return photograph()
+
+
+def _rivals(chosen: Sequence[str], model: Model, folder: Path, runner: str) -> Contestants:
+    """Meta's own encoder, unpatched, in the forms that are asked for."""
+    if not chosen:
+        return {}
+    # By name: what runs without PyTorch does not know what needs it.
+    found = importlib.import_module("structsam_export.rivals")
+    if unknown := set(chosen) - set(found.Rival):
+        raise UserError(f"--rival {', '.join(unknown)} is unknown; expected one of {', '.join(found.Rival)}")
+    asked = [found.Rival(which) for which in chosen]
+    return {which.label: found.rival(which, model, folder, runner) for which in asked}
+
+
+def _times(
+    contestants: Contestants, inputs: Mapping[str, Array], repeat: int
+) -> tuple[dict[str, list[float]], dict[str, dict[str, Array]]]:
+    """Seconds of every run, interleaved, and what each was given."""
+    with ExitStack() as stack:
+        runners = {name: stack.enter_context(make()) for name, make in contestants.items()}
+        feeds = {name: {key: inputs[key] for key in runner.inputs} for name, runner in runners.items()}
+        calls = {name: partial(runner.infer, feeds[name]) for name, runner in runners.items()}
+        return interleaved(calls, repeat), feeds
+
+
+def _profile(
+    contestants: Contestants, feeds: Mapping[str, dict[str, Array]], runs: int
+) -> dict[str, dict[str, float]]:
+    """Seconds by operator, of those that ONNX Runtime runs."""
+    made = {name: make() for name, make in contestants.items()}
+    profiles = {
+        name: operators(one.path, one.provider, feeds[name], runs)
+        for name, one in made.items()
+        if isinstance(one, OnnxRuntimeRunner)
+    }
+    return {
+        name: {kind: round(seconds, 5) for kind, seconds in profile.items()}
+        for name, profile in profiles.items()
+    }
+
+
+def _many_prompts(out: Path, picture: Any, runner: str) -> dict[str, Any]:
+    """Masks of 64 boxes from one call of the decoder, and from a call for each: interleaved, best of three.
+
+    The upscaling to the size of the picture, which is the same for both, is not in it.
+    """
+    height, width = picture.shape[:2]
+    x, y = (grid.ravel() for grid in np.meshgrid(np.arange(8) * width / 8, np.arange(8) * height / 8))
+    boxes = np.stack([x, y, x + width / 8, y + height / 8], axis=1)
+    one_call, calls = [], []
+    with Predictor.load(out, runner) as predictor:
+        predictor.set_embedding(*predictor.encode([picture]))  # once, by a prompt-aware encoder too
+        asked, each = encode(predictor.frame, box=boxes), [encode(predictor.frame, box=box) for box in boxes]
+        for _ in track(range(3), description="timing the decoder", transient=True):
+            start = time.perf_counter()
+            predictor.decode(asked)
+            one_call.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            for single in each:
+                predictor.decode(single)
+            calls.append(time.perf_counter() - start)
+    together, apart = min(one_call), min(calls)
+    return {
+        "boxes": len(boxes),
+        "one_call_s": round(together, 4),
+        "call_for_each_s": round(apart, 4),
+        "ratio": round(together / apart, 4),
+    }
+
+
+def _told(out: Path) -> dict[str, Any]:
+    """What an export says of itself: its multiply-accumulates, and how close it is to PyTorch."""
+    content = json.loads((out / "manifest.json").read_text())
+    verification = content["verification"]
+    return {
+        "gmac": round(gmac(content), 1),
+        "gmac_unmerged": round(content["macs"]["unmerged"] / 1e9, 1),
+        "mask_iou": verification["mask_iou"],
+        "plans": verification["plans"],
+    }

@@ -1,0 +1,70 @@
+"""The table of a race, as Markdown."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .tables import markdown
+from .timing import conditions
+
+SHOWN = 8
+"""Operators of which the table tells each; the others together."""
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """What `race` measured: encoders, operators, and one call of the decoder for many prompts."""
+    machine = result["machine"]
+    clocks = f"Clocks: {'; '.join(machine['clocks']) or 'unknown'}"
+    columns = [
+        "encoder",
+        "GMAC",
+        "median s",
+        "min to max s",
+        "images/s",
+        "time by medians",
+        "by minima",
+        "peak memory MB",
+        "same merges",
+        "mask IoU",
+    ]
+    rows = [
+        [
+            row["name"],
+            f"{row['gmac']:.1f}",
+            f"{row['median_s']:.3g}",
+            f"{row['min_s']:.3g} to {row['max_s']:.3g}",
+            f"{1 / row['median_s']:.3g}",
+            f"{row['ratio_median']:.2f}",
+            f"{row['ratio_min']:.2f}",
+            _megabytes(row),
+            f"{row['plans']:.2%}" if row.get("plans") is not None else "",
+            f"{row['mask_iou']:.4f}" if "mask_iou" in row else "",
+        ]
+        for row in result["encoders"]
+    ]
+    many = result["decoder"]
+    tail = (
+        f"{many['boxes']} boxes on one picture: {many['one_call_s']:.2f} s in one call of the decoder, "
+        f"{many['call_for_each_s']:.2f} s in a call for each ({many['ratio']:.2f})"
+    )
+    profile = [_operator_table(result["operators"])] if result["operators"] else []
+    return "\n\n".join([conditions(result), clocks, markdown([columns, *rows]), *profile, tail]) + "\n"
+
+
+def _megabytes(row: Mapping[str, Any]) -> str:
+    """Peak memory of the host, and of the GPU where there is one."""
+    sizes = [row["peak_host"], row["peak_device"]]
+    return " + GPU ".join(f"{size / 1e6:.0f}" for size in sizes if size is not None)
+
+
+def _operator_table(profile: Mapping[str, Mapping[str, float]]) -> str:
+    """Seconds by operator, those that take longest in the first encoder first."""
+    total: dict[str, float] = {}
+    for seconds in profile.values():
+        for kind, time_taken in seconds.items():
+            total[kind] = total.get(kind, 0.0) + time_taken
+    shown = sorted(total, key=lambda kind: -total[kind])[:SHOWN]
+    rows = [["seconds by operator", *shown, "others"]]
+    for name, seconds in profile.items():
+        others = sum(time_taken for kind, time_taken in seconds.items() if kind not in shown)
+        rows.append([name, *(f"{seconds.get(kind, 0.0):.3f}" for kind in shown), f"{others:.3f}"])
+    return markdown(rows)
