@@ -23,18 +23,18 @@ from structsam_runtime.cli.console import FAILED, missing, run
 from structsam_runtime.runners.base import Array
 
 try:
-    from structsam_export.rates import RATE
     from torch import Tensor
 
     from structsam_export import pipeline
     from structsam_export.analysis.layers import entering
-    from structsam_export.choices import Attention, Target
+    from structsam_export.choices import Attention, Precision, Target
     from structsam_export.config import ExportConfig
     from structsam_export.description import model_of
     from structsam_export.encoder.attention import MergedAttention, MergedBlock
     from structsam_export.graph.passes import run_passes
     from structsam_export.graph.save import save
     from structsam_export.merging import Method
+    from structsam_export.recipe import RATE, Uniform
     from structsam_export.verify import read_pictures
 except ModuleNotFoundError as error:
     missing(error)
@@ -65,7 +65,8 @@ def main(
     blocks = {"window": 0, "global": config.architecture.global_blocks[0]}
     rows: list[dict[str, Any]] = []
     for (kind, index), rate in product(blocks.items(), RATES):
-        method = replace(config, rate_window=rate, rate_global=rate).methods()[index]
+        merged = replace(config, merging=Uniform(rate_window=rate, rate_global=rate))
+        method = merged.methods()[index]
         layer = Layer(kind, rate, config, sam.image_encoder.blocks[index], method, features)
         rows += _timed(layer, runner, fp16, repeat)
     result = {
@@ -109,7 +110,8 @@ class Layer:
     def write(self, form: Attention, inputs: dict[str, Tensor], half: bool, path: Path) -> None:
         """The attention's graph in a form, all forms in the dialect that has every one."""
         attention = MergedAttention(self.block.original.attn, self.block.windows.side, form=form)
-        config = replace(self.config, fp16=half, target=Target.RTX)
+        precision = Precision.FP16 if half else Precision.FP32
+        config = replace(self.config, precision=precision, target=Target.RTX)
         traced = pipeline.traced(config, attention, inputs, None, ["attended"])
         save(run_passes(traced)[0], path)
 

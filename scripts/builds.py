@@ -19,7 +19,7 @@ try:
     import onnx
 
     from structsam_export import pipeline
-    from structsam_export.choices import Engine, Target
+    from structsam_export.choices import Engine, Precision, Target
     from structsam_export.config import ExportConfig
     from structsam_export.engine import BuildError, EngineBuilder
     from structsam_export.models.architectures import ARCHITECTURES
@@ -46,7 +46,13 @@ def main(
         )
     targets = {dialect: [one for one in Target if DIALECTS[one] is dialect] for dialect in DIALECTS.values()}
     configs = [
-        ExportConfig(arch, random_weights=True, image_size=image_size, fp16=True, target=alike[0])
+        ExportConfig(
+            arch,
+            random_weights=True,
+            image_size=image_size,
+            precision=Precision.FP16,
+            target=alike[0],
+        )
         for arch in archs.split(",")
         for alike in targets.values()
     ]
@@ -59,7 +65,7 @@ def main(
     result = {
         "machine": environment(str(engine)),
         "capabilities": builder.hardware.capabilities,
-        "rate": configs[0].rate_window,
+        "rate": configs[0].rate,
         "builds": builds,
     }
     text = _table(result)

@@ -31,7 +31,7 @@ try:
     from structsam_export import pipeline
     from structsam_export.analysis.layers import entering
     from structsam_export.check import compare
-    from structsam_export.choices import Attention, Engine, Target
+    from structsam_export.choices import Attention, Engine, Precision, Target
     from structsam_export.config import ExportConfig
     from structsam_export.description import model_of
     from structsam_export.encoder.patch import windows_of
@@ -40,7 +40,6 @@ try:
     from structsam_export.models.architectures import ARCHITECTURES
     from structsam_export.progress import Progress
     from structsam_export.rivals import Rival, rival
-    from structsam_export.targets import FUSED
     from structsam_export.verify import read_pictures
     from structsam_plugins import KernelError, Kernels, Layer
     from structsam_plugins.build import build
@@ -87,13 +86,12 @@ def main(
         raise UserError(f"--batches {batches} is not within 1 to {BATCH}, which exports are built for")
     _require(device, engine, plugins)
     configs = [
-        ExportConfig(
+        ExportConfig.of(
             arch,
+            rate=share,
             random_weights=random_weights,
             image_size=image_size,
-            rate_window=share,
-            rate_global=share,
-            fp16=device == "cuda",
+            precision=Precision.FP16 if device == "cuda" else Precision.FP32,
             dynamic_batch=True,
             engine=engine,
         )
@@ -163,7 +161,7 @@ def _exports(
     runners = [device, *([str(engine)] if engine else [])]
     outs = [(out, runner) for out in [_exported(one, work) for one in configs + others] for runner in runners]
     if plugins and engine:
-        plugged = [replace(one, plugins=plugins) for one in configs if one.rate_global]
+        plugged = [replace(one, plugins=plugins) for one in configs if one.rate]
         outs += [(_exported(config, work), str(engine)) for config in plugged]
     return outs
 
@@ -171,7 +169,11 @@ def _exports(
 def _other_forms(config: ExportConfig) -> list[ExportConfig]:
     """A config in every form of attention that is not its own, for the oldest target that has it."""
     return [
-        replace(config, target=Target.TENSORRT11 if form is FUSED.half else Target.TENSORRT10, attention=form)
+        replace(
+            config,
+            target=Target.TENSORRT11 if form is Attention.OPERATOR else Target.TENSORRT10,
+            attention=form,
+        )
         for form in Attention
         if form is not config.form
     ]

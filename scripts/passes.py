@@ -26,6 +26,7 @@ try:
     import onnx
 
     from structsam_export import pipeline
+    from structsam_export.choices import Precision
     from structsam_export.config import ExportConfig
     from structsam_export.encoder.decoder import PromptedMaskDecoder
     from structsam_export.encoder.exported import PlannedEncoder, output_names
@@ -99,7 +100,7 @@ def _traced(config: ExportConfig) -> Iterator[tuple[str, onnx.ModelProto]]:
     """Graphs of several kinds, as the tracer leaves them: the one that is timed first."""
     kinds = {
         TIMED: config,
-        "fp16": replace(config, fp16=True),
+        "fp16": replace(config, precision=Precision.FP16),
         "open batch": replace(config, dynamic_batch=True),
     }
     sam = pipeline.load(config)

@@ -24,7 +24,6 @@ try:
 
     from structsam_export.analysis.layers import entering
     from structsam_export.analysis.macs import BlockMacs, encoder_macs
-    from structsam_export.choices import Channels, MethodName, Reduction
     from structsam_export.config import ExportConfig
     from structsam_export.description import model_of
     from structsam_export.encoder import apply
@@ -40,18 +39,18 @@ except ModuleNotFoundError as error:
 ARCH = "vit_b"
 LAYERS = {"window": 6, "global": 5}
 """Blocks of ViT-B whose planning is measured; behind the fifth, where ALGM has both of its stages."""
-VARIANTS: dict[str, dict[str, Any]] = {
-    "structsam, head mean": {"method": MethodName.STRUCTSAM, "channels": Channels.HEADS},
-    "structsam, all channels": {"method": MethodName.STRUCTSAM},
-    "bipartite": {"method": MethodName.BIPARTITE},
-    "bipartite, replace": {"method": MethodName.BIPARTITE, "reduction": Reduction.REPLACE},
-    "tome": {"method": MethodName.TOME},
-    "tomesd": {"method": MethodName.TOMESD},
-    "pitome": {"method": MethodName.PITOME},
-    "vidtome": {"method": MethodName.VIDTOME},
-    "algm": {"method": MethodName.ALGM},
-    "adjacent": {"method": MethodName.ADJACENT},
-    "adjacent, replace": {"method": MethodName.ADJACENT, "reduction": Reduction.REPLACE},
+VARIANTS = {
+    "structsam, head mean": "structsam:channels=heads",
+    "structsam, all channels": "structsam",
+    "bipartite": "bipartite",
+    "bipartite, replace": "bipartite:reduction=replace",
+    "tome": "tome",
+    "tomesd": "tomesd",
+    "pitome": "pitome",
+    "vidtome": "vidtome",
+    "algm": "algm",
+    "adjacent": "adjacent",
+    "adjacent, replace": "adjacent:reduction=replace",
 }
 
 
@@ -79,8 +78,7 @@ def main(
     """Interleaved runs in ONNX Runtime on one CPU, on a photograph's features; medians and minima."""
     check_result(output)
     configs = {
-        name: ExportConfig(ARCH, random_weights=True, rate_window=rate, rate_global=rate, **options)
-        for name, options in VARIANTS.items()
+        name: ExportConfig.of(ARCH, method, rate, random_weights=True) for name, method in VARIANTS.items()
     }
     features = photograph(next(iter(configs.values()))).numpy()
     grid = features.shape[1]

@@ -47,24 +47,25 @@ def main(
     Every method merges the features of the same, unmerged encoder.
     """
     check_drawing(output, photo, PICTURES)
-    configs = [
-        ExportConfig.of(
+    configs = {
+        name: ExportConfig.of(
             arch, name, rate, checkpoint=checkpoint, random_weights=random_weights, image_size=image_size
         )
-        for name in dict.fromkeys(method or METHODS)
-    ]
+        for name in method or METHODS
+    }
+    first = next(iter(configs.values()))
     picture = read_image(photo)
-    sam = load(configs[0])
-    tensor, _ = prepare(picture, model_of(configs[0], sam))
+    sam = load(first)
+    tensor, _ = prepare(picture, model_of(first, sam))
     blocks = encoder_distortion(
         sam.image_encoder,
         torch.from_numpy(tensor),
-        {str(config.merging.method): config.methods() for config in configs},
+        {name: config.methods() for name, config in configs.items()},
     )
-    measured = list(shown(blocks, "spectra", configs[0].architecture.depth))
-    result = {"photo": photo.name, **numbers(configs[0], measured)}
+    measured = list(shown(blocks, "spectra", first.architecture.depth))
+    result = {"photo": photo.name, **numbers(first, measured)}
     with whole_file(output) as part:
-        plot(measured, title_of(configs[0])).savefig(part)
+        plot(measured, title_of(first)).savefig(part)
     with whole_file(output.with_suffix(".json")) as part:
         part.write_text(json.dumps(result, indent=2) + "\n")
     Console().print(table(measured))
