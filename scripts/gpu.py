@@ -168,6 +168,7 @@ def _exports(
 
 def _other_forms(config: ExportConfig) -> list[ExportConfig]:
     """A config in every form of attention that is not its own, for the oldest target that has it."""
+    oldest = {Attention.OPERATOR: Target.TENSORRT11}
     return [
         replace(
             config,
