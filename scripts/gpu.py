@@ -170,11 +170,7 @@ def _other_forms(config: ExportConfig) -> list[ExportConfig]:
     """A config in every form of attention that is not its own, for the oldest target that has it."""
     oldest = {Attention.OPERATOR: Target.TENSORRT11}
     return [
-        replace(
-            config,
-            target=Target.TENSORRT11 if form is Attention.OPERATOR else Target.TENSORRT10,
-            attention=form,
-        )
+        replace(config, target=oldest.get(form, Target.TENSORRT10), attention=form)
         for form in Attention
         if form is not config.form
     ]

@@ -189,7 +189,7 @@ def test_a_command_makes_the_same_config(monkeypatch: pytest.MonkeyPatch) -> Non
     configs += [ExportConfig.of("vit_b", **PROMPTED | {"rate_window": 0.55, "rate_global": 0.55})]
     for config in configs:
         with pytest.raises(SystemExit):
-            run(cli.export, [*shlex.split(config.command())[2:], "--force", "-o", "out"])
+            run(cli.main, [*shlex.split(config.command())[2:], "--force", "-o", "out"])
         assert asked[-1] == config
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from structsam_export.choices import Attention, Engine
+from structsam_export.choices import Attention, Engine, Precision
 from structsam_export.config import ExportConfig
 from structsam_export.merging.kernels import TensorKernels
 
@@ -104,7 +104,7 @@ def test_the_page_is_the_result_or_says_that_there_is_none() -> None:
 
 @pytest.mark.parametrize("engine", [None, *Engine])
 def test_every_form_of_attention_is_there_once(engine: Engine | None) -> None:
-    config = ExportConfig("vit_b", fp16=True, engine=engine)
+    config = ExportConfig("vit_b", precision=Precision.FP16, engine=engine)
     others = runpy.run_path(str(SCRIPT))["_other_forms"](config)
     assert sorted(one.form for one in [config, *others]) == sorted(Attention)
     assert len({one.name for one in [config, *others]}) == len(Attention)

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from structsam_export import pipeline
 from structsam_export.check import compare
-from structsam_export.choices import Channels, Engine, Target
+from structsam_export.choices import Engine, Precision, Target
 from structsam_export.config import ExportConfig
 from structsam_export.engine import EngineBuilder, Hardware
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
@@ -40,7 +40,7 @@ def make(tmp_path_factory: pytest.TempPathFactory, tiny_architecture: Architectu
     patch.setitem(ARCHITECTURES, "tiny", tiny_architecture)
 
     def export(**changes: object) -> Path:
-        config = ExportConfig(**{"arch": "tiny", "random_weights": True, "image_size": SIZE} | changes)
+        config = ExportConfig.of(**{"arch": "tiny", "random_weights": True, "image_size": SIZE} | changes)
         key = json.dumps(config.as_json())
         if key not in made:
             folder = tmp_path_factory.mktemp("out") / config.name
@@ -92,9 +92,9 @@ def test_an_export_says_what_it_is_and_keeps_its_word(make: "Make") -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fp16", [False, True])
-def test_tensorrt_rtx_builds_encoder_and_decoder_without_a_gpu(make: "Make", fp16: bool) -> None:
-    folder = make(fp16=fp16, engine=Engine.TENSORRT_RTX)
+@pytest.mark.parametrize("precision", Precision)
+def test_tensorrt_rtx_builds_encoder_and_decoder_without_a_gpu(make: "Make", precision: Precision) -> None:
+    folder = make(precision=precision, engine=Engine.TENSORRT_RTX)
     for name in ("encoder", "decoder"):
         weights = (folder / f"{name}.onnx").stat().st_size
         assert (folder / f"{name}.engine").stat().st_size > 0.5 * weights
@@ -106,7 +106,7 @@ def test_tensorrt_rtx_builds_encoder_and_decoder_without_a_gpu(make: "Make", fp1
 
 @pytest.mark.slow
 def test_half_precision_passes_its_own_thresholds_with_float32_at_both_ends(make: "Make") -> None:
-    said = content(make(fp16=True, engine=Engine.TENSORRT_RTX))
+    said = content(make(precision=Precision.FP16, engine=Engine.TENSORRT_RTX))
     assert said["graph"] == {"target": "rtx", "opset": 23, "attention": "operator"}
     assert said["verification"]["cosine"] >= 0.998
     for part in ("encoder", "decoder"):
@@ -126,7 +126,7 @@ def test_a_merged_mlp_and_shared_plans_export_and_agree(make: "Make") -> None:
 def test_an_open_batch_and_head_mean_energy_export(make: "Make") -> None:
     folder = make(
         dynamic_batch=True,
-        channels=Channels.HEADS,
+        method="structsam:channels=heads",
         skip_blocks=(0,),
         engine=Engine.TENSORRT_RTX,
         target=Target.TENSORRT10,
@@ -178,10 +178,10 @@ def test_a_prompt_aware_export_takes_a_prior_and_agrees_under_several(make: "Mak
 
 @pytest.mark.slow
 def test_the_ablation_without_cells_exports_and_agrees_on_what_merges(make: "Make") -> None:
-    said = content(make(cells=False))
+    said = content(make(method="structsam:cells=no"))
     assert said["verification"]["plans"] >= 0.999
-    with pytest.raises(UserError, match="--no-cells"):
-        make(cells=False, fp16=True)
+    with pytest.raises(UserError, match="fp16 does not keep"):
+        make(method="structsam:cells=no", precision=Precision.FP16)
 
 
 @pytest.mark.slow
@@ -270,13 +270,14 @@ def test_tensorrt_builds_for_the_gpu_that_is_here(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.gpu
 @pytest.mark.slow
-@pytest.mark.parametrize("fp16", [False, True])
-def test_engines_compute_what_pytorch_computes(make: "Make", fp16: bool) -> None:
+@pytest.mark.parametrize("precision", Precision)
+def test_engines_compute_what_pytorch_computes(make: "Make", precision: Precision) -> None:
     try:
         capability = cuda.gpu().capability
     except UserError as error:
         pytest.skip(f"engines were built, but cannot be run here: {error}")
     if capability not in EngineBuilder(Engine.TENSORRT_RTX).hardware.capabilities:
         pytest.skip(f"TensorRT-RTX does not support compute capability {capability}")
-    _, misses = compare(make(fp16=fp16, engine=Engine.TENSORRT_RTX), None, "tensorrt-rtx", None, quiet())
+    folder = make(precision=precision, engine=Engine.TENSORRT_RTX)
+    _, misses = compare(folder, None, "tensorrt-rtx", None, quiet())
     assert misses == []

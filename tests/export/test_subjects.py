@@ -16,12 +16,12 @@ from rich.console import Console
 
 from structsam_export import pipeline
 from structsam_export.analysis.macs import encoder_macs
-from structsam_export.choices import MethodName
 from structsam_export.config import ExportConfig
 from structsam_export.description import merging, model_of
 from structsam_export.encoder import apply
 from structsam_export.encoder.patch import merged_blocks
 from structsam_export.encoder.walk import embed
+from structsam_export.merging.registry import METHODS
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
 from structsam_export.models.checkpoints import load_sam
 from structsam_export.progress import Progress
@@ -50,7 +50,7 @@ def tiny_everywhere(tiny_architecture: Architecture) -> Iterator[None]:
 
 
 def config(**changes: Any) -> ExportConfig:
-    return ExportConfig(**{"arch": "tiny", "random_weights": True, "image_size": SIZE} | changes)
+    return ExportConfig.of(**{"arch": "tiny", "random_weights": True, "image_size": SIZE} | changes)
 
 
 def quiet() -> Progress:
@@ -61,7 +61,7 @@ def quiet() -> Progress:
 @pytest.fixture(scope="module")
 def subjects(tiny_everywhere: None) -> dict[str, Subject]:
     """All methods at two rates, and StructSAM's ablations, by name."""
-    chosen = variants(config(), [*MethodName, *ABLATIONS], RATES)
+    chosen = variants(config(), [*METHODS, *ABLATIONS], RATES)
     return {one.name: one for one in in_pytorch(config(), chosen, quiet())}
 
 
@@ -94,7 +94,7 @@ def test_facts_are_what_the_manifest_of_an_export_would_say(subjects: dict[str, 
         "label": "Baseline", "rate": 0.0, "effective_window": 0.0, "effective_global": 0.0,
         "gmac": pytest.approx(0.44, abs=0.01), "runner": "pytorch",
     }  # fmt: skip
-    for merged, label in variants(config(), [*MethodName, *ABLATIONS], RATES).items():
+    for merged, label in variants(config(), [*METHODS, *ABLATIONS], RATES).items():
         apply(sam.image_encoder, merged.methods())
         kinds = merging(sam.image_encoder)
         (facts,) = [
@@ -125,10 +125,8 @@ def test_the_unmerged_model_is_metas_own_to_the_last_bit(subjects: dict[str, Sub
         assert np.array_equal(predictor.get_image_embedding(), expected)
 
 
-@pytest.mark.parametrize("method", MethodName)
-def test_merging_is_that_of_the_method_and_gone_afterwards(
-    subjects: dict[str, Subject], method: MethodName
-) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_merging_is_that_of_the_method_and_gone_afterwards(subjects: dict[str, Subject], method: str) -> None:
     photo = skimage.data.coffee()
     merged = config(method=method)
     sam = pipeline.load(merged)

@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from structsam_export.analysis.macs import SOBEL_MACS, EncoderMacs, count_macs, encoder_macs, table_5
-from structsam_export.choices import Attention, Channels, Gradient, MethodName, Reduction, Scope
+from structsam_export.analysis.macs import EncoderMacs, count_macs, encoder_macs, table_5
+from structsam_export.choices import Attention, Channels, Reduction
 from structsam_export.config import ExportConfig
 from structsam_export.encoder import apply, merged_blocks
 from structsam_export.encoder.exported import told_plans
 from structsam_export.encoder.patch import windows_of
 from structsam_export.merging import Identity, StructSAM, Windows
+from structsam_export.merging.energy import SOBEL_MACS
+from structsam_export.merging.registry import METHODS
 from structsam_export.models.architectures import ARCHITECTURES
 from structsam_export.models.checkpoints import build_sam
 
@@ -59,7 +61,7 @@ def test_merging_vit_b_at_other_rates(rate: float, gmac: float) -> None:
 def test_a_prompt_aware_vit_b_costs_what_was_documented(windows: int, gmac: float) -> None:
     with torch.device("meta"):
         encoder = build_sam("vit_b").image_encoder
-    config = ExportConfig(
+    config = ExportConfig.of(
         "vit_b", prompt_windows=windows, rate_window=0.35, rate_background=0.75, rate_global=0.75
     )
     apply(encoder, config.methods())
@@ -166,13 +168,10 @@ def test_energy_is_two_depthwise_convolutions_over_the_map(build_encoder: Build,
 
 
 def priced(
-    encoder: Any, method: MethodName, rate: float = 0.55, image_size: int = 320, **options: Any
+    encoder: Any, method: str, rate: float = 0.55, image_size: int = 320, **options: Any
 ) -> EncoderMacs:
     """An encoder of the small SAM with a method in every block, counted; it stays patched."""
-    config = ExportConfig(
-        "tiny", random_weights=True, method=method, rate_window=rate, rate_global=rate, image_size=image_size,
-        **options,
-    )  # fmt: skip
+    config = ExportConfig.of("tiny", method, rate, random_weights=True, image_size=image_size, **options)
     apply(encoder, config.methods())
     return encoder_macs(encoder)
 
@@ -180,13 +179,13 @@ def priced(
 @pytest.mark.parametrize("reduction", Reduction)
 @pytest.mark.parametrize("rate", [0.35, 0.55])
 @pytest.mark.parametrize("image_size", [224, 320])
-@pytest.mark.parametrize("method", MethodName)
+@pytest.mark.parametrize("method", METHODS)
 def test_parts_add_up_to_what_the_encoder_executes(
-    build_encoder: Build, tiny: str, method: MethodName, rate: float, image_size: int, reduction: Reduction
+    build_encoder: Build, tiny: str, method: str, rate: float, image_size: int, reduction: Reduction
 ) -> None:
     """All but the gradient, which is computed by additions and priced as the convolutions it stands for."""
     encoder = build_encoder(image_size)
-    macs = priced(encoder, method, rate, image_size, reduction=reduction)
+    macs = priced(encoder, f"{method}:reduction={reduction}", rate, image_size)
     parts = sum(
         block.norm + block.qkv + block.scores + block.values + block.relative_position + block.proj
         + block.mlp + block.similarity + block.averaging + block.widening
@@ -197,24 +196,24 @@ def test_parts_add_up_to_what_the_encoder_executes(
     assert macs.total + macs.widening - sum(block.energy for block in macs.blocks) == executed
 
 
-@pytest.mark.parametrize("method", MethodName)
-def test_replacing_averages_nothing(build_encoder: Build, tiny: str, method: MethodName) -> None:
-    macs = priced(build_encoder(320), method, reduction=Reduction.REPLACE)
+@pytest.mark.parametrize("method", METHODS)
+def test_replacing_averages_nothing(build_encoder: Build, tiny: str, method: str) -> None:
+    macs = priced(build_encoder(320), f"{method}:reduction=replace")
     assert all(block.averaging == 0 for block in macs.blocks)
-    means = priced(build_encoder(320), method, reduction=Reduction.MEAN)
-    assert (sum(block.averaging for block in means.blocks) > 0) == (method is not MethodName.STRUCTSAM)
+    means = priced(build_encoder(320), f"{method}:reduction=mean")
+    assert (sum(block.averaging for block in means.blocks) > 0) == (method != "structsam")
 
 
-GRADIENT = [MethodName.STRUCTSAM, MethodName.BIPARTITE, MethodName.HYBRID]
+GRADIENT = ["structsam", "bipartite", "hybrid"]
 
 
 @pytest.mark.parametrize("method", GRADIENT)
 def test_within_windows_the_gradient_is_taken_of_padding_too(
-    build_encoder: Build, tiny: str, method: MethodName
+    build_encoder: Build, tiny: str, method: str
 ) -> None:
     """20 x 20 tokens are padded to 28 x 28 for windows, and are one window of a global block."""
     over_map = priced(build_encoder(320), method)
-    within = priced(build_encoder(320), method, scope=Scope.WINDOW)
+    within = priced(build_encoder(320), f"{method}:scope=window")
     for one, other in zip(over_map.blocks, within.blocks, strict=True):
         padded = 784 if one.kind == "window" else 400
         assert other.energy * 400 == one.energy * padded
@@ -224,40 +223,38 @@ def test_within_windows_the_gradient_is_taken_of_padding_too(
 
 
 @pytest.mark.parametrize("method", GRADIENT)
-def test_central_differences_cost_nothing(build_encoder: Build, tiny: str, method: MethodName) -> None:
+def test_central_differences_cost_nothing(build_encoder: Build, tiny: str, method: str) -> None:
     sobel = priced(build_encoder(320), method)
-    central = priced(build_encoder(320), method, gradient=Gradient.CENTRAL)
+    central = priced(build_encoder(320), f"{method}:gradient=central")
     assert all(block.energy > 0 for block in sobel.blocks)
     assert all(block.energy == 0 for block in central.blocks)
     assert central.total == sobel.total - sum(block.energy for block in sobel.blocks)
 
 
 def test_only_structsam_decides_without_a_product_of_tokens(build_encoder: Build, tiny: str) -> None:
-    for method in MethodName:
+    for method in METHODS:
         blocks = priced(build_encoder(320), method).blocks
-        free = method is MethodName.STRUCTSAM
+        free = method == "structsam"
         # ALGM compares the tokens of a cell by a sum, and slots with slots only in its later blocks.
-        compares = blocks[2:] if method is MethodName.ALGM else blocks
+        compares = blocks[2:] if method == "algm" else blocks
         assert all((block.similarity == 0) == free for block in compares)
 
 
-@pytest.mark.parametrize(
-    "method", [MethodName.TOME, MethodName.PITOME, MethodName.BIPARTITE, MethodName.TOMESD]
-)
-def test_similarity_by_hand(build_encoder: Build, tiny: str, method: MethodName) -> None:
+@pytest.mark.parametrize("method", ["tome", "pitome", "bipartite", "tomesd"])
+def test_similarity_by_hand(build_encoder: Build, tiny: str, method: str) -> None:
     """Every source with every destination, on the mean over two heads of 32 channels or on all 64."""
     tokens = {"window": (4, 196), "global": (1, 400)}  # windows, tokens: 20 x 20 padded to 28 x 28
     for channels, width in ((Channels.HEADS, 32), (Channels.FULL, 64)):
-        for block in priced(build_encoder(320), method, channels=channels).blocks:
+        for block in priced(build_encoder(320), f"{method}:channels={channels}").blocks:
             windows, number = tokens[block.kind]
             pairs = {
-                MethodName.TOME: (number // 2) ** 2,
-                MethodName.PITOME: number**2,
-                MethodName.BIPARTITE: (number - number // 4) * (number // 4),
-                MethodName.TOMESD: (number - number // 4) * (number // 4),
+                "tome": (number // 2) ** 2,
+                "pitome": number**2,
+                "bipartite": (number - number // 4) * (number // 4),
+                "tomesd": (number - number // 4) * (number // 4),
             }[method]
             assert block.similarity >= windows * pairs * width
-            if method is not MethodName.PITOME:  # which also matches those it found
+            if method != "pitome":  # which also matches those it found
                 assert block.similarity == windows * pairs * width
 
 
@@ -267,7 +264,7 @@ def test_what_is_near_costs_27_similarities_a_cell(
 ) -> None:
     """Three tokens of every cell with nine destinations, padding included."""
     cells = {"window": 4 * 49, "global": 100}
-    for block in priced(build_encoder(320), MethodName.ADJACENT, channels=channels).blocks:
+    for block in priced(build_encoder(320), f"adjacent:channels={channels}").blocks:
         assert block.similarity == 27 * cells[block.kind] * width
 
 
@@ -276,7 +273,7 @@ def test_a_merged_mlp_costs_by_slots_and_a_plan_is_paid_for_once(build_encoder: 
     encoder, methods = build_encoder(320), [StructSAM(0.55)] * 4
     apply(encoder, methods)
     plain = encoder_macs(encoder).blocks
-    apply(encoder, methods, merge_mlp=True, plan_every=2)
+    apply(encoder, methods, merge_mlp=[True] * 4, leaders=[None, None, 0, 1])
     merged = encoder_macs(encoder).blocks
     for index, slots in enumerate((4 * 88, 178, 4 * 88, 178)):
         assert merged[index].mlp == plain[index].mlp * slots // 400
@@ -286,7 +283,7 @@ def test_a_merged_mlp_costs_by_slots_and_a_plan_is_paid_for_once(build_encoder: 
 
 
 def test_skipped_blocks_cost_what_unmerged_ones_do(build_encoder: Build, tiny: str) -> None:
-    macs = priced(build_encoder(320), MethodName.TOME, skip_blocks=(0, 3))
+    macs = priced(build_encoder(320), "tome", skip_blocks=(0, 3))
     apply(encoder := build_encoder(320), [Identity()] * 4)
     plain = encoder_macs(encoder)
     for index in (0, 3):
@@ -296,7 +293,7 @@ def test_skipped_blocks_cost_what_unmerged_ones_do(build_encoder: Build, tiny: s
 
 
 def test_the_reading_of_the_paper_differs_by_what_it_says(build_encoder: Build, tiny: str) -> None:
-    macs = priced(build_encoder(320), MethodName.BIPARTITE, skip_blocks=(0,))
+    macs = priced(build_encoder(320), "bipartite", skip_blocks=(0,))
     expected = macs.stem + sum(
         block.norm + block.qkv + block.scores + block.values + block.relative_position_before
         + block.proj_before + block.mlp + block.similarity
@@ -320,7 +317,7 @@ def test_table_5_of_the_paper() -> None:
 def test_the_reading_that_explains_the_papers_flops(arch: str, gmac: float) -> None:
     with torch.device("meta"):
         encoder = build_sam(arch).image_encoder
-    config = ExportConfig(arch, random_weights=True, method=MethodName.BIPARTITE, skip_blocks=(0,))
+    config = ExportConfig.of(arch, "bipartite", random_weights=True, skip_blocks=(0,))
     apply(encoder, config.methods())
     assert round(encoder_macs(encoder).as_published / 1e9, 2) == gmac
 
@@ -332,6 +329,6 @@ def test_planning_of_structsam_is_far_below_the_papers_sobel_row(
     """Table 5 says 0.0210 and 0.2732: it prices a comparison of tokens that Algorithm 1 does not make."""
     with torch.device("meta"):
         encoder = build_sam("vit_b").image_encoder
-    apply(encoder, ExportConfig("vit_b", random_weights=True, channels=Channels(channels)).methods())
+    apply(encoder, ExportConfig.of("vit_b", f"structsam:channels={channels}", random_weights=True).methods())
     prices = {block.kind: block.planning / 1e9 for block in encoder_macs(encoder).blocks}
     assert prices == {"window": pytest.approx(window, abs=6e-4), "global": pytest.approx(whole, abs=6e-4)}

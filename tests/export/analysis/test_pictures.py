@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from structsam_export.options import METHODS
 
 from structsam_export.analysis.pictures import (
     BlockView,
@@ -18,12 +17,12 @@ from structsam_export.analysis.pictures import (
     draw_masks,
     draw_merging,
     finish,
-    token_energy,
     watch,
 )
 from structsam_export.encoder import apply
 from structsam_export.encoder.attention import layer_norm
 from structsam_export.merging import MergePlan, PiToMe, StructSAM, ToMe, Windows, gradient_energy
+from structsam_export.merging.registry import METHODS
 
 SIZE = 320  # 20 x 20 tokens: four windows with padding, or one global window
 RATE = 0.55
@@ -60,7 +59,7 @@ def slow_maps(plan: MergePlan, windows: Windows) -> tuple[Any, Any, Any]:
     return slot, merged, destination
 
 
-@pytest.mark.parametrize("kind", METHODS.values(), ids=[name.value for name in METHODS])
+@pytest.mark.parametrize("kind", [own.load() for own in METHODS.values()], ids=METHODS)
 def test_views_are_the_plans_of_the_methods_own_stream(kind: Any, patched: Any, image: torch.Tensor) -> None:
     encoder = patched(kind(RATE))
     views, _ = watch(encoder, image, [0, 3])
@@ -111,7 +110,7 @@ def test_pitomes_energy_is_the_mean_elu_similarity(side: int) -> None:
     """Against loops in float64; 1e-5 for fp32 sums of 400 terms of order one, and scores rounded to 1e-6."""
     windows, margin = Windows(20, 20, side), 0.3
     x = torch.randn(1, 20, 20, 8, generator=torch.Generator().manual_seed(0))
-    energy = token_energy(PiToMe(RATE, margin), x, windows)
+    energy = PiToMe(RATE, margin).scores(x, windows)[0]
     assert energy is not None
     padded = np.zeros((windows.down * side, windows.across * side, 8))
     padded[:20, :20] = x[0]
@@ -126,7 +125,7 @@ def test_pitomes_energy_is_the_mean_elu_similarity(side: int) -> None:
 
 
 def test_other_methods_have_no_energy() -> None:
-    assert token_energy(ToMe(RATE), torch.ones(1, 4, 4, 8), Windows(4, 4, 4)) is None
+    assert ToMe(RATE).scores(torch.ones(1, 4, 4, 8), Windows(4, 4, 4)) is None
 
 
 def view_of(

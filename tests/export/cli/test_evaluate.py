@@ -18,8 +18,8 @@ from PIL import Image
 from rich.console import Console
 
 from structsam_export import pipeline
-from structsam_export.choices import MethodName
 from structsam_export.config import ExportConfig
+from structsam_export.merging.registry import METHODS
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
 from structsam_export.models.checkpoints import load_sam
 from structsam_export.progress import Progress
@@ -29,7 +29,7 @@ COCO = Path(__file__).parents[3] / "../shared/data/coco-train"
 TINY = "--arch tiny --random-weights --image-size 224"
 FOLDER = "--dataset folder --root folder"
 PANOPTIC = "--dataset coco-panoptic --root coco"
-ALL = [f"{method}-r{rate}" for method in MethodName for rate in (35, 55)]
+ALL = [f"{method}-r{rate}" for method in METHODS for rate in (35, 55)]
 
 Ended = tuple[int | str | None, str, str]
 Evaluate = Callable[[str], Ended]
@@ -318,7 +318,7 @@ def test_an_interruption_leaves_what_was_done(
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory, tiny_everywhere: None) -> Path:
     """The small SAM with merged tokens."""
-    config = ExportConfig("tiny", random_weights=True, rate_window=0.35, rate_global=0.35, image_size=224)
+    config = ExportConfig.of("tiny", rate=0.35, random_weights=True, image_size=224)
     folder = tmp_path_factory.mktemp("out") / "export"
     return pipeline.export(config, folder, None, False, Progress(Console(quiet=True))).folder
 

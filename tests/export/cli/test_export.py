@@ -95,13 +95,21 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "unknown architecture": (["--arch", "vit_x"], "--arch vit_x is unknown; expected one of vit_nano, vit_b"),
     "unknown method": (["--method", "nose"], "--method"),
     "option of another method": (
-        ["--method", "tome", "--flatness", "mean"],
-        "--flatness does not apply to --method tome; only to structsam",
+        ["--method", "tome:flatness=mean"],
+        "--method tome has no option flatness; expected one of channels, reduction, proportional",
     ),
-    "unknown gradient": (["--gradient", "prewitt"], "--gradient"),
+    "unknown gradient": (["--method", "structsam:gradient=prewitt"], "expected sobel or central"),
+    "two precisions": (["--fp16", "--precision", "fp32"], "--fp16 and --precision fp32 exclude each other"),
+    "unknown precision": (["--precision", "int3"], "--precision"),
+    "no recipe": (["--recipe", "missing.json"], "no file missing.json; expected a recipe as JSON"),
+    "recipe that is none": (["--recipe", "file"], "file cannot be read as JSON"),
+    "recipe and flags": (
+        ["--recipe", "file", "--rate", "0", "--method", "tome", "--merge-mlp"],
+        "--recipe says what every block does; leave --rate and --merge-mlp and --method out",
+    ),
     "unknown option": (["--half"], "--half"),
     "argument too many": (["photo.jpg"], "photo.jpg"),
-    "cell that does not divide": (["--cell", "3"], "--cell 3 does not divide both the window"),
+    "cell that does not divide": (["--cell", "3"], "a cell of 3 x 3 does not divide both the window"),
     "image size": (["--image-size", "100"], "--image-size 100 is not a multiple of 16"),
     "windows of a prompt without one": (
         ["--prompt-windows", "2"],
@@ -110,7 +118,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "prompts where there is one window": (["--prompt-aware"], "--image-size 224 has only one; expected more"),
     "prompts for another method": (
         ["--prompt-aware", "--method", "tome", "--image-size", "320"],
-        "--prompt-aware is for cells of --method structsam, not for tome",
+        "--prompt-aware is for methods that merge late where prompts are, not for tome",
     ),
     "all windows for prompts": (
         ["--prompt-aware", "--prompt-windows", "4", "--image-size", "320"],
@@ -124,10 +132,6 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a repository around the export": (["--triton-repository", "."], "would hold one another"),
     "blocks in words": (["--skip-blocks", "all"], "--skip-blocks all is no list of block numbers"),
     "both kinds of weights": (["--checkpoint", "more.pth"], "exclude each other"),
-    "on and off": (
-        ["--proportional", "--no-proportional"],
-        "--proportional and --no-proportional exclude each other; give one of them",
-    ),
     "output that is there": (["--output", "export"], "holds an export already; choose another"),
     "output with other files": (["--output", "mine"], "holds files that are not an export"),
     "output with other files, by force": (["--output", "mine", "--force"], "that are not an export"),
@@ -228,7 +232,7 @@ def test_help_is_short_and_quick() -> None:
     lines = done.stdout.rstrip().splitlines()
     assert len(lines) <= 64
     assert max(map(len, lines)) <= 100
-    for option in ("--arch", "--rate", "--fp16", "--verify-images", "--force", "--no-cells"):
+    for option in ("--arch", "--rate", "--fp16", "--verify-images", "--force", "--recipe", "--precision"):
         assert option in done.stdout
 
 

@@ -81,7 +81,7 @@ def test_what_was_really_removed_is_told(macs: Macs, line: str, removed: str) ->
 
 def test_rows_and_columns_add_up(macs: Macs) -> None:
     """Three digits are shown, so that a sum of ten may be 0.006 off."""
-    code, out, _ = macs("--arch vit_b --method algm --rate 0.35 --reduction replace")
+    code, out, _ = macs("--arch vit_b --method algm:reduction=replace --rate 0.35")
     assert code == 0
     header, *blocks, sums = out.splitlines()[:14]
     assert header.split() == [
@@ -110,7 +110,7 @@ def test_rows_and_columns_add_up(macs: Macs) -> None:
         ("--method tome --preset paper-flops", "--preset paper-flops is for bipartite; leave --method out"),
         ("--method nose", "--method"),
         ("--preset nose", "--preset"),
-        ("--method tome --reduction sum", "--reduction"),
+        ("--method tome:reduction=sum", "expected mean or replace"),
     ],
 )
 def test_mistakes_get_one_line(macs: Macs, line: str, message: str) -> None:

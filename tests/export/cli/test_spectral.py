@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from structsam_export.analysis.spectral import encoder_distortion, encoder_sums
-from structsam_export.choices import MethodName
 from structsam_export.config import ExportConfig
 from structsam_export.description import model_of
+from structsam_export.merging.registry import METHODS
 from structsam_export.pipeline import load
 from structsam_runtime.predict.image import prepare
 
@@ -49,7 +49,7 @@ def test_all_methods(spectral: Spectral, photo: Path) -> None:
     assert (result["weights"]["source"], result["rate"]) == ("random, seed 0", 0.55)
     assert [block["attention"] for block in result["blocks"]] == ["window", "global"] * 2
     assert [block["windows"] * block["tokens"] for block in result["blocks"]] == [4 * 196, 400] * 2
-    assert list(result["encoder"]) == list(MethodName)
+    assert list(result["encoder"]) == list(METHODS)
     rows = {line.split()[0]: line for line in out.splitlines()}
     for name, total in result["encoder"].items():
         assert total == sum(block["sd"][name] for block in result["blocks"]) > 0.01
@@ -66,7 +66,7 @@ def test_the_numbers_are_those_of_the_library(spectral: Spectral, photo: Path) -
     assert "tomesd" not in out
     told = json.loads((photo.parent / "plot.json").read_text())["encoder"]
     configs = {
-        name: ExportConfig("tiny", None, True, MethodName(name), 0.3, 0.3, image_size=320)
+        name: ExportConfig.of("tiny", name, 0.3, random_weights=True, image_size=320)
         for name in ("tome", "structsam")
     }
     sam = load(configs["tome"])

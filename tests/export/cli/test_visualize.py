@@ -13,7 +13,6 @@ from PIL import Image
 
 from structsam_export.analysis.pictures import draw_energy, draw_masks, draw_merging, watch
 from structsam_export.analysis.sheet import TOKEN_KEY, Panel, draw_box, panels, sheet
-from structsam_export.choices import MethodName
 from structsam_export.config import ExportConfig
 from structsam_export.description import model_of
 from structsam_export.encoder import PromptedMaskDecoder, remove
@@ -46,8 +45,8 @@ def visualize(tiny: str, photo: Path, run_command: RunCommand, monkeypatch: pyte
     return call
 
 
-def configs(*methods: MethodName, rate: float = 0.55) -> list[ExportConfig]:
-    return [ExportConfig("tiny", None, True, method, rate, rate, image_size=320) for method in methods]
+def configs(*methods: str, rate: float = 0.55) -> list[ExportConfig]:
+    return [ExportConfig.of("tiny", method, rate, random_weights=True, image_size=320) for method in methods]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +82,7 @@ def test_panels_are_what_each_method_does_alone(tiny: str) -> None:
     picture = skimage.data.coffee()
     frame = Frame.of(400, 600, 320)
     prompts = encode(frame, box=BOX)
-    both = configs(MethodName.STRUCTSAM, MethodName.PITOME)
+    both = configs("structsam", "pitome")
     tokens, other, masks = panels(picture, both, [1, 2], prompts)
     photo = np.asarray(Image.fromarray(picture).resize((320, 213), Image.Resampling.BILINEAR))
     assert [panel.title for panel in tokens] == [
@@ -126,7 +125,7 @@ def mask(sam: Any, image: torch.Tensor, prompts: Any, frame: Frame) -> Any:
 def test_nothing_changes_at_rate_0(tiny: str) -> None:
     picture = skimage.data.coffee()
     prompts = encode(Frame.of(400, 600, 320), box=BOX)
-    tokens, masks = panels(picture, configs(MethodName.STRUCTSAM, rate=0), [1], prompts)
+    tokens, masks = panels(picture, configs("structsam", rate=0), [1], prompts)
     assert [panel.title for panel in tokens] == [
         "photograph",
         "StructSAM, block 1\nglobal: 400 tokens to 400",

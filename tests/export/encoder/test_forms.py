@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from structsam_export.choices import Attention, Engine, Target
+from structsam_export.choices import Attention, Engine, Precision, Target
 from structsam_export.config import ExportConfig
 from structsam_export.encoder import apply
 from structsam_export.encoder.attention import MergedAttention, shares
@@ -160,7 +160,8 @@ def test_every_form_is_exported(
     ("arch", "which"),
     [
         *(("vit_b", which) for which in Attention),
-        *(("vit_h", dialect.half) for dialect in (PORTABLE, PATTERN, FUSED)),  # whose heads are of 80
+        # Heads of 80 channels.
+        *(("vit_h", dialect.forms[Precision.FP16]) for dialect in (PORTABLE, PATTERN, FUSED)),
     ],
 )
 def test_tensorrt_rtx_builds_every_form_at_full_width(
@@ -173,7 +174,7 @@ def test_tensorrt_rtx_builds_every_form_at_full_width(
         1024, embed_dim=known.embed_dim, num_heads=known.heads, depth=2, global_attn_indexes=(1,)
     )
     apply(encoder, [StructSAM(0.55)] * 2, form=which)
-    dialect = FUSED if which is FUSED.half else PORTABLE
+    dialect = FUSED if which is FUSED.forms[Precision.FP16] else PORTABLE
     model = graph_of(encoder, dialect.opset, half=True)
     assert [finding for finding in lint(model, dialect.tensorrt) if finding.severity == "error"] == []
     path = tmp_path / "encoder.onnx"
@@ -188,8 +189,8 @@ def test_tensorrt_rtx_builds_every_form_at_full_width(
 def test_every_target_takes_a_form_that_its_opset_has() -> None:
     assert set(DIALECTS) == set(Target)
     for target, dialect in DIALECTS.items():
-        for fp16, which in ((False, dialect.single), (True, dialect.half)):
-            config = ExportConfig("vit_b", target=target, fp16=fp16)
+        for precision, which in dialect.forms.items():
+            config = ExportConfig("vit_b", target=target, precision=precision)
             assert (config.dialect, config.form) == (dialect, which)
-            assert which is not Attention.OPERATOR or (fp16 and dialect.opset >= FUSED.opset)
+            assert which is not Attention.OPERATOR or (precision == "fp16" and dialect.opset >= 23)
     assert DIALECTS[Target.TENSORRT10].tensorrt == "10.3", "JetPack 6"

@@ -17,9 +17,9 @@ from rich.console import Console
 from torch import Tensor
 
 from structsam_export import pipeline
-from structsam_export.choices import Destination, Engine, Gradient, MethodName, Reduction
+from structsam_export.choices import Engine, Gradient, Precision
 from structsam_export.config import ExportConfig
-from structsam_export.encoder.plugins import DOMAIN, has_kernels
+from structsam_export.encoder.plugins import DOMAIN
 from structsam_export.engine import Hardware
 from structsam_export.merging import Identity, StructSAM, ToMe
 from structsam_export.merging.kernels import TensorKernels
@@ -72,7 +72,7 @@ def config(tiny: str, tmp_path: Path) -> Callable[..., ExportConfig]:
     def make(**changes: Any) -> ExportConfig:
         plain: dict[str, Any] = {"arch": tiny, "random_weights": True, "image_size": SIZE}
         plain |= {"engine": Engine.TENSORRT, "plugins": tmp_path / "library.so"}
-        return ExportConfig(**plain | changes)
+        return ExportConfig.of(**plain | changes)
 
     return make
 
@@ -93,7 +93,8 @@ def test_it_computes_the_embedding(
     tmp_path: Path,
     photographs: Any,
 ) -> None:
-    model, encoder = graph(config(fp16=half, dynamic_batch=True), tmp_path)
+    precision = Precision.FP16 if half else Precision.FP32
+    model, encoder = graph(config(precision=precision, dynamic_batch=True), tmp_path)
     onnx.checker.check_model(model)
     image = photographs(SIZE)[:2]
     (embedding,) = ReferenceEvaluator(model, new_ops=operators).run(None, {"image": image.numpy()})
@@ -147,12 +148,12 @@ def test_the_engine_comes_of_another_graph_and_the_library_comes_along(
 
 
 def test_kernels_are_for_the_papers_algorithm_alone() -> None:
-    assert has_kernels(StructSAM(0.5))
-    assert has_kernels(StructSAM(0.5, heads=12))
-    assert not has_kernels(StructSAM(0.5, gradient=Gradient.CENTRAL))
-    assert not has_kernels(StructSAM(0.5, prompt_windows=2))
-    assert not has_kernels(ToMe(0.5))
-    assert not has_kernels(Identity())
+    assert StructSAM(0.5).has_kernels
+    assert StructSAM(0.5, heads=12).has_kernels
+    assert not StructSAM(0.5, gradient=Gradient.CENTRAL).has_kernels
+    assert not StructSAM(0.5, prompt_windows=2).has_kernels
+    assert not ToMe(0.5).has_kernels
+    assert not Identity().has_kernels
 
 
 @pytest.mark.parametrize(
@@ -160,9 +161,9 @@ def test_kernels_are_for_the_papers_algorithm_alone() -> None:
     [
         ({"engine": None}, "--plugins goes with --engine tensorrt alone: plugins are for engines"),
         ({"engine": Engine.TENSORRT_RTX}, "alone: tensorrt-rtx takes no plugins"),
-        ({"method": MethodName.TOME}, "has kernels for structsam with its defaults alone"),
-        ({"destination": Destination.MAX}, "has kernels for structsam with its defaults alone"),
-        ({"reduction": Reduction.REPLACE}, "has kernels for structsam with its defaults alone"),
+        ({"method": "tome"}, "has no kernels for --method tome; drop one"),
+        ({"method": "structsam:destination=max"}, "has no kernels for --method structsam:destination=max"),
+        ({"method": "structsam:reduction=replace"}, "has no kernels for --method structsam:reduction=repl"),
         ({"merge_mlp": True}, "has none for --merge-mlp and --plan-every"),
         ({"plan_every": 2}, "has none for --merge-mlp and --plan-every"),
     ],

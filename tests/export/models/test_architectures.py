@@ -12,7 +12,6 @@ from PIL import Image
 from rich.console import Console
 
 from structsam_export import pipeline
-from structsam_export.choices import MethodName
 from structsam_export.config import ExportConfig
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
 from structsam_export.progress import Progress
@@ -75,7 +74,7 @@ def test_patch_8_answers_a_box(export: Path) -> None:
 
 
 def test_a_size_must_be_a_multiple_of_the_patch(fine: str) -> None:
-    config = ExportConfig(fine, random_weights=True, method=MethodName.TOME, image_size=504)
+    config = ExportConfig.of(fine, "tome", random_weights=True, image_size=504)
     assert config.image_size == 504
     with pytest.raises(UserError, match="--image-size 500 is not a multiple of 8 from 64 to 4096"):
         ExportConfig(fine, random_weights=True, image_size=500)

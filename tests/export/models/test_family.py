@@ -57,6 +57,6 @@ def test_medsam_stretches_and_scales_each_picture_to_its_own_range(model: Any) -
 
 def test_graphs_take_what_the_family_says(tiny: str) -> None:
     family = FAMILIES["sam"]
-    config = ExportConfig(tiny, random_weights=True, prompt_windows=1, rate_background=0.6)
+    config = ExportConfig.of(tiny, random_weights=True, prompt_windows=1, rate_background=0.6)
     assert tuple(encoder_inputs(config)) == family.encoder_inputs
     assert tuple(example_prompts(config)[0]) == family.decoder_inputs

@@ -24,7 +24,7 @@ def both(tmp_path_factory: pytest.TempPathFactory, meta: SimpleNamespace) -> Ite
     """Ours on an unmerged export of a small SAM with random weights, and Meta's on its modules."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ARCHITECTURES, "small", SMALL)
-        config = ExportConfig("small", random_weights=True, rate_window=0, rate_global=0, image_size=256)
+        config = ExportConfig.of("small", rate=0.0, random_weights=True, image_size=256)
         folder = tmp_path_factory.mktemp("out") / "small"
         export(config, folder, None, False, Progress())
         sam = load(config)
