@@ -13,7 +13,6 @@ from structsam_plugins.build import SOURCES, build
 
 from .conftest import compiler
 
-
 ROOT = Path(__file__).parents[2]
 
 
