@@ -1,4 +1,4 @@
-"""Draw the scenes of thin objects that the small SAM is validated on, as a dataset for evaluate.py.
+"""Draw the scenes of thin objects that the small SAM is validated on, as a dataset for `structsam evaluate`.
 
 python scripts/draw_thin.py --data ../shared/data/coco-train -o thin
 structsam evaluate --dataset thin --root thin --arch vit_b -o results

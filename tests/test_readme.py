@@ -27,13 +27,11 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a user has it after cloning, with a photograph, and a cache that holds a checkpoint.
+    """A folder as a user has it, with a photograph, and a cache that holds a checkpoint.
 
     The checkpoint has random weights: what is tested is that the commands work, not what they find.
     """
     folder = tmp_path_factory.mktemp("desk")
-    for name in ("export.py", "scripts"):
-        (folder / name).symlink_to(ROOT / name)
     Image.fromarray(data.coffee()).save(folder / "photo.jpg")
     write_coco(folder / "coco")
     cache = folder / "cache"
@@ -70,10 +68,10 @@ def run(command: list[str], desk: Path) -> str:
 @pytest.mark.slow
 def test_the_commands_and_the_example_run_in_order(desk: Path) -> None:
     lines = [line for block in blocks("bash") for line in block.splitlines()]
-    commands = [line for line in lines if line.startswith("python ")]
+    commands = [line for line in lines if line.startswith("structsam ")]
     assert len(commands) >= 5
     for command in commands:
-        run([sys.executable, *shlex.split(command)[1:]], desk)
+        run([sys.executable, "-m", "structsam_runtime", *shlex.split(command)[1:]], desk)
     (example,) = blocks("python")
     run([sys.executable, "-c", example], desk)
     for name in ("vit_nano-structsam-r55-fp32", "vit_b-structsam-r55-fp16"):
@@ -90,7 +88,8 @@ def test_everything_it_installs_is_an_extra() -> None:
     import tomllib
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    named = {name for group in re.findall(r'"\.\[([\w,]+)\]"', README) for name in group.split(",")}
+    groups = re.findall(r'"(?:structsam|\.)\[([\w,]+)\]"', README)
+    named = {name for group in groups for name in group.split(",")}
     assert named
     assert named <= extras.keys()
 

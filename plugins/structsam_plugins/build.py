@@ -8,7 +8,8 @@ from pathlib import Path
 
 from .kernels import KernelError
 
-SOURCES = Path(__file__).parents[1] / "csrc"
+SOURCES = Path(__file__).parent / "csrc"
+"""What is compiled; `CMakeLists.txt` is beside it. Both are in the wheel."""
 _FLAGS = ("-std=c++17", "-O3", "-shared")
 
 
@@ -29,7 +30,7 @@ def build(device: str, folder: Path, arch: str = "native") -> Path:
     else:
         compiler, source, flags = "g++", SOURCES / "host.cpp", ["-fPIC", "-Wall", "-Wextra", "-Werror"]
     if not source.is_file():
-        raise KernelError(f"{source} is not here; the kernels are compiled from a clone of the repository")
+        raise KernelError(f"{source} is not here, though it belongs to structsam; install it again")
     if (found := shutil.which(compiler)) is None:
         raise KernelError(f"the kernels for {device} need {compiler}, which is not installed")
     library = folder / f"libstructsam_{device}.so"

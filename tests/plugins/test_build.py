@@ -1,7 +1,9 @@
 """The device code compiles, by itself and as plugins/README.md says."""
 
 import os
+import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,23 @@ from structsam_plugins import KernelError, Kernels
 from structsam_plugins.build import SOURCES, build
 
 from .conftest import compiler
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_wheel_holds_the_sources() -> None:
+    """They lie in a package of the wheel, which takes all of it but what git ignores."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    package = SOURCES.parent
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel.keys() == {"packages"}
+    assert package.relative_to(ROOT).as_posix() in wheel["packages"]
+    named = re.findall(r"csrc/[\w/]+\.(?:cpp|cu)", (package / "CMakeLists.txt").read_text())
+    files = [package / name for name in named] + [*SOURCES.rglob("*.h")]
+    assert len(files) > 10
+    assert all(file.is_file() for file in files)
+    ignored = subprocess.run(["git", "check-ignore", *files], cwd=ROOT, capture_output=True, check=False)
+    assert ignored.stdout == b""
 
 
 def test_nvcc_compiles_the_kernels_without_a_warning(cuda_library: Path) -> None:

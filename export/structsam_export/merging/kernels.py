@@ -1,4 +1,4 @@
-"""The kernels of `plugins/csrc` on PyTorch's tensors: a layer's plan, merge and unmerge without any graph."""
+"""The kernels of `structsam_plugins/csrc` on tensors: a layer's plan, merge and unmerge without any graph."""
 
 from __future__ import annotations
 

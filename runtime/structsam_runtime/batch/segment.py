@@ -47,8 +47,8 @@ class Segmenter:
         threads: of the CPU, for ONNX Runtime; default as many as there are cores.
 
     Raises:
-        UserError: the model cannot be loaded or, on entering the ``with`` block, opened; the results were not
-            begun with this job; or pycocotools is missing.
+        UserError: the model cannot be loaded or, on entering the ``with`` block, opened; or the results were
+            not begun with this job.
     """
 
     def __init__(self, job: Job, threads: int | None = None) -> None:

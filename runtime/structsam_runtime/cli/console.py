@@ -15,7 +15,7 @@ FAILED = 3
 """Exit code where the work was done and its result, or part of it, is not good."""
 INTERRUPTED = 130
 EXTRAS = {
-    "evaluate": ("matplotlib", "pycocotools", "pydicom", "scipy"),
+    "evaluate": ("matplotlib", "pydicom", "scipy"),
     "cluster": ("ray",),
     "export,cpu": (
         *("onnx", "onnx_graphsurgeon", "onnxruntime", "onnxscript", "polygraphy", "safetensors"),

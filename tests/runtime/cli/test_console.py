@@ -105,7 +105,7 @@ def test_a_defect_keeps_its_traceback() -> None:
 @pytest.mark.parametrize(
     ("package", "extra"),
     [("torch", "export,cpu"), ("polygraphy.backend", "export,cpu"), ("ray", "cluster")]
-    + [(name, "evaluate") for name in ("scipy", "matplotlib", "pycocotools", "pydicom")],
+    + [(name, "evaluate") for name in ("scipy", "matplotlib", "pydicom")],
 )
 def test_a_missing_package_says_which_extra_brings_it(
     package: str, extra: str, capsys: pytest.CaptureFixture[str]

@@ -1,6 +1,5 @@
 """Everything mode: all masks of a picture, without a prompt of a person."""
 
-import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -78,8 +77,8 @@ class AutomaticMaskGenerator:
             them.
 
     Raises:
-        UserError: an argument out of its range, both or neither of ``points_per_side`` and ``point_grids``,
-            or pycocotools is needed and not installed.
+        UserError: an argument out of its range, or both or neither of ``points_per_side`` and
+            ``point_grids``.
     """
 
     predictor: Predictor
@@ -106,8 +105,6 @@ class AutomaticMaskGenerator:
                 raise UserError(f"{name} is {value!r}, expected a number from {low} to {high}")
         if self.output_mode not in OUTPUT_MODES:
             raise UserError(f"output_mode is {self.output_mode!r}, expected one of {', '.join(OUTPUT_MODES)}")
-        if self.output_mode == "coco_rle" and importlib.util.find_spec("pycocotools") is None:
-            raise UserError('output_mode coco_rle needs pycocotools; pip install "structsam[evaluate]"')
         self._grids()
 
     def generate(self, image: NDArray[np.uint8], embedding: Embedding | None = None) -> list[dict[str, Any]]:

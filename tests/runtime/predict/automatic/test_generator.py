@@ -227,14 +227,6 @@ def test_output_modes_are_one_mask(predictor: Predictor) -> None:
             assert {key: other[key] for key in array} == array
 
 
-def test_coco_rle_without_pycocotools_is_one_line(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r'coco_rle needs pycocotools; pip install "structsam\[evaluate\]"'):
-        AutomaticMaskGenerator(predictor, output_mode="coco_rle")
-
-
 @pytest.mark.parametrize("layers", [0, 1])
 def test_a_picture_without_good_masks_has_none(layers: int, predictor: Predictor) -> None:
     generator = AutomaticMaskGenerator(
