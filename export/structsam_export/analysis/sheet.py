@@ -174,7 +174,9 @@ def mask_panels(
 def draw_box(photo: Pixels, corners: NDArray[np.float32]) -> Pixels:
     """The photograph with a box [2, 2] (x, y), white in black, to be seen on any background."""
     picture = Image.fromarray(photo)
-    outlined_box(ImageDraw.Draw(picture), corners.ravel(), WHITE, max(1, max(photo.shape[:2]) // 200))
+    outlined_box(
+        ImageDraw.Draw(picture), corners.ravel().tolist(), WHITE, max(1, max(photo.shape[:2]) // 200)
+    )
     return np.asarray(picture)
 
 
