@@ -1,8 +1,13 @@
 """Neither the runtime nor the plugins pull in PyTorch, ONNX or the exporter."""
 
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
+
+import structsam_plugins
+import structsam_runtime
 
 PROGRAM = """
     import importlib, pkgutil, sys
@@ -29,3 +34,17 @@ def test_every_module_imports_without_the_export_side() -> None:
     heavy, imported = done.stdout.splitlines()
     assert heavy == ""
     assert "structsam_runtime.predict.predictor" in imported.split(",")
+
+
+def test_no_statement_imports_the_export_side() -> None:
+    """Not even inside a function: what needs it is found by name."""
+    for package in (structsam_runtime, structsam_plugins):
+        for folder in package.__path__:
+            for file in Path(folder).rglob("*.py"):
+                assert not re.search(r"^\s*(from|import) structsam_export", file.read_text(), re.M), file
+
+
+def test_the_library_needs_nothing_of_the_program() -> None:
+    program = "import structsam_runtime, sys; print({'typer', 'rich'} & sys.modules.keys() or '')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from structsam_runtime.errors import UserError
-from structsam_runtime.manifest import Manifest, Model
+from structsam_runtime.manifest import Manifest, Model, gmac
 
 FILES = ("encoder.onnx", "decoder.onnx")
 ENGINE = {"library": "tensorrt", "version": "10.3.0"}
@@ -110,7 +110,7 @@ def test_refuses_a_manifest_in_one_line(
 
 
 def test_refuses_a_folder_that_is_no_export(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no folder .*out; expected the output folder of export\.py"):
+    with pytest.raises(UserError, match=r"no folder .*out; expected the output folder of structsam export"):
         Manifest.read(tmp_path / "out")
     with pytest.raises(UserError, match=r"no manifest\.json in"):
         Manifest.read(tmp_path)
@@ -150,3 +150,7 @@ def test_refuses_files_that_are_not_the_exported_ones(folder: Path) -> None:
     encoder.unlink()
     with pytest.raises(UserError, match=r"no encoder\.onnx in .*, though its manifest lists it"):
         manifest.check_files(folder, FILES)
+
+
+def test_planning_counts_among_the_multiply_accumulates() -> None:
+    assert gmac({"macs": {"unmerged": 7e9, "merged": 4e9, "planning": 250e6}}) == 4.25

@@ -1,1 +1,1 @@
-"""Subcommands of `structsam` that need PyTorch: one file each."""
+"""Commands of the program `structsam` that need PyTorch: a file each, with a function `main`."""

@@ -1,4 +1,4 @@
-"""Hold an export against PyTorch again, later, on the machine and the runner that will do the work.
+"""Compare an export with PyTorch again, on the machine and the runner that will do the work.
 
 structsam check OUT [--images DIR] [--runner cuda]
 """

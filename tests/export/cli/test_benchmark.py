@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,3 +88,25 @@ def test_mistakes_are_told_in_one_line(benchmark: Benchmark, line: str, said: st
     code, out, err = benchmark(line)
     assert (code, out) == (2, "")
     assert said in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("option", "module", "package", "extra"),
+    [
+        ("--rival sdpa", "structsam_export.rivals", "torch", "export,cpu"),
+        ("--plot times.png", "structsam_runtime.benchmarking.bars", "matplotlib.figure", "evaluate"),
+    ],
+)
+def test_what_an_option_needs_is_told_before_anything_is_timed(
+    benchmark: Benchmark,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    module: str,
+    package: str,
+    extra: str,
+) -> None:
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("structsam_runtime.benchmarking.race.interleaved", None)
+    told = f'error: structsam benchmark needs {package.split(".")[0]}; pip install "structsam[{extra}]"\n'
+    assert benchmark(f"one {option} -o result.json") == (2, "", told)

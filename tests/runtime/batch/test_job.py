@@ -82,7 +82,7 @@ def test_results_do_not_go_among_the_pictures(planned: Plan, tmp_path: Path, out
 
 
 def test_a_folder_that_is_no_export(planned: Plan, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"expected the output folder of export\.py"):
+    with pytest.raises(UserError, match=r"expected the output folder of structsam export"):
         planned(model=tmp_path)
 
 
