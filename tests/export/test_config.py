@@ -24,7 +24,6 @@ from structsam_export.choices import (
     Selection,
     Target,
 )
-from structsam_export.cli import export as cli
 from structsam_export.config import PATHS, ExportConfig, option_type
 from structsam_export.merging import (
     ALGM,
@@ -41,7 +40,7 @@ from structsam_export.merging import (
 )
 from structsam_export.models.architectures import ARCHITECTURES
 from structsam_export.options import DESTINATIONS, METHODS, OPTIONS
-from structsam_runtime.cli.console import run
+from structsam_runtime.cli.program import structsam
 from structsam_runtime.errors import UserError
 
 GRID, SQUARE = ("gradient", "scope", "border", "destination"), ("cell",)
@@ -237,7 +236,7 @@ def test_a_command_makes_the_same_config(monkeypatch: pytest.MonkeyPatch) -> Non
     configs += [ExportConfig("vit_b", **PROMPTED | {"rate_window": 0.55, "rate_global": 0.55})]
     for config in configs:
         with pytest.raises(SystemExit):
-            run(cli.export, [*shlex.split(config.command())[2:], "--force", "-o", "out"])
+            structsam([*shlex.split(config.command())[1:], "--force", "-o", "out"])
         assert asked[-1] == config
 
 
