@@ -10,7 +10,6 @@ import pytest
 
 from structsam_export import pipeline
 from structsam_export.choices import Attention, Engine, Gradient, Precision, Target
-from structsam_export.cli import export as cli
 from structsam_export.config import FLAGS, PATHS, ExportConfig
 from structsam_export.merging import (
     ALGM,
@@ -28,7 +27,7 @@ from structsam_export.merging import (
 from structsam_export.merging.registry import METHODS
 from structsam_export.models.architectures import ARCHITECTURES
 from structsam_export.recipe import Uniform
-from structsam_runtime.cli.console import run
+from structsam_runtime.cli.program import structsam
 from structsam_runtime.errors import UserError
 
 DRAWING = ["structsam", "bipartite", "tomesd", "vidtome", "hybrid", "adjacent"]
@@ -189,7 +188,7 @@ def test_a_command_makes_the_same_config(monkeypatch: pytest.MonkeyPatch) -> Non
     configs += [ExportConfig.of("vit_b", **PROMPTED | {"rate_window": 0.55, "rate_global": 0.55})]
     for config in configs:
         with pytest.raises(SystemExit):
-            run(cli.main, [*shlex.split(config.command())[2:], "--force", "-o", "out"])
+            structsam([*shlex.split(config.command())[1:], "--force", "-o", "out"])
         assert asked[-1] == config
 
 

@@ -59,12 +59,12 @@ def _tensorrt_version(name: str) -> str:
 
 
 TABLE = {
-    "cpu": RunnerKind("onnx", '-e ".[cpu]"', "cpu", _onnxruntime, _onnxruntime_version),
-    "cuda": RunnerKind("onnx", '-e ".[gpu]"', "cuda", _onnxruntime, _onnxruntime_version),
-    "trt-ep": RunnerKind("onnx", '-e ".[gpu]"', "cuda", _onnxruntime, _onnxruntime_version),
+    "cpu": RunnerKind("onnx", '"structsam[cpu]"', "cpu", _onnxruntime, _onnxruntime_version),
+    "cuda": RunnerKind("onnx", '"structsam[gpu]"', "cuda", _onnxruntime, _onnxruntime_version),
+    "trt-ep": RunnerKind("onnx", '"structsam[gpu]"', "cuda", _onnxruntime, _onnxruntime_version),
     "rtx-ep": RunnerKind("onnx", "onnxruntime-trt-rtx", "cuda", _onnxruntime, _onnxruntime_version),
-    "tensorrt": RunnerKind("engine", '-e ".[gpu]"', "cuda", _tensorrt, _tensorrt_version),
-    "tensorrt-rtx": RunnerKind("engine", '-e ".[rtx]"', "cuda", _tensorrt, _tensorrt_version),
+    "tensorrt": RunnerKind("engine", '"structsam[gpu]"', "cuda", _tensorrt, _tensorrt_version),
+    "tensorrt-rtx": RunnerKind("engine", '"structsam[rtx]"', "cuda", _tensorrt, _tensorrt_version),
 }
 """Every runner by its name. The packages of ONNX Runtime replace one another."""
 RUNNERS = tuple(TABLE)
