@@ -18,12 +18,15 @@ from rich.console import Console
 from structsam_export import pipeline
 from structsam_export.check import compare
 from structsam_export.choices import Engine, Precision, Target
+from structsam_export.cli.check import main as check_command
+from structsam_export.comparing import Arrays, TappedRunner
 from structsam_export.config import ExportConfig
 from structsam_export.engine import EngineBuilder, Hardware
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
 from structsam_export.progress import Progress
 from structsam_export.subjects import from_export
 from structsam_runtime import Manifest, OnnxRuntimeRunner, Predictor, UserError
+from structsam_runtime.cli.console import run
 from structsam_runtime.manifest import EngineRecord
 from structsam_runtime.runners import create, cuda
 
@@ -221,6 +224,90 @@ def test_comparing_again_finds_an_export_that_was_changed(make: "Make", tmp_path
     (bad / "manifest.json").write_text(json.dumps(said))
     _, misses = compare(bad, None, "cpu", None, quiet())
     assert any("embedding error" in miss for miss in misses)
+
+
+Change = Callable[[Arrays], Arrays]
+
+
+def scaled(made: Arrays) -> Arrays:
+    """The embedding, and nothing else, a hundredth too large."""
+    return {name: values * 1.01 if name == "image_embedding" else values for name, values in made.items()}
+
+
+def noisy(made: Arrays) -> Arrays:
+    """The masks, and nothing else, under noise."""
+    noise = np.random.default_rng(0)
+    return {
+        name: values + values.std() * noise.normal(size=values.shape).astype(np.float32)
+        if name == "masks"
+        else values
+        for name, values in made.items()
+    }
+
+
+def breaks(monkeypatch: pytest.MonkeyPatch, change: Change, plans_too: bool = True) -> None:
+    """Change what the runner that ships gives; the one that tells plans is of the same class."""
+    run = OnnxRuntimeRunner._run
+    if not plans_too:
+        monkeypatch.setattr(TappedRunner, "_run", run, raising=False)
+    monkeypatch.setattr(OnnxRuntimeRunner, "_run", lambda self, feeds: change(run(self, feeds)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "plans_too", "miss"),
+    [
+        (scaled, True, "largest embedding error is"),
+        (scaled, False, "largest embedding error is"),
+        (noisy, True, "mask IoU is"),
+    ],
+)
+def test_the_gate_fails_where_the_runner_that_ships_computes_something_else(
+    make: "Make",
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: Change,
+    plans_too: bool,
+    miss: str,
+) -> None:
+    folder = make()
+    breaks(monkeypatch, change, plans_too)
+    with pytest.raises(SystemExit) as ended:
+        run(check_command, [str(folder)])
+    told = capsys.readouterr()
+    assert ended.value.code == 3
+    assert f"failed: {miss}" in told.err
+    assert "passes" not in told.out
+    config = ExportConfig("tiny", random_weights=True, image_size=224)
+    with pytest.raises(pipeline.VerificationError, match=miss):
+        pipeline.export(config, tmp_path / "out", None, False, quiet())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_every_command_runs_the_same_class(make: "Make", monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check, verification, evaluation and prediction; only the first two look inside, by a second runner."""
+    folder, opened = make(), []
+    start = OnnxRuntimeRunner._open
+    monkeypatch.setattr(OnnxRuntimeRunner, "_open", lambda self: opened.append(self) or start(self))
+
+    def kinds() -> list[tuple[type, str]]:
+        found = [(type(one), one.path.name) for one in opened]
+        opened.clear()
+        return found
+
+    ours = [(OnnxRuntimeRunner, "encoder.onnx"), (OnnxRuntimeRunner, "decoder.onnx")]
+    checked = [ours[0], (TappedRunner, "encoder.onnx"), ours[1]]
+    compare(folder, None, "cpu", None, quiet())
+    assert kinds() == checked
+    config = ExportConfig("tiny", random_weights=True, image_size=224)
+    pipeline.export(config, folder.parent / "verified", None, False, quiet())
+    assert kinds() == checked
+    with from_export(folder, "cpu").open():
+        assert kinds() == ours
+    with Predictor.load(folder):
+        assert kinds() == ours
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
-"""What verification asks of a prompt-aware encoder when the export decided otherwise than PyTorch."""
+"""What verification asks of an export: that its runners compute what PyTorch does, and by which plans."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,30 @@ import torch
 from torch import Tensor
 
 from structsam_export.choices import Flatness
+from structsam_export.comparing import TorchRunner
+from structsam_export.config import ExportConfig
+from structsam_export.description import model_of
 from structsam_export.encoder import apply, merged_blocks
+from structsam_export.encoder.decoder import PromptedMaskDecoder
 from structsam_export.encoder.exported import PlannedEncoder, output_names, told_plans
-from structsam_export.merging import Method, StructSAM
-from structsam_export.verify import _agreement, _by_block, _replayed, priors
+from structsam_export.merging import Identity, Method, StructSAM
+from structsam_export.models.checkpoints import load_sam
+from structsam_export.verify import (
+    Report,
+    Sample,
+    _agreement,
+    _by_block,
+    _planned,
+    _replayed,
+    contract,
+    priors,
+    read_pictures,
+    samples,
+    verify,
+)
 from structsam_runtime.manifest import Model
 from structsam_runtime.predict.image import Frame
+from structsam_runtime.runners.base import Array, Runner, TensorSpec
 
 Build = Callable[..., Any]
 Photographs = Callable[[int], Tensor]
@@ -28,7 +47,7 @@ def methods(flatness: Flatness) -> list[Method]:
 
 @pytest.mark.parametrize("other", Flatness)
 def test_pytorch_follows_the_plans_of_another_run_and_tells_its_own(
-    build_encoder: Build, photographs: Photographs, other: Flatness
+    build_encoder: Build, photographs: Photographs, sam: Model, other: Flatness
 ) -> None:
     """The other run stands for an export; its flatness is another, so that it merges other cells."""
     encoder, image = build_encoder(320, depth=2, global_attn_indexes=(1,)), photographs(320)[:1]
@@ -39,7 +58,8 @@ def test_pytorch_follows_the_plans_of_another_run_and_tells_its_own(
     theirs = {n: v.numpy() for n, v in zip(names, PlannedEncoder(encoder)(image, prior), strict=True)}
     own = methods(Flatness.MAX)
     apply(encoder, own)
-    (made,) = _replayed(encoder, [theirs], [feed])
+    model = replace(sam, image_size=320, embedding=(32, 20, 20), low_res=80, prior=True)
+    (made,) = _replayed(encoder, model, [theirs], [feed])
     assert [block.method for block in merged_blocks(encoder)] == own, "the encoder is left as it was"
     assert np.abs(made["image_embedding"] - theirs["image_embedding"]).max() <= 1e-5
     assert made.keys() == theirs.keys()
@@ -87,3 +107,142 @@ def test_priors_are_of_nothing_one_box_and_two(sam: Model) -> None:
     assert covered[1] == pytest.approx((1024 / 3 / 16 + 1 / 16) * (683 / 3 / 16 + 1 / 16), rel=1e-6)
     assert covered[2] > covered[1]
     assert all((prior[:, 43:] == 0).all() for prior in made), "below the picture there is none"
+
+
+# The gate
+
+
+class Changed(Runner):
+    """A runner whose outputs somebody changed."""
+
+    def __init__(self, inner: Runner, change: Callable[[dict[str, Array]], dict[str, Array]]) -> None:
+        super().__init__("changed")
+        self.inner, self.change = inner, change
+
+    def _open(self) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+        self.inner.__enter__()
+        return dict(self.inner.inputs), dict(self.inner.outputs)
+
+    def _close(self) -> None:
+        self.inner.__exit__(None, None, None)
+
+    def _run(self, feeds: Any) -> dict[str, Array]:
+        return self.change(self.inner.infer(feeds))
+
+
+def merge(encoder: Any, rate: float) -> None:
+    """Let an encoder merge in every block."""
+    apply(encoder, [StructSAM(rate) if rate else Identity()] * len(encoder.blocks))
+
+
+class Shipped:
+    """Stand-ins for the runners of an export, which compute in PyTorch what an export does elsewhere.
+
+    Attributes:
+        encoder, decoder, tap: as `verify` takes them.
+    """
+
+    def __init__(self, tiny: str) -> None:
+        config = ExportConfig(tiny, random_weights=True, image_size=224)
+        self.sam = load_sam(tiny, 224, None, random_weights=True)
+        self.model = model_of(config, self.sam)
+        self.module = PromptedMaskDecoder(self.sam).eval()
+        self.pictures: list[Sample] = samples(read_pictures(None), self.model)[:2]
+        self.merge(0.55)
+        self.encoder: Runner = self.of(0.55)
+        self.tap: Runner | None = _planned(self.sam.image_encoder, self.model)
+        self.decoder: Runner = TorchRunner(self.module, *contract(self.model)["decoder"])
+
+    def merge(self, rate: float) -> None:
+        """Let PyTorch's encoder merge."""
+        merge(self.sam.image_encoder, rate)
+
+    def of(self, rate: float) -> TorchRunner:
+        """A runner of the encoder that gives no plans, and merges at a rate of its own."""
+        copy = load_sam("tiny", 224, None, random_weights=True).image_encoder
+        merge(copy, rate)
+        return TorchRunner(copy, *contract(self.model)["encoder"])
+
+    def report(self) -> Report:
+        """Of the runners as they are now."""
+        return verify(
+            self.sam.image_encoder, self.module, self.model,
+            self.encoder, self.decoder, self.tap, self.pictures, "stand-in",
+        )  # fmt: skip
+
+
+@pytest.fixture
+def shipped(tiny: str) -> Shipped:
+    """Of a small SAM at rate 0.55."""
+    return Shipped(tiny)
+
+
+def missed(report: Report) -> set[str]:
+    """What was not reached."""
+    return {miss.split(" is ")[0] for miss in report.misses("fp32")}
+
+
+def test_an_export_that_computes_the_same_passes(shipped: Shipped) -> None:
+    report = shipped.report()
+    assert missed(report) == set()
+    assert (report.error, report.plans, report.mask_iou, report.prompts) == (0, 1, 1, 36)
+    assert report.plans_by_block == dict.fromkeys(range(4), 1.0)
+
+
+def test_a_scaled_embedding_is_a_miss(shipped: Shipped) -> None:
+    shipped.encoder = Changed(
+        shipped.encoder, lambda made: {name: 1.01 * values for name, values in made.items()}
+    )
+    report = shipped.report()
+    assert missed(report) == {"largest embedding error"}
+    assert report.cosine == pytest.approx(1)
+
+
+def test_noise_in_the_masks_is_a_miss(shipped: Shipped) -> None:
+    noise = np.random.default_rng(0)
+
+    def add(made: dict[str, Array]) -> dict[str, Array]:
+        masks = made["masks"]
+        return made | {"masks": masks + masks.std() * noise.normal(size=masks.shape).astype(np.float32)}
+
+    shipped.decoder = Changed(shipped.decoder, add)
+    assert missed(shipped.report()) == {"mask IoU"}
+
+
+def test_plans_do_not_speak_for_an_encoder_that_merges_otherwise(shipped: Shipped) -> None:
+    """The tap tells PyTorch's own plans, and only the file that ships is another."""
+    shipped.encoder = shipped.of(0.35)
+    report = shipped.report()
+    assert report.plans == 1
+    assert "largest embedding error" in missed(report)
+
+
+def test_plans_of_another_run_are_followed_and_counted(shipped: Shipped) -> None:
+    """The file that ships computes PyTorch's embedding, but the plans that are told are not its own."""
+
+    def reverse(made: dict[str, Array]) -> dict[str, Array]:
+        return {n: values[:, ::-1].copy() if n.endswith("slot") else values for n, values in made.items()}
+
+    assert shipped.tap is not None
+    shipped.tap = Changed(shipped.tap, reverse)
+    report = shipped.report()
+    assert {"largest embedding error", "plan agreement"} <= missed(report)
+    assert report.cosine_end_to_end == pytest.approx(1)
+
+
+def test_without_a_tap_only_what_is_computed_end_to_end_is_held(shipped: Shipped) -> None:
+    shipped.tap = None
+    report = shipped.report()
+    assert (report.error, report.cosine, report.plans, report.plans_by_block) == (None, None, None, {})
+    assert missed(report) == set()
+    shipped.encoder = shipped.of(0.75)
+    assert missed(shipped.report())
+
+
+def test_an_encoder_that_merges_nothing_needs_no_tap(shipped: Shipped) -> None:
+    shipped.merge(0)
+    shipped.encoder, shipped.tap = shipped.of(0), None
+    report = shipped.report()
+    assert (report.error, report.plans) == (0, None)
+    shipped.encoder = Changed(shipped.encoder, lambda made: {n: 1.01 * v for n, v in made.items()})
+    assert missed(shipped.report()) == {"largest embedding error"}
