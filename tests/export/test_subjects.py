@@ -100,7 +100,7 @@ def test_facts_are_what_the_manifest_of_an_export_would_say(subjects: dict[str, 
         (facts,) = [
             one.facts
             for one in subjects.values()
-            if (one.facts["label"], one.facts["rate"]) == (label, merged.rate_global)
+            if (one.facts["label"], one.facts["rate"]) == (label, merged.rate)
         ]
         assert facts["gmac"] == round(encoder_macs(sam.image_encoder).total / 1e9, 2)
         assert facts["effective_window"] == kinds["window"]["effective_rate"]

@@ -25,12 +25,12 @@ from structsam_export.verify import (
     _by_block,
     _planned,
     _replayed,
-    contract,
     priors,
     read_pictures,
     samples,
     verify,
 )
+from structsam_runtime.contract import decoder_specs, encoder_specs
 from structsam_runtime.manifest import Model
 from structsam_runtime.predict.image import Frame
 from structsam_runtime.runners.base import Array, Runner, TensorSpec
@@ -59,7 +59,7 @@ def test_pytorch_follows_the_plans_of_another_run_and_tells_its_own(
     own = methods(Flatness.MAX)
     apply(encoder, own)
     model = replace(sam, image_size=320, embedding=(32, 20, 20), low_res=80, prior=True)
-    (made,) = _replayed(encoder, model, [theirs], [feed])
+    (made,) = _replayed(encoder, [theirs], [feed])
     assert [block.method for block in merged_blocks(encoder)] == own, "the encoder is left as it was"
     assert np.abs(made["image_embedding"] - theirs["image_embedding"]).max() <= 1e-5
     assert made.keys() == theirs.keys()
@@ -78,10 +78,10 @@ def test_blocks_that_follow_another_one_follow_the_export_too(
 ) -> None:
     """PyTorch's own decision is told of the leaders alone, from what enters them."""
     encoder, image = build_encoder(320), photographs(320)[:1]
-    apply(encoder, [StructSAM(0.55, flatness=Flatness.MEAN)] * 4, plan_every=2)
+    apply(encoder, [StructSAM(0.55, flatness=Flatness.MEAN)] * 4, leaders=[None, None, 0, 1])
     names = output_names(encoder)
     theirs = {n: v.numpy() for n, v in zip(names, PlannedEncoder(encoder)(image), strict=True)}
-    apply(encoder, [StructSAM(0.55)] * 4, plan_every=2)
+    apply(encoder, [StructSAM(0.55)] * 4, leaders=[None, None, 0, 1])
     (made,) = _replayed(encoder, [theirs], [{"image": image.numpy()}])
     assert names == [
         "image_embedding",
@@ -151,7 +151,7 @@ class Shipped:
         self.merge(0.55)
         self.encoder: Runner = self.of(0.55)
         self.tap: Runner | None = _planned(self.sam.image_encoder, self.model)
-        self.decoder: Runner = TorchRunner(self.module, *contract(self.model)["decoder"])
+        self.decoder: Runner = TorchRunner(self.module, *decoder_specs(self.model))
 
     def merge(self, rate: float) -> None:
         """Let PyTorch's encoder merge."""
@@ -161,7 +161,7 @@ class Shipped:
         """A runner of the encoder that gives no plans, and merges at a rate of its own."""
         copy = load_sam("tiny", 224, None, random_weights=True).image_encoder
         merge(copy, rate)
-        return TorchRunner(copy, *contract(self.model)["encoder"])
+        return TorchRunner(copy, *encoder_specs(self.model))
 
     def report(self) -> Report:
         """Of the runners as they are now."""

@@ -107,7 +107,7 @@ def test_rows_and_columns_add_up(macs: Macs) -> None:
     [
         ("--arch vit_x", "--arch vit_x is unknown; expected one of vit_nano, vit_b"),
         ("--rate 0.8", "the rate of window blocks is 0.8"),
-        ("--method tome --preset paper-flops", "--preset paper-flops is for --method bipartite; leave --method out"),
+        ("--method tome --preset paper-flops", "paper-flops is for --method bipartite; leave --method out"),
         ("--method nose", "--method"),
         ("--preset nose", "--preset"),
         ("--method tome:reduction=sum", "expected mean or replace"),
