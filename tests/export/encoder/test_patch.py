@@ -96,7 +96,7 @@ def test_one_plan_serves_blocks_of_its_kind(build_encoder: Build, photographs: P
     """Against blocks that are called one by one and handed what the leader decided."""
     encoder, image = build_encoder(320, depth=6, global_attn_indexes=(2, 5)), photographs(320)[:1]
     methods = [StructSAM(0.55), StructSAM(0.3), StructSAM(0.55), Identity(), StructSAM(0.55), StructSAM(0.3)]
-    apply(encoder, methods, plan_every=2)
+    apply(encoder, methods, leaders=[None, 0, None, None, None, 2])
     blocks = merged_blocks(encoder)
     assert [block.decides for block in blocks] == [True, False, True, True, True, False]
     assert [told.index for told in told_plans(encoder)] == [0, 2, 4]
@@ -120,7 +120,7 @@ class Decided(Identity):
         return self.plan_
 
 
-@pytest.mark.parametrize("options", [{"merge_mlp": True}, {"plan_every": 2}])
+@pytest.mark.parametrize("options", [{"merge_mlp": [True] * 4}, {"leaders": [None, None, 0, 1]}])
 def test_at_rate_0_options_change_nothing(
     build_encoder: Build, photographs: Photographs, options: dict[str, Any]
 ) -> None:

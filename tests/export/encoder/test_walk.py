@@ -14,6 +14,8 @@ from structsam_export.merging import StructSAM
 
 Build = Callable[..., Any]
 Photographs = Callable[[int], Tensor]
+PAIRS: list[int | None] = [None, None, 0, 1]
+"""The first window block decides for the second, the first global one for the second."""
 
 
 @pytest.mark.parametrize("changes", [{}, {"use_abs_pos": False}])
@@ -27,13 +29,13 @@ def test_an_encoder_that_is_not_patched_is_metas_to_the_last_bit(
     assert plans == ((), (), (), ())
 
 
-@pytest.mark.parametrize("plan_every", [1, 2])
+@pytest.mark.parametrize("leaders", [None, PAIRS])
 def test_a_walk_that_stops_goes_on_where_it_was(
-    build_encoder: Build, photographs: Photographs, structsam: StructSAM, plan_every: int
+    build_encoder: Build, photographs: Photographs, structsam: StructSAM, leaders: list[int | None] | None
 ) -> None:
     """Behind a leader, too: its plans are part of the stage."""
     encoder, image = build_encoder(320), photographs(320)[:1]
-    apply(encoder, [structsam] * 4, plan_every=plan_every)
+    apply(encoder, [structsam] * 4, leaders=leaders)
     whole, _ = embed(encoder, image)
     stages = [enter(encoder, image)]
     stages += walk(encoder.blocks, stages[0])
@@ -46,7 +48,7 @@ def test_a_walk_that_stops_goes_on_where_it_was(
 def test_walks_share_nothing(build_encoder: Build, photographs: Photographs, structsam: StructSAM) -> None:
     """Two images at a time, block by block: each follows its own leader's plans."""
     encoder, images = build_encoder(320), photographs(320)
-    apply(encoder, [structsam] * 4, plan_every=4)
+    apply(encoder, [structsam] * 4, leaders=PAIRS)
     expected = [embed(encoder, image[None])[0] for image in images]
     attributes = [set(vars(block)) for block in encoder.blocks]
     walks = [walk(encoder.blocks, enter(encoder, image[None])) for image in images]
@@ -76,7 +78,7 @@ def test_plans_that_are_given_replace_what_a_block_decides(
     assert [mine is told for mine, told in zip(plans, theirs, strict=True)] == [True, True, False, False]
     apply(encoder, [StructSAM(0.3)] * 2 + [structsam] * 2)
     assert torch.equal(mixed, embed(encoder, image)[0])
-    apply(encoder, [structsam] * 4, plan_every=2)
+    apply(encoder, [structsam] * 4, leaders=PAIRS)
     assert embed(encoder, image, given=given)[1][2] is theirs[0]
     assert not torch.equal(mixed, other)
 
@@ -87,7 +89,7 @@ def test_metas_own_loop_is_refused_where_a_block_follows_another(
     encoder, image = build_encoder(320), photographs(320)[:1]
     apply(encoder, [structsam] * 4)
     assert torch.equal(encoder(image), WalkedEncoder(encoder)(image))
-    apply(encoder, [structsam] * 4, plan_every=2)
+    apply(encoder, [structsam] * 4, leaders=PAIRS)
     assert torch.equal(PlannedEncoder(encoder)(image)[0], WalkedEncoder(encoder)(image))
     with pytest.raises(RuntimeError, match=r"plans of block 0: .*encoder\.walk\.embed"):
         encoder(image)
