@@ -1,7 +1,6 @@
 """What verification asks of an export: that its runners compute what PyTorch does, and by which plans."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +57,6 @@ def test_pytorch_follows_the_plans_of_another_run_and_tells_its_own(
     theirs = {n: v.numpy() for n, v in zip(names, PlannedEncoder(encoder)(image, prior), strict=True)}
     own = methods(Flatness.MAX)
     apply(encoder, own)
-    model = replace(sam, image_size=320, embedding=(32, 20, 20), low_res=80, prior=True)
     (made,) = _replayed(encoder, [theirs], [feed])
     assert [block.method for block in merged_blocks(encoder)] == own, "the encoder is left as it was"
     assert np.abs(made["image_embedding"] - theirs["image_embedding"]).max() <= 1e-5
