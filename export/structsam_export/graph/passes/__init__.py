@@ -1,9 +1,10 @@
 """Graph rules: each takes something out of an ONNX graph and leaves every number as it was.
 
 One rule per file, a function from a graph to the number of edits it made in it. `PASSES` is their order and
-`run_passes` applies them until none finds anything. Each tells what it is worth (benchmarks/passes-cpu.md):
-nodes and bytes, for in the time of ONNX Runtime, which cleans graphs too, none shows alone. What PyTorch's
-exporter cleans by itself has no rule.
+`run_passes` applies them until none finds anything. Each says what it is for: in the time of ONNX Runtime,
+which cleans graphs too, none shows alone (benchmarks/passes-cpu.md), but TensorRT's parser sees a graph as it
+is, and an encoder like ViT-B at 1024 pixels has to stay under 750 nodes. What PyTorch's exporter,
+onnx_graphsurgeon or onnx_ir do as well has no rule of its own.
 """
 
 from collections import Counter
@@ -21,7 +22,6 @@ from .fold_constants import fold_constants
 from .int32_indices import int32_indices
 from .join_sums import join_sums
 from .shapes import infer_shapes
-from .share_constants import share_constants
 from .smallest_first import smallest_first
 
 __all__ = ["MAX_ROUNDS", "PASSES", "Pass", "run_passes"]
@@ -38,7 +38,6 @@ PASSES: tuple[Pass, ...] = (
     drop_scales,
     join_sums,
     drop_reshapes,
-    share_constants,
 )
 
 # Every edit takes something away, so the rounds end by themselves; SAM's encoders need four at most.

@@ -13,8 +13,10 @@ def drop_gathers(graph: gs.Graph) -> int:
     2. `GatherElements` from a constant whose every row along the axis is 0 .. N - 1 gives its index, where
        both are of one type.
 
-    Without merging the rows of a global block are those of the map: two copies of all features less per
-    block, 2 % of an unmerged ViT-B's time on a CPU. Leaves every other order, and unknown sizes.
+    Leaves every other order, and unknown sizes.
+
+    For time: without merging the rows of a global block are those of the map, and two copies of all features
+    less per block are 2 % of an unmerged ViT-B's on a CPU. At rate 0.55 12 nodes, of 758.
     """
     return sum(_drop(graph, node) for node in graph.nodes if node.op in ("Gather", "GatherElements"))
 

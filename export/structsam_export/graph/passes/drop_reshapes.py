@@ -18,7 +18,10 @@ def drop_reshapes(graph: gs.Graph) -> int:
        the elements, so the outer shape alone decides; its -1 depends on their number only.
 
     Leaves an outer `Reshape` with a 0, which may copy a dimension of the inner result, or with a computed
-    shape. Takes 68 nodes out of ViT-B at rate 0.55, of 814, and 143 where the batch is open.
+    shape.
+
+    For every reader of the graph: 68 nodes of ViT-B at rate 0.55, of 814, and 143 where the batch is open.
+    (onnxscript's rules for views find 24 in either.)
     """
     return sum(_drop(graph, node) for node in graph.nodes if node.op in VIEWS or node.op == "Expand")
 

@@ -17,8 +17,10 @@ def drop_scales(graph: gs.Graph) -> int:
 
     Followed through gathers, views, largest and smallest elements and zeros that are put beside, to the
     indices of `TopK`, `ArgMax` and `ArgMin`. Exact: the factor rounds nothing and keeps the order, ties
-    included. One node less per Sobel energy, which is twice a sum of squares. Leaves a product whose value
-    is read or is an output, and every other factor.
+    included. Leaves a product whose value is read or is an output, and every other factor.
+
+    For the size of the graph alone: one node per Sobel energy, which is twice a sum of squares, 12 of ViT-B
+    at rate 0.55, which has to stay under 750 and has 746.
     """
     return sum(
         bypass(graph, node)

@@ -10,8 +10,11 @@ def drop_zeros(graph: gs.Graph) -> int:
     """Take out `Add` of a constant that is 0 everywhere to a tensor of integers.
 
     A plan numbers slots through all windows by adding what the windows before have; a global block has one
-    window, and adds 0: a node less in each. Leaves a zero that makes the other term larger by broadcasting,
-    unknown shapes, and floating point, where -0 + 0 is 0.
+    window, and adds 0. Leaves a zero that makes the other term larger by broadcasting, unknown shapes, and
+    floating point, where -0 + 0 is 0.
+
+    For the size of the graph alone: 4 nodes of ViT-B at rate 0.55, which has to stay under 750 and has 746.
+    (onnxscript's rule for x + 0 finds none of them.)
     """
     return sum(_drop(graph, node) for node in graph.nodes if node.op == "Add")
 

@@ -21,7 +21,8 @@ def int32_indices(graph: gs.Graph) -> int:
 
     Exact: the same integers, in a type both operators take. Leaves constants out of int32's range, indices
     computed in int64 (a cast would be one more operation), and operators whose index ONNX demands as int64.
-    Takes 80 nodes out of ViT-B at rate 0.55, of 826.
+
+    For TensorRT, whose fastest index type it is, and 80 nodes of ViT-B at rate 0.55, of 826.
     """
     taken = set(graph.tensors())
     narrowed: dict[str, Tensor] = {}

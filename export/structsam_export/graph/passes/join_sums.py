@@ -8,9 +8,11 @@ from .rewire import Node, dims, only_reader, producer
 def join_sums(graph: gs.Graph) -> int:
     """`Add` of an `Add` that nobody else reads becomes one `Sum`, all terms of one floating-point shape.
 
-    Exact: `Sum` adds from left to right, as the chain does, whose first term the inner sum is. Two nodes
-    less for every energy, whose boxes have four terms. Leaves an inner sum on the right, which would turn
-    the order around, and terms that are broadcast.
+    Exact: `Sum` adds from left to right, as the chain does, whose first term the inner sum is. Leaves an
+    inner sum on the right, which would turn the order around, and terms that are broadcast.
+
+    For the size of the graph alone: two nodes per energy, whose boxes have four terms, 24 of ViT-B at rate
+    0.55, which has to stay under 750 and has 746.
     """
     return sum(_join(graph, node) for node in graph.nodes if node.op in ("Add", "Sum"))
 

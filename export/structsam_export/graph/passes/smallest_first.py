@@ -9,8 +9,10 @@ def smallest_first(graph: gs.Graph) -> int:
     """`TopK` of the largest of -x becomes `TopK` of the smallest of x, where only the indices are read.
 
     Exact: negation turns the order around and rounds nothing, and ONNX gives equal values the order of their
-    indices either way. One node less in every block that merges by flatness, the negative of an energy.
-    Leaves a `TopK` whose values are read, which would have the other sign.
+    indices either way. Leaves a `TopK` whose values are read, which would have the other sign.
+
+    For the size of the graph alone: one node in every block that merges by flatness, the negative of an
+    energy, 12 of ViT-B at rate 0.55, which has to stay under 750 and has 746.
     """
     return sum(_turn(graph, node) for node in graph.nodes if node.op == "TopK")
 

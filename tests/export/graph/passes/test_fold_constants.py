@@ -112,3 +112,16 @@ def test_a_type_without_a_kernel_stays(model_of: Callable[..., Any]) -> None:
     )
     after, _ = run_passes(model, [fold_constants])
     assert "Neg" in [node.op_type for node in after.graph.node]
+
+
+def test_kernels_that_onnx_runtime_lacks_are_no_news(
+    apply: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It multiplies float16 by casting, and says so in its log."""
+    outcome = apply(
+        fold_constants,
+        "g (float16[2] x) => (float16[2] y) <float16[2] a = {1, 2}, float16[2] b = {3, 4}> "
+        "{ c = Mul(a, b) y = Add(x, c) }",
+    )
+    assert outcome.ops == ["Add"]
+    assert capfd.readouterr() == ("", "")
