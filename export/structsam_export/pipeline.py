@@ -47,7 +47,7 @@ from .graph.trace import trace
 from .models.checkpoints import download, load_sam, own_weights
 from .models.family import FAMILIES
 from .progress import Progress
-from .staging import check_output, staged
+from .staging import check_folder, staged
 from .triton import check_repository, names, write_repository
 from .verify import Report, read_pictures, samples, verify
 
@@ -104,7 +104,7 @@ def export(
         LintError: TensorRT would refuse a graph.
         VerificationError: the export is not what PyTorch computes.
     """
-    check_output(output, force)
+    check_folder(output, force)
     if repository and config.plugins:
         raise UserError("--triton-repository with --plugins: a server loads plugins its own way; drop one")
     if repository:

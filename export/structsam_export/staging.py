@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from structsam_runtime.errors import UserError
+from structsam_runtime.runners.tensorrt import PLUGINS
 
 
-def check_output(folder: Path, force: bool) -> None:
+def check_folder(folder: Path, force: bool) -> None:
     """Refuse, before any work is done, an output folder that could not be made.
 
     Raises:
@@ -59,7 +60,9 @@ def check_writable(option: str, folder: Path, inside: Path) -> None:
 def _is_export(folder: Path) -> bool:
     """Whether a folder holds an export and nothing else, so that replacing it loses nothing of the user's."""
     kinds = ("onnx", "onnx.data", "engine")
-    ours = {"manifest.json"} | {f"{part}.{kind}" for part in ("encoder", "decoder") for kind in kinds}
+    ours = {"manifest.json", PLUGINS} | {
+        f"{part}.{kind}" for part in ("encoder", "decoder") for kind in kinds
+    }
     return (folder / "manifest.json").is_file() and all(path.name in ours for path in folder.iterdir())
 
 

@@ -24,6 +24,7 @@ from structsam_export.config import ExportConfig
 from structsam_export.engine import EngineBuilder, Hardware
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
 from structsam_export.progress import Progress
+from structsam_export.recipe import Recipe
 from structsam_export.subjects import from_export
 from structsam_runtime import Manifest, OnnxRuntimeRunner, Predictor, UserError
 from structsam_runtime.cli.console import run
@@ -185,6 +186,30 @@ def test_the_ablation_without_cells_exports_and_agrees_on_what_merges(make: "Mak
     assert said["verification"]["plans"] >= 0.999
     with pytest.raises(UserError, match="fp16 does not keep"):
         make(method="structsam:cells=no", precision=Precision.FP16)
+
+
+@pytest.mark.slow
+def test_a_recipe_is_exported_kept_and_checked(make: "Make", tmp_path: Path) -> None:
+    """Every block does something else; the MLP of the second sees slots."""
+    blocks = [
+        {"method": "structsam:flatness=mean", "rate": 0.5},
+        {"method": "adjacent", "rate": 0.3, "merge_mlp": True},
+        {"rate": 0},
+        {"method": "tome:reduction=replace", "rate": 0.4},
+    ]
+    recipe = tmp_path / "mine.json"
+    recipe.write_text(json.dumps({"blocks": blocks}))
+    config = ExportConfig("tiny", random_weights=True, image_size=224, merging=Recipe.read(recipe))
+    folder = pipeline.export(config, tmp_path / config.name, None, False, quiet()).folder
+    said = content(folder)
+    assert folder.name == "tiny-recipe-224px-fp32"
+    assert said["command"].endswith(f"--recipe {recipe} --image-size 224")
+    assert [plan["block"] for plan in said["plans"]] == [0, 1, 3]
+    assert said["verification"]["plans"] >= 0.999
+    assert Recipe.read(folder / "manifest.json") == config.recipe
+    recipe.unlink()  # which is not needed again
+    report, misses = compare(folder, None, "cpu", None, quiet())
+    assert (misses, report.plans_by_block.keys()) == ([], {0, 1, 3})
 
 
 @pytest.mark.slow

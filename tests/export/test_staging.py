@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from structsam_export.staging import check_output, staged
+from structsam_export.staging import check_folder, staged
 from structsam_runtime.errors import UserError
 
 
@@ -99,8 +99,8 @@ def test_two_exports_to_one_folder_do_not_share_their_staging(tmp_path: Path) ->
 @pytest.mark.parametrize("force", [False, True])
 def test_a_new_or_an_empty_folder_is_fine(tmp_path: Path, force: bool) -> None:
     (tmp_path / "empty").mkdir()
-    check_output(tmp_path / "empty", force)
-    check_output(tmp_path / "new" / "deep", force)
+    check_folder(tmp_path / "empty", force)
+    check_folder(tmp_path / "new" / "deep", force)
     assert not (tmp_path / "new" / "deep").exists()
     assert list((tmp_path / "new").iterdir()) == [], "no trace of the attempt to write"
 
@@ -108,40 +108,47 @@ def test_a_new_or_an_empty_folder_is_fine(tmp_path: Path, force: bool) -> None:
 def test_an_export_is_replaced_only_by_force(tmp_path: Path) -> None:
     folder = an_export(tmp_path / "made")
     with pytest.raises(UserError, match=r"holds an export already; .* add --force$"):
-        check_output(folder, force=False)
-    check_output(folder, force=True)
+        check_folder(folder, force=False)
+    check_folder(folder, force=True)
     assert contents(folder) == {"manifest.json": "old", "encoder.onnx": "old"}
+
+
+def test_an_export_with_plugins_is_one_too(tmp_path: Path) -> None:
+    folder = an_export(tmp_path / "made")
+    for name in ("encoder.engine", "plugins.so"):
+        (folder / name).write_text("old")
+    check_folder(folder, force=True)
 
 
 @pytest.mark.parametrize("force", [False, True])
 def test_other_files_are_never_replaced(tmp_path: Path, force: bool) -> None:
     (tmp_path / "photo.jpg").write_text("precious")
     with pytest.raises(UserError, match="holds files that are not an export; choose another folder"):
-        check_output(tmp_path, force)
+        check_folder(tmp_path, force)
 
 
 @pytest.mark.parametrize("force", [False, True])
 def test_a_file_is_no_folder(tmp_path: Path, force: bool) -> None:
     (tmp_path / "file").write_text("precious")
     with pytest.raises(UserError, match="is a file; expected a folder to make"):
-        check_output(tmp_path / "file", force)
+        check_folder(tmp_path / "file", force)
 
 
 @pytest.mark.parametrize("below", ["made", "deep/made"])
 def test_a_folder_below_a_file_cannot_be_written(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("precious")
     with pytest.raises(UserError, match=r"cannot be written: .*; choose another folder"):
-        check_output(tmp_path / "file" / below, force=False)
+        check_folder(tmp_path / "file" / below, force=False)
 
 
 def test_force_does_not_delete_what_a_user_put_beside_an_export(tmp_path: Path) -> None:
     folder = an_export(tmp_path / "made")
     (folder / "mask.png").write_text("precious")
     with pytest.raises(UserError, match="holds files that are not an export"):
-        check_output(folder, force=True)
+        check_folder(folder, force=True)
 
 
 def test_the_folder_one_is_in_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="the folder you are in"):
-        check_output(Path(), force=False)
+        check_folder(Path(), force=False)

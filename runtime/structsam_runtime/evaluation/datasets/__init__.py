@@ -10,6 +10,6 @@ Every reader takes the folders as that dataset is distributed; its module shows 
 """
 
 from .base import Annotated, Box, Object, box_of
-from .registry import DATASETS, Dataset, Family, open_dataset
+from .registry import DATASETS, Dataset, Source, open_dataset
 
-__all__ = ["DATASETS", "Annotated", "Box", "Dataset", "Family", "Object", "box_of", "open_dataset"]
+__all__ = ["DATASETS", "Annotated", "Box", "Dataset", "Object", "Source", "box_of", "open_dataset"]

@@ -18,7 +18,7 @@ WHOLE = ("all",)  # of a dataset that has no splits
 
 
 @dataclass(frozen=True)
-class Family:
+class Source:
     """How one dataset is read."""
 
     read: Callable[[Path, str], list[Annotated]]  # root, split
@@ -27,11 +27,11 @@ class Family:
 
 
 DATASETS = {
-    "dis5k": Family(
+    "dis5k": Source(
         partial(read_pairs, layouts=DIS5K, parents=("DIS5K",)),
         ("DIS-VD", "DIS-TE1", "DIS-TE2", "DIS-TE3", "DIS-TE4", "DIS-TR"),
     ),
-    "thinobject5k": Family(
+    "thinobject5k": Source(
         partial(
             read_pairs,
             layouts=THINOBJECT5K,
@@ -39,21 +39,21 @@ DATASETS = {
         ),
         ("test", "val", "train"),
     ),
-    "coift": Family(
+    "coift": Source(
         partial(read_pairs, layouts=COIFT, parents=("COIFT", "thin_object_detection/COIFT")), WHOLE
     ),
-    "hrsod": Family(
+    "hrsod": Source(
         partial(read_pairs, layouts=HRSOD, parents=("HRSOD", "thin_object_detection/HRSOD")), WHOLE
     ),
-    "coco": Family(read_instances, ("val2017", "train2017")),
+    "coco": Source(read_instances, ("val2017", "train2017")),
     # 32 * 32 pixels is where COCO draws the line between small and medium objects.
-    "coco-panoptic": Family(read_panoptic, ("val2017", "train2017"), min_area=32 * 32),
-    "cityscapes": Family(read_cityscapes, ("val", "train")),
-    "ade20k": Family(read_ade20k, ("validation", "training")),
-    "inbreast": Family(read_inbreast, WHOLE),
-    "folder": Family(partial(read_pairs, layouts=FOLDER), WHOLE),
-    "labels": Family(read_labels, WHOLE),
-    "thin": Family(read_labels, WHOLE, min_area=40),
+    "coco-panoptic": Source(read_panoptic, ("val2017", "train2017"), min_area=32 * 32),
+    "cityscapes": Source(read_cityscapes, ("val", "train")),
+    "ade20k": Source(read_ade20k, ("validation", "training")),
+    "inbreast": Source(read_inbreast, WHOLE),
+    "folder": Source(partial(read_pairs, layouts=FOLDER), WHOLE),
+    "labels": Source(read_labels, WHOLE),
+    "thin": Source(read_labels, WHOLE, min_area=40),
 }
 
 
