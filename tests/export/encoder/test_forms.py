@@ -117,8 +117,8 @@ def test_what_carries_the_bias_over_pairs() -> None:
 # In graphs
 
 
-def graph_of(encoder: Any, opset: int, half: bool = False) -> onnx.ModelProto:
-    module = set_precision(PlannedEncoder(copy.deepcopy(encoder)), half)
+def graph_of(encoder: Any, opset: int, precision: Precision = Precision.FP32) -> onnx.ModelProto:
+    module = set_precision(PlannedEncoder(copy.deepcopy(encoder)), precision)
     image = {"image": torch.zeros(1, 3, encoder.img_size, encoder.img_size)}
     return run_passes(trace(module, image, output_names(encoder), opset=opset))[0]
 
@@ -175,7 +175,7 @@ def test_tensorrt_rtx_builds_every_form_at_full_width(
     )
     apply(encoder, [StructSAM(0.55)] * 2, form=which)
     dialect = FUSED if which is FUSED.forms[Precision.FP16] else PORTABLE
-    model = graph_of(encoder, dialect.opset, half=True)
+    model = graph_of(encoder, dialect.opset, Precision.FP16)
     assert [finding for finding in lint(model, dialect.tensorrt) if finding.severity == "error"] == []
     path = tmp_path / "encoder.onnx"
     save(model, path)

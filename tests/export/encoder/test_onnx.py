@@ -18,6 +18,7 @@ from structsam_export.choices import (
     Flatness,
     Gradient,
     Place,
+    Precision,
     Reduction,
     Scope,
     Selection,
@@ -64,7 +65,7 @@ def infer(model: onnx.ModelProto, inputs: Mapping[str, Tensor]) -> dict[str, NDA
 def traced(encoder: Any, batch: int = 1, dynamic: bool = False) -> onnx.ModelProto:
     """The graph of a patched encoder, in fp32."""
     shared = {id(tensor): tensor for tensor in encoder.state_dict(keep_vars=True).values()}
-    module = set_precision(PlannedEncoder(copy.deepcopy(encoder, shared)), half=False)
+    module = set_precision(PlannedEncoder(copy.deepcopy(encoder, shared)), Precision.FP32)
     image = {"image": torch.zeros(batch, 3, encoder.img_size, encoder.img_size)}
     return trace(module, image, output_names(encoder), {"image": {0: "batch"}} if dynamic else None)
 

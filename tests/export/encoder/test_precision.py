@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from structsam_export.choices import Precision
 from structsam_export.encoder import apply
 from structsam_export.graph.precision import LayerNorm2dFp32, LayerNormFp32, set_precision
 from structsam_export.merging import StructSAM
@@ -49,7 +50,7 @@ def test_preparing_leaves_norms_in_fp32(
 ) -> None:
     encoder = build_encoder(160)
     apply(encoder, [structsam] * 4)
-    assert set_precision(encoder, half) is encoder
+    assert set_precision(encoder, Precision.FP16 if half else Precision.FP32) is encoder
     dtype = torch.float16 if half else torch.float32
     norms = [m for m in encoder.modules() if isinstance(m, nn.LayerNorm) or type(m).__name__ == "LayerNorm2d"]
     assert len(norms) == 2 * 4 + 2
@@ -66,7 +67,7 @@ def test_preparing_fp32_changes_nothing_but_rounding(
     encoder, image = build_encoder(160), photographs(160)
     apply(encoder, [structsam] * 4)
     expected = encoder(image)
-    prepared = set_precision(copy.deepcopy(encoder), half=False)
+    prepared = set_precision(copy.deepcopy(encoder), Precision.FP32)
     assert torch.allclose(prepared(image), expected, rtol=0, atol=1e-5)  # embeddings of order one
     assert torch.equal(encoder(image), expected), "the original is left alone"
 
@@ -78,6 +79,6 @@ def test_a_half_encoder_stays_close_to_fp32(
     encoder, image = build_encoder(160), photographs(160)[:1]
     apply(encoder, [StructSAM(0.0)] * 4)
     expected = encoder(image)
-    made = set_precision(copy.deepcopy(encoder), half=True)(image.half()).float()
+    made = set_precision(copy.deepcopy(encoder), Precision.FP16)(image.half()).float()
     assert torch.isfinite(made).all()
     assert torch.nn.functional.cosine_similarity(made.flatten(), expected.flatten(), dim=0) > 0.9999

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from structsam_export.choices import Precision
 from structsam_export.encoder import apply as apply_merging
 from structsam_export.encoder.exported import PlannedEncoder, output_names
 from structsam_export.graph.passes import run_passes
@@ -51,7 +52,7 @@ def test_a_graph_as_deep_as_vit_b_is_small(build_encoder: Callable[..., Any]) ->
     """Its count of nodes does not depend on how wide it is; nor do the tables beside its weights."""
     model = build_encoder(1024, depth=12, global_attn_indexes=(2, 5, 8, 11))
     apply_merging(model, [StructSAM(0.55)] * 12)
-    module = set_precision(PlannedEncoder(model), half=False)
+    module = set_precision(PlannedEncoder(model), Precision.FP32)
     image = {"image": torch.zeros(1, 3, 1024, 1024)}
     after, _ = run_passes(trace(module, image, output_names(model)))
     assert len(after.graph.node) < 750
