@@ -18,11 +18,23 @@ from structsam_export.models.checkpoints import load_sam
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+GUIDE = [f"docs/guide/{name}.md" for name in ("export", "predict", "serve", "measure")]
+PAGES = ["README.md", *GUIDE]
+"""Those with commands, in the order in which a user meets them."""
 
 
 def blocks(language: str) -> list[str]:
     """Contents of the fenced blocks in one language, in order."""
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    texts = [(ROOT / page).read_text() for page in PAGES]
+    return [block for text in texts for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)]
+
+
+def test_every_page_of_the_guide_is_read() -> None:
+    assert {f"docs/guide/{path.name}" for path in (ROOT / "docs" / "guide").iterdir()} == set(GUIDE)
+
+
+def test_it_is_one_page() -> None:
+    assert len(README.splitlines()) <= 130
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +80,12 @@ def run(command: list[str], desk: Path) -> str:
 @pytest.mark.slow
 def test_the_commands_and_the_example_run_in_order(desk: Path) -> None:
     lines = [line for block in blocks("bash") for line in block.splitlines()]
-    commands = [line for line in lines if line.startswith("structsam ")]
+    commands = list(dict.fromkeys(line for line in lines if line.startswith("structsam ")))
     assert len(commands) >= 5
     for command in commands:
         run([sys.executable, "-m", "structsam_runtime", *shlex.split(command)[1:]], desk)
-    (example,) = blocks("python")
-    run([sys.executable, "-c", example], desk)
+    for example in blocks("python"):
+        run([sys.executable, "-c", example], desk)
     for name in ("vit_nano-structsam-r55-fp32", "vit_b-structsam-r55-fp16"):
         made = {path.name for path in (desk / "out" / name).iterdir()}
         assert made == {"encoder.onnx", "decoder.onnx", "manifest.json"}
@@ -97,7 +109,7 @@ def test_everything_it_installs_is_an_extra() -> None:
 @pytest.mark.parametrize(
     ("page", "result"),
     [
-        ("README.md", "cpu-vit_b"),
+        ("docs/results.md", "cpu-vit_b"),
         ("docs/methods.md", "planning-cpu"),
         ("docs/methods.md", "methods-vit_b"),
         ("docs/graphs.md", "attention-cpu"),
@@ -115,29 +127,50 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
-def test_its_qualities_are_those_that_were_measured() -> None:
+def table(page: str, head: str) -> list[list[str]]:
+    """The rows of a page's table whose first line begins so; its names first."""
+    text = (ROOT / page).read_text()
+    lines = (head + text.partition(head)[2].partition("\n\n")[0]).splitlines()
+    return [cells(line) for line in lines[:1] + lines[2:]]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_qualities_are_those_that_were_measured(page: str) -> None:
     """The rows of rate 0.55, and some of their columns, from the first of the result's tables."""
     measured = (ROOT / "benchmarks" / "quality" / "tables.md").read_text().partition("\n\n## Dice")[0]
     rows = [cells(line) for line in measured.splitlines() if line.startswith("| ")]
     known = {row[0]: row for row in rows if row[1] in ("", "0.55")}
-    table = README.partition("| method | GMAC | photographs: mIoU |")[2].partition("\n\n")[0].splitlines()[2:]
-    assert len(table) > 8
-    for told in map(cells, table):
-        row = known[told[0]]
-        assert told == [row[column] for column in (0, 3, 6, 8, 9, 11)]
+    told = table(page, "| method | GMAC | photographs: mIoU |")[1:]
+    assert len(told) >= 4
+    for row in told:
+        assert row == [known[row[0]][column] for column in (0, 3, 6, 8, 9, 11)]
 
 
-def test_its_half_precision_figures_are_those_of_the_manifest() -> None:
+def test_its_times_are_those_that_were_measured() -> None:
+    """Some of the rows and of the columns of the result's table."""
+    head, *known = table("benchmarks/cpu-vit_b.md", "| encoder | GMAC | median s |")
+    columns = ["encoder", "GMAC", "median s", "time by medians", "peak memory MB"]
+    names, *told = table("README.md", "| encoder | GMAC | median s |")
+    assert names == [name.removesuffix(" by medians") for name in columns]
+    measured = [[row[head.index(name)] for name in columns] for row in known]
+    assert len(told) >= 4
+    assert all(row in measured for row in told)
+
+
+def test_half_precision_figures_are_those_of_the_manifest() -> None:
     path = ROOT / "benchmarks" / "vit_b-structsam-r55-fp16.manifest.json"
     measured = json.loads(path.read_text())["verification"]
-    assert f"{measured['plans']:.2%} and {measured['mask_iou']:.4f}" in README
+    results = (ROOT / "docs" / "results.md").read_text()
+    assert f"{measured['plans']:.2%} and {measured['mask_iou']:.4f}" in results
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/methods.md", "docs/graphs.md"])
+@pytest.mark.parametrize(
+    "page",
+    [path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))],
+)
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     links = re.findall(r"\]\(([^)]+)\)", path.read_text())
-    assert links
     for link in links:
         target = path.parent / link.partition("#")[0]
         assert link.startswith("https://") or target.is_file(), link

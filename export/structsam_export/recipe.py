@@ -289,7 +289,7 @@ class Uniform:
         parts = [self.method.label]
         if self.prompt_aware:
             parts.append(f"prompt-aware with {self.rate_window:g} in {self.prompt_windows} windows")
-        if not self.rate_unprompted or not self.rate_global:
+        if bool(self.rate_unprompted) != bool(self.rate_global):
             parts.append(f"only in {'window' if self.rate_unprompted else 'global'} blocks")
         elif self.rate_unprompted != self.rate_global:
             parts.append(f"{self.rate_unprompted:g} in window and {self.rate_global:g} in global blocks")

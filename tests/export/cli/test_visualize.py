@@ -183,7 +183,7 @@ def test_the_sheet_holds_every_panel_in_order(
         ("photo.png", "Missing option"),
         ("photo.png -o plan.png --block 4", "--block 4 is not in tiny; expected 0 to 3"),
         ("photo.png -o plan.png --block 1 --block -1", "--block -1 is not in tiny"),
-        ("photo.png -o plan.png --method nose", "'nose' is not one of 'structsam'"),
+        ("photo.png -o plan.png --method nose", "--method nose is unknown; expected one of structsam"),
         ("photo.png -o plan.png --box 700 80 800 360", "lies outside the picture of 600 x 400 pixels"),
         ("photo.png -o plan.png --box 400 80 100 360", "the box (400, 80, 100, 360)"),
         ("photo.png -o plan.png --box 100 80 400", "--box"),
