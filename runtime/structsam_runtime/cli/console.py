@@ -18,8 +18,8 @@ EXTRAS = {
     "evaluate": ("matplotlib", "pydicom", "scipy"),
     "cluster": ("ray",),
     "export,cpu": (
-        *("onnx", "onnx_graphsurgeon", "onnxruntime", "onnxscript", "polygraphy", "safetensors"),
-        *("segment_anything", "skimage", "torch", "tqdm"),
+        *("onnx", "onnx_graphsurgeon", "onnx_ir", "onnxruntime", "onnxscript", "polygraphy"),
+        *("safetensors", "segment_anything", "skimage", "torch", "tqdm"),
     ),
 }
 """Which extras bring a package, by the name it is imported under. Engines for GPUs name theirs themselves."""
