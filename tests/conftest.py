@@ -1,14 +1,21 @@
 """What the tests of both sides share."""
 
+import os
 import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from structsam_runtime.cli.program import structsam
 from structsam_runtime.manifest import Model
+
+# Examples of a property: few while one works, many where a change is let in. No test has a number of its own.
+settings.register_profile("quick", max_examples=8, deadline=None)
+settings.register_profile("ci", max_examples=60, deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "quick")
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SAM = Model(

@@ -53,7 +53,7 @@ class BlockView:
     windows: Windows
     slots: int
     patch: int
-    reading: str
+    reading: str = ""
 
 
 @torch.no_grad()

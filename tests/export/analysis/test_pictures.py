@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -140,7 +140,6 @@ def view_of(
     return BlockView(slot, merged, destination, None, windows, len(number), patch)
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.data(), st.integers(33, 48), st.integers(17, 32))
 def test_merged_tokens_show_their_mean_and_kept_ones_themselves(data: Any, height: int, width: int) -> None:
     """A real photograph on a map of 4 x 3 tokens, of which the last row and column may be cut or padding."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
@@ -103,7 +103,6 @@ def discrepancy(weights: Floats, slot: Slots) -> float:
 # --- eq. 3, 4, 5 and Lemma 1
 
 
-@settings(max_examples=100, deadline=None)
 @given(seed=SEEDS, nodes=NODES)
 def test_coarsening_lifting_and_laplacian_are_those_of_the_paper(seed: int, nodes: int) -> None:
     rng = np.random.default_rng(seed)
@@ -114,7 +113,6 @@ def test_coarsening_lifting_and_laplacian_are_those_of_the_paper(seed: int, node
     np.testing.assert_allclose(normalized_laplacian(weights), plain_laplacian(weights), atol=1e-13, rtol=0)
 
 
-@settings(max_examples=100, deadline=None)
 @given(seed=SEEDS, nodes=NODES)
 def test_lemma_1(seed: int, nodes: int) -> None:
     """The lifted spectrum, from an N x N matrix, is the coarse one of the block sums and N - n ones."""
@@ -134,7 +132,6 @@ def test_lemma_1_fails_for_the_printed_coarse_graph_when_parts_differ_in_size() 
     np.testing.assert_allclose(spectrum(coarsen(weights, slot)), [0, 2 / 3], atol=1e-13)
 
 
-@settings(max_examples=50, deadline=None)
 @given(seed=SEEDS, parts=st.integers(1, 8), size=st.integers(1, 4))
 def test_the_printed_coarse_graph_is_right_when_parts_are_equally_large(
     seed: int, parts: int, size: int
@@ -145,7 +142,6 @@ def test_the_printed_coarse_graph_is_right_when_parts_are_equally_large(
     np.testing.assert_allclose(lifted_spectrum(weights, slot), printed, atol=ROUNDING, rtol=0)
 
 
-@settings(max_examples=50, deadline=None)
 @given(seed=SEEDS, nodes=NODES)
 def test_block_sums_of_block_sums_are_block_sums(seed: int, nodes: int) -> None:
     rng = np.random.default_rng(seed)
@@ -180,7 +176,6 @@ def test_a_node_without_a_positive_degree_is_refused(broken: float) -> None:
 # --- Lemma 2 and the telescoping of Theorem 2
 
 
-@settings(max_examples=100, deadline=None)
 @given(seed=SEEDS, nodes=NODES)
 def test_lemma_2_for_symmetric_matrices(seed: int, nodes: int) -> None:
     """Hoffman-Wielandt, and its l1 form by Cauchy-Schwarz. The sides may be equal, hence the 1e-9."""
@@ -192,7 +187,6 @@ def test_lemma_2_for_symmetric_matrices(seed: int, nodes: int) -> None:
     assert drift(alpha, beta) <= np.sqrt(nodes) * frobenius * (1 + ROUNDING)
 
 
-@settings(max_examples=100, deadline=None)
 @given(seed=SEEDS, nodes=NODES)
 def test_lemma_2_bounds_the_discrepancy(seed: int, nodes: int) -> None:
     rng = np.random.default_rng(seed)
@@ -213,7 +207,6 @@ def merge_steps(rng: np.random.Generator, nodes: int, parts: int) -> list[Slots]
     return slots
 
 
-@settings(max_examples=50, deadline=None)
 @given(seed=SEEDS, nodes=st.integers(2, 16))
 def test_one_step_drifts_bound_the_discrepancy(seed: int, nodes: int) -> None:
     """Step 1 of the proof of Theorem 2. Every step is lifted to all N nodes, so all spectra have N values and
@@ -242,7 +235,6 @@ def random_tokens(rng: np.random.Generator, tokens: int) -> Floats:
     return rng.standard_normal((tokens, 5)) + 2 * rng.standard_normal(5) * rng.random()
 
 
-@settings(max_examples=50, deadline=None)
 @given(seed=SEEDS, tokens=NODES, padding=st.integers(0, 5))
 def test_weights_are_clipped_cosines_and_padding_is_alike(seed: int, tokens: int, padding: int) -> None:
     v = np.concatenate([random_tokens(np.random.default_rng(seed), tokens), np.zeros((padding, 5))])
@@ -258,7 +250,6 @@ def test_weights_are_clipped_cosines_and_padding_is_alike(seed: int, tokens: int
     assert weights.max() <= 1  # w_max
 
 
-@settings(max_examples=50, deadline=None)
 @given(seed=SEEDS, tokens=st.integers(2, 24))
 def test_proposition_1_with_our_weights(seed: int, tokens: int) -> None:
     """psi has the Lipschitz constant 1, so rows of unit tokens differ by at most N |v_a - v_b|."""
@@ -269,7 +260,6 @@ def test_proposition_1_with_our_weights(seed: int, tokens: int) -> None:
     assert np.abs(rows[0] - rows[1]).sum() <= tokens * np.linalg.norm(v[0] - v[1]) + ROUNDING
 
 
-@settings(max_examples=50, deadline=None)
 @given(seed=SEEDS, tokens=NODES, padding=st.integers(0, 5))
 def test_merging_nothing_or_identical_tokens_costs_nothing(seed: int, tokens: int, padding: int) -> None:
     """0 in exact arithmetic, since the lifted graph is the graph; eigenvalues are good to rounding."""

@@ -105,7 +105,10 @@ def test_nothing_moves_at_rate_0(spectral: Spectral, photo: Path) -> None:
         ("photo.png -o none/plot.png", "there is no folder none"),
         ("none.png -o plot.png", "no file none.png"),
         ("photo.png", "Missing option"),
-        ("photo.png -o plot.png --method nose", "--method nose is unknown; expected one of structsam, bipartite"),
+        (
+            "photo.png -o plot.png --method nose",
+            "--method nose is unknown; expected one of structsam",
+        ),
         ("photo.png -o plot.png --rate 0.8", "the rate of window blocks is 0.8"),
         ("photo.png -o plot.png --image-size 300", "--image-size 300 is not a multiple of 16"),
         ("photo.png -o plot.png --checkpoint x.pth", "--checkpoint and --random-weights exclude each other"),

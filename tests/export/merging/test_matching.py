@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -22,7 +22,6 @@ def test_as_many_tokens_are_removed_as_the_whole_part_of_the_exact_product(perce
     assert removed(percent / 100, side * side) == int(Fraction(percent, 100) * side * side)
 
 
-@settings(max_examples=150, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1), reduction=st.sampled_from(Reduction))
 def test_any_partition_is_matched_as_token_by_token(
     plain: SimpleNamespace, data: st.DataObject, seed: int, reduction: Reduction
@@ -58,7 +57,6 @@ def test_any_partition_is_matched_as_token_by_token(
     plain.check_merges(plan, x, reduction)
 
 
-@settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), merged=st.integers(1, 6))
 def test_tokens_that_stand_for_several_weigh_as_many(plain: SimpleNamespace, seed: int, merged: int) -> None:
     """Of numbers up to 4, a weighted mean of a dozen rounds by less than 1e-5."""

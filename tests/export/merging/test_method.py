@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -37,7 +37,6 @@ def same_plan(one: MergePlan, other: MergePlan) -> bool:
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("slot", "position", "size"))
 
 
-@settings(max_examples=10, deadline=None)
 @given(data=st.data(), percent=st.integers(0, 75))
 def test_the_reduction_decides_what_slots_hold_and_nothing_else(
     plain: SimpleNamespace, make: Make, data: st.DataObject, percent: int
@@ -56,7 +55,6 @@ def test_the_reduction_decides_what_slots_hold_and_nothing_else(
         plain.check_merges(plan, tokens, how)
 
 
-@settings(max_examples=10, deadline=None)
 @given(data=st.data(), percent=st.integers(1, 75), reduction=st.sampled_from(Reduction))
 def test_a_recorded_plan_merges_as_the_plan_that_it_was(
     plain: SimpleNamespace, make: Make, data: st.DataObject, percent: int, reduction: Reduction
@@ -73,7 +71,6 @@ def test_a_recorded_plan_merges_as_the_plan_that_it_was(
     assert (again.merge(tokens) - plan.merge(tokens)).abs().max() <= tolerance
 
 
-@settings(max_examples=10, deadline=None)
 @given(data=st.data(), percent=st.integers(1, 75), seed=st.integers(0, 99))
 def test_tokens_that_nothing_merges_into_pass_bit_for_bit(
     plain: SimpleNamespace, make: Make, data: st.DataObject, percent: int, seed: int
@@ -86,7 +83,6 @@ def test_tokens_that_nothing_merges_into_pass_bit_for_bit(
     assert torch.equal(plan.merge(tokens)[alone], own[alone])
 
 
-@settings(max_examples=10, deadline=None)
 @given(data=st.data(), percent=st.integers(1, 75), seed=st.integers(0, 99))
 def test_reading_rows_is_cutting_windows_first(
     plain: SimpleNamespace, make: Make, data: st.DataObject, percent: int, seed: int
@@ -100,7 +96,6 @@ def test_reading_rows_is_cutting_windows_first(
     assert torch.equal(slots, plan.merge(windows.cut(features)))
 
 
-@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), percent=st.integers(1, 75))
 def test_a_batch_is_planned_as_its_images_alone(
     plain: SimpleNamespace, make: Make, seed: int, percent: int
@@ -113,7 +108,6 @@ def test_a_batch_is_planned_as_its_images_alone(
         assert torch.equal(getattr(together, name), torch.cat([getattr(plan, name) for plan in alone])), name
 
 
-@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), percent=st.integers(1, 75))
 def test_tokens_are_judged_by_the_mean_over_heads(
     plain: SimpleNamespace, make: Make, seed: int, percent: int

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -28,13 +28,11 @@ def planned(draw: st.DrawFn) -> tuple[Tensor, Windows, MergePlan, StructSAM]:
     return x, windows, method.plan(x, windows), method
 
 
-@settings(max_examples=50, deadline=None)
 @given(made=planned())
 def test_a_plan_is_valid(plain: SimpleNamespace, made: tuple[Tensor, Windows, MergePlan, StructSAM]) -> None:
     plain.check_valid(made[2])
 
 
-@settings(max_examples=50, deadline=None)
 @given(made=planned())
 def test_unmerging_gives_back_kept_tokens_and_the_means_of_merged_ones(
     made: tuple[Tensor, Windows, MergePlan, StructSAM],
@@ -49,7 +47,6 @@ def test_unmerging_gives_back_kept_tokens_and_the_means_of_merged_ones(
             assert (back[window, members] == mean).all()
 
 
-@settings(max_examples=50, deadline=None)
 @given(made=planned(), seed=st.integers(0, 99))
 def test_kept_tokens_pass_bit_for_bit(made: tuple[Tensor, Windows, MergePlan, StructSAM], seed: int) -> None:
     _, _, plan, _ = made
@@ -60,7 +57,6 @@ def test_kept_tokens_pass_bit_for_bit(made: tuple[Tensor, Windows, MergePlan, St
     assert torch.equal(slots[alone], own[alone])
 
 
-@settings(max_examples=50, deadline=None)
 @given(made=planned())
 def test_merging_what_was_unmerged_changes_nothing(
     made: tuple[Tensor, Windows, MergePlan, StructSAM],
@@ -71,7 +67,6 @@ def test_merging_what_was_unmerged_changes_nothing(
     assert torch.equal(plan.merge(plan.unmerge(slots)), slots)
 
 
-@settings(max_examples=50, deadline=None)
 @given(made=planned(), seed=st.integers(0, 99))
 def test_reading_rows_is_cutting_windows_first(
     made: tuple[Tensor, Windows, MergePlan, StructSAM], seed: int
@@ -87,7 +82,6 @@ def test_reading_rows_is_cutting_windows_first(
     assert torch.equal(plan.unmerge_rows(slots, rows), tokens[rows.long()])
 
 
-@settings(max_examples=50, deadline=None)
 @given(made=planned())
 def test_a_recorded_plan_merges_as_the_plan_that_it_was(
     plain: SimpleNamespace, made: tuple[Tensor, Windows, MergePlan, StructSAM]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -44,7 +44,6 @@ def level_of(prior: float) -> int:
     return int(np.ceil(prior * LEVELS))
 
 
-@settings(deadline=None)
 @given(data=st.data(), count=st.integers(1, 60), high=st.sampled_from([1, 3, 128, 25088]))
 def test_one_score_orders_by_two(data: st.DataObject, count: int, high: int) -> None:
     """Up to sums of 196 tokens in steps of 1/128."""
@@ -56,7 +55,6 @@ def test_one_score_orders_by_two(data: st.DataObject, count: int, high: int) -> 
     assert len(set(score[0].tolist())) == count, "no two are equal, so that no rule for ties is needed"
 
 
-@settings(max_examples=100, deadline=None)
 @given(case=prompted())
 def test_the_windows_with_the_most_prior_are_chosen(
     plain: SimpleNamespace, case: tuple[Tensor, SplitWindows]
@@ -73,7 +71,6 @@ def test_the_windows_with_the_most_prior_are_chosen(
         assert others.chosen[image].tolist() == order[windows.number :]
 
 
-@settings(max_examples=100, deadline=None)
 @given(case=prompted(), rates=st.tuples(*[st.integers(0, 75)] * 2))
 def test_every_token_is_in_one_slot_of_its_groups_count_and_comes_back(
     plain: SimpleNamespace, case: tuple[Tensor, SplitWindows], rates: tuple[int, int]
@@ -96,7 +93,6 @@ def test_every_token_is_in_one_slot_of_its_groups_count_and_comes_back(
     assert torch.equal(back, expected[-len(back) :])
 
 
-@settings(max_examples=100, deadline=None)
 @given(case=prompted(), percent=st.integers(1, 75))
 def test_cells_under_a_prior_merge_last_the_flattest_first(
     plain: SimpleNamespace, case: tuple[Tensor, SplitWindows], percent: int
@@ -124,7 +120,6 @@ def same(one: MergePlan, other: MergePlan) -> bool:
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("slot", "position", "size"))
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     case=prompted(),
     percent=st.integers(0, 75),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from structsam_export.merging import Windows
@@ -26,7 +26,6 @@ def sam() -> Any:
     return sys.modules[sam_modules().ImageEncoderViT.__module__]
 
 
-@settings(max_examples=100, deadline=None)
 @given(**SIZES)
 def test_cutting_is_sams_window_partition(sam: Any, batch: int, height: int, width: int, side: int) -> None:
     x = torch.randn(batch, height, width, 3)
@@ -39,7 +38,6 @@ def test_cutting_is_sams_window_partition(sam: Any, batch: int, height: int, wid
     assert (batch * windows.per_image, windows.tokens) == expected.flatten(1, 2).shape[:2]
 
 
-@settings(max_examples=100, deadline=None)
 @given(**SIZES)
 def test_the_way_back_is_sams_window_unpartition(
     sam: Any, batch: int, height: int, width: int, side: int
@@ -52,7 +50,6 @@ def test_the_way_back_is_sams_window_unpartition(
     assert torch.equal(tokens.flatten(0, 2)[rows.long()], expected.flatten(0, 2))
 
 
-@settings(max_examples=50, deadline=None)
 @given(**SIZES)
 def test_the_way_back_inverts_the_way_there(batch: int, height: int, width: int, side: int) -> None:
     windows = Windows(height, width, side)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -15,7 +15,6 @@ def matrix(seed: int, rows: int, columns: int) -> Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 10**6), shape=st.sampled_from(SHAPES), scale=st.sampled_from([1e-4, 1.0, 1e4]))
 def test_a_matrix_becomes_nearly_orthogonal(seed: int, shape: tuple[int, int], scale: float) -> None:
     left, values, right = torch.linalg.svd(matrix(seed, *shape), full_matrices=False)

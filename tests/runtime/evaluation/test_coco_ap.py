@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pycocotools.mask
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -142,7 +142,6 @@ TRUTHS = st.builds(truth, RECTANGLES, IMAGES, CATEGORIES, st.sampled_from([False
 PREDICTIONS = st.builds(prediction, RECTANGLES, SCORES, IMAGES, CATEGORIES)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(TRUTHS, max_size=5), st.lists(PREDICTIONS, max_size=3), st.lists(SCORES, max_size=5))
 def test_is_what_the_definition_says(
     truths: list[Truth], strangers: list[Prediction], scores: list[float]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import skimage.data
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
@@ -132,7 +132,6 @@ def test_what_is_no_pair_of_masks_is_refused(metric: Metric) -> None:
         metric(mask.astype(np.float32), mask)
 
 
-@settings(deadline=None)
 @given(MASKS, st.floats(0, 0.6))
 def test_boundary_is_what_iterated_erosion_takes_away(mask: Mask, ratio: float) -> None:
     np.testing.assert_array_equal(boundary(mask, ratio), band_by_definition(mask, distance(mask, ratio)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from structsam_runtime.errors import UserError
@@ -50,7 +50,6 @@ def results(tmp_path: Path) -> Results:
     return made
 
 
-@settings(deadline=None, max_examples=50)
 @given(lines=st.lists(FOUND, max_size=4), truths=st.lists(TRUTHS, max_size=4))
 def test_what_was_added_comes_back_exactly(
     tmp_path_factory: pytest.TempPathFactory, lines: list[FoundObjects], truths: list[TrueObjects]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -262,7 +262,6 @@ def test_a_model_that_overflows_is_told_and_leaves_nothing(
 ROWS = st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=3, max_size=3)
 
 
-@settings(deadline=None)
 @given(ROWS, ROWS)
 def test_agreement_is_iou_without_drawing(a: list[list[bool]], b: list[list[bool]]) -> None:
     first, second = np.array(a), np.array(b)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -46,7 +46,6 @@ def test_masks_of_a_stretched_picture_lose_nothing(size: tuple[int, int]) -> Non
     np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE)
 
 
-@settings(deadline=None, max_examples=25)
 @given(st.integers(20, 700), st.integers(20, 700))
 def test_a_constant_stays_constant_and_nothing_overshoots(height: int, width: int) -> None:
     frame = Frame.of(height, width, 1024)
@@ -65,7 +64,6 @@ def test_binary_is_the_upscaled_mask_above_its_threshold() -> None:
     np.testing.assert_array_equal(got, upscale(low_res, frame) > 0.5)
 
 
-@settings(deadline=None, max_examples=50)
 @given(
     st.integers(20, 700),
     st.integers(20, 700),

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -55,7 +55,6 @@ def matched(
     ]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),
     percent=st.integers(0, 75),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -30,7 +30,6 @@ def collapsed(plain: SimpleNamespace, tokens: list[Any], side: int, merged: int)
     return together + [[token] for cell in range(len(cells)) if cell not in first for token in cells[cell]]
 
 
-@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_likeness_is_the_mean_of_all_pairwise_cosines(plain: SimpleNamespace, data: st.DataObject) -> None:
     """Sixths of sixteenths, rounded once by fp32 and once to 2^-20."""
@@ -55,7 +54,6 @@ def test_likeness_of_photographs(photograph_features: Callable[[int], Tensor], c
     assert (likeness(members) - pairs.mean(-1)).abs().max() <= 1e-6
 
 
-@settings(max_examples=40, deadline=None)
 @given(data=st.data(), percent=PERCENT, reduction=st.sampled_from(Reduction))
 def test_alone_the_first_stage_is_structsam_with_another_score(
     plain: SimpleNamespace, data: st.DataObject, percent: int, reduction: Reduction
@@ -89,7 +87,6 @@ def blocky(rng: np.random.Generator, plain: SimpleNamespace, shape: tuple[int, .
     return np.where(keep[..., None], whole, other)[:, :height, :width]
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     data=st.data(),
     percent=PERCENT,

@@ -3,14 +3,13 @@
 from types import SimpleNamespace
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from structsam_export.choices import Border, Destination, Gradient, Reduction, Scope
 from structsam_export.merging import Bipartite
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     data=st.data(),
     percent=st.integers(0, 75),

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -15,7 +15,6 @@ from structsam_export.merging import Bipartite, Hybrid, StructSAM, Windows
 GLOBAL, WINDOW = Windows(64, 64, 64), Windows(64, 64, 14)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),
     percent=st.integers(0, 75),

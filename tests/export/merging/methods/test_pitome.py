@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -36,7 +36,6 @@ def check_equals_reference(
     assert plan.position.shape[1] == method.slots(windows) == side * side - merged
 
 
-@settings(max_examples=40, deadline=None)
 @given(data=st.data(), percent=st.integers(0, 75), reduction=st.sampled_from(Reduction))
 def test_half_of_the_most_redundant_tokens_merge_into_the_other_half(
     plain: SimpleNamespace, data: st.DataObject, percent: int, reduction: Reduction
@@ -50,7 +49,6 @@ def test_half_of_the_most_redundant_tokens_merge_into_the_other_half(
     check_equals_reference(plain, data, method, exact)
 
 
-@settings(max_examples=40, deadline=None)
 @given(data=st.data(), percent=st.integers(1, 60), margin=st.sampled_from(MARGINS))
 def test_ranks_follow_the_energy_at_any_margin(
     plain: SimpleNamespace, data: st.DataObject, percent: int, margin: float
@@ -65,7 +63,6 @@ def test_ranks_follow_the_energy_at_any_margin(
     check_equals_reference(plain, data, method, own)
 
 
-@settings(max_examples=40, deadline=None)
 @given(data=st.data(), margin=st.sampled_from(MARGINS))
 def test_energy_is_the_mean_of_elu_of_cosine_less_margin(
     plain: SimpleNamespace, data: st.DataObject, margin: float

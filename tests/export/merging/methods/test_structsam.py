@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
@@ -75,7 +75,6 @@ def place_of(token: tuple[int, int], side: int) -> int:
     return token[0] * side + token[1]
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     case=cases(),
     data=st.data(),
@@ -100,7 +99,6 @@ def test_plan_is_algorithm_1(
     assert method.footprint == (case.cell if place is Place.MEAN else 1)
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     case=cases(),
     data=st.data(),
@@ -115,7 +113,6 @@ def test_energy_over_windows_and_with_zeros_around_is_what_it_says(
     check_equals_reference(plain, case, StructSAM(rate, case.cell, gradient, scope, border))
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     data=st.data(),
     percent=st.integers(0, 75),
@@ -131,7 +128,6 @@ def test_cells_are_ranked_by_their_features(
     check_equals_reference(plain, Case(images, side, 2), method)
 
 
-@settings(max_examples=60, deadline=None)
 @given(case=cases(), data=st.data(), gradient=st.sampled_from(Gradient), upright=st.booleans())
 def test_mean_flatness_ranks_cells_by_their_mean(
     plain: SimpleNamespace, case: Case, data: Any, gradient: Gradient, upright: bool
@@ -168,7 +164,6 @@ def exact_energy(x: Tensor) -> Tensor:
     return torch.nn.functional.conv2d(planes, weight, groups=x.shape[3]).square().sum(1)
 
 
-@settings(max_examples=60, deadline=None)
 @given(case=cases(cell=2), data=st.data())
 def test_energy_on_the_mean_over_heads_is_algorithm_1_on_that_mean(
     plain: SimpleNamespace, case: Case, data: Any
@@ -194,7 +189,6 @@ def check_same_plan(one: MergePlan, other: MergePlan) -> None:
         assert torch.equal(value, tensors(other)[name]), name
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     case=cases(),
     data=st.data(),

@@ -2,14 +2,13 @@
 
 from types import SimpleNamespace
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from structsam_export.choices import Reduction
 from structsam_export.merging import ToMe
 
 
-@settings(max_examples=40, deadline=None)
 @given(data=st.data(), percent=st.integers(0, 75), reduction=st.sampled_from(Reduction))
 def test_even_tokens_merge_into_odd_ones(
     plain: SimpleNamespace, data: st.DataObject, percent: int, reduction: Reduction

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tomesd.merge import bipartite_soft_matching_random2d
 from torch import Tensor
@@ -96,7 +96,6 @@ def test_where_the_package_divides_by_zero_ours_does_not(plain: SimpleNamespace)
     assert ((plan.size > 1).sum(1) > 30).all(), "most of the 49 destinations are given something"
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     data=st.data(),
     percent=st.integers(0, 75),

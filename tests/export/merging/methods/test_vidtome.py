@@ -3,14 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from structsam_export.choices import Destination, Reduction
 from structsam_export.merging import VidToMe, Windows
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     data=st.data(),
     percent=st.integers(0, 75),
