@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .choices import Attention, Engine, Precision, Target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is one object, by which targets are grouped
 class Dialect:
     """How a graph is written. Indices are int32 for every target, as TensorRT wants them.
 
