@@ -6,7 +6,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import onnx_graphsurgeon as gs
-import onnxruntime as ort
 
 from .rewire import Node, Tensor, static_shape
 
@@ -77,6 +76,9 @@ def _bytes(tensor: Tensor) -> int | None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep ONNX Runtime's notes on kernels that it lacks off the user's terminal: it casts instead."""
+    # Not at the top: once it is imported, PyTorch may round otherwise (by a bit, in the position encoding).
+    import onnxruntime as ort
+
     ort.set_default_logger_severity(QUIET)
     try:
         yield
