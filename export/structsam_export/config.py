@@ -16,7 +16,7 @@ from structsam_runtime.errors import UserError
 from .choices import Attention, Engine, Precision, Target
 from .merging.registry import METHODS, MethodSpec
 from .models.architectures import ARCHITECTURES, Architecture
-from .recipe import Recipe, Uniform
+from .recipe import RATE, Recipe, Uniform
 from .targets import DIALECTS, FUSED, Dialect, natural
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class ExportConfig:
         common = math.gcd(window, grid)
         fitting = [str(cell) for cell in range(2, common + 1) if common % cell == 0]
         expected = f"cell={' or '.join(fitting)}" if fitting else "another --image-size"
-        for spec in self._specs:
+        for spec in self._asked:
             cell = spec.options.get("cell")
             if cell is not None and str(cell) not in fitting:
                 raise UserError(
@@ -127,17 +127,15 @@ class ExportConfig:
             if block.rate_prompt is not None:
                 rates = {kind: block.rate_prompt, "windows without a prompt": block.rate}
             cell = block.method.options.get("cell")
-            limit = (
-                1 - 1 / (cell or CELL) ** 2
-            )  # methods without cells take what the others take, and are capped
+            # Methods without cells take what the others take, and are capped.
+            limit = 1 - 1 / (cell or CELL) ** 2
             why = f"since cells of {cell} x {cell} tokens cannot lose more" if cell else "as for any method"
             for where, rate in rates.items():
                 if not 0 <= rate <= limit:  # also refuses NaN
                     raise UserError(f"the rate of {where} is {rate:g}; expected 0 to {limit:g}, {why}")
 
     def _check_methods(self) -> None:
-        for spec in self._specs:
-            method = spec.build(0.5)
+        for spec, method in self._asked.items():
             if method.conflict:
                 raise UserError(f"--method {spec} is not possible: {method.conflict}")
             if method.ordered and self.precision is Precision.FP16:
@@ -147,10 +145,10 @@ class ExportConfig:
             if self.form is Attention.GATHER and method.footprint > 1:
                 raise UserError(f"--attention {self.form} knows no mean places, which --method {spec} has")
 
-    @property
-    def _specs(self) -> list[MethodSpec]:
-        """The methods that were asked for, each once."""
-        return list(dict.fromkeys(block.method for block in self.recipe.blocks))
+    @cached_property
+    def _asked(self) -> dict[MethodSpec, Method]:
+        """The methods that were asked for, each once, to be asked what does not depend on their rate."""
+        return {block.method: block.method.build(RATE) for block in self.recipe.blocks}
 
     def _check_prompt(self) -> None:
         number = self.merging.prompt_windows
@@ -158,8 +156,8 @@ class ExportConfig:
             if number:
                 raise UserError(f"prompt_windows is {number} without rate_background; give both")
             return
-        for spec in self._specs:
-            if not spec.build(0.5).takes_prior:
+        for spec, method in self._asked.items():
+            if not method.takes_prior:
                 raise UserError(
                     f"--prompt-aware is for methods that merge late where prompts are, not for {spec}; "
                     "leave one of them out"

@@ -396,8 +396,11 @@ def summary(made: Export) -> str:
 
 def capped(made: Export) -> list[str]:
     """A line for every method that cannot remove as much as was asked for."""
-    asked = [(block.method, block.rate) for block in made.config.recipe.blocks]
-    limits = {spec: spec.build(rate).most for spec, rate in asked if rate > spec.build(rate).most}
+    limits = {
+        block.method: method.most
+        for block, method in zip(made.config.recipe.blocks, made.config.methods(), strict=True)
+        if block.rate > method.most
+    }
     return [
         f"{spec} removes at most {limit:.0%} of the tokens: rates above {limit:g} are {limit:g}"
         for spec, limit in limits.items()
