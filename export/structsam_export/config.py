@@ -151,7 +151,11 @@ class ExportConfig:
         return {block.method: block.method.build(RATE) for block in self.recipe.blocks}
 
     def _check_prompt(self) -> None:
-        number = self.merging.prompt_windows
+        number, whole = self.merging.prompt_windows, self.architecture.global_blocks
+        for index, block in enumerate(self.recipe.blocks):
+            if block.rate_prompt is not None and (index in whole or not self.prompt_aware):
+                why = "is global and has one window" if index in whole else "has no prompt_windows beside it"
+                raise UserError(f"block {index} has a rate_prompt, but {why}; leave rate_prompt out")
         if not self.prompt_aware:
             if number:
                 raise UserError(f"prompt_windows is {number} without rate_background; give both")
