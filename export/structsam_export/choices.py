@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import Enum
+
+
+class StrEnum(str, Enum):
+    """Strings with names, as Python has them from 3.11 on: `str()` and formatting give the value."""
+
+    __str__ = str.__str__
 
 
 class Precision(StrEnum):

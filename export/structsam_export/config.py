@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from structsam_runtime.errors import UserError
 
@@ -63,7 +63,9 @@ class ExportConfig:
     plugins: Path | None = None
 
     @classmethod
-    def of(cls, arch: str, method: str = "structsam", rate: float | None = None, **values: Any) -> Self:
+    def of(
+        cls, arch: str, method: str = "structsam", rate: float | None = None, **values: Any
+    ) -> ExportConfig:
         """A config in one flat call.
 
         Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from structsam_runtime.manifest import Model
 from structsam_runtime.runners import kind_of
 from structsam_runtime.runners.base import Runner, TensorSpec
 
+from .choices import StrEnum
 from .comparing import Specs, TorchRunner
 from .encoder.attention import relative_positions
 from .graph.trace import quiet

@@ -233,8 +233,11 @@ def _check_file(path: Path, record: FileRecord, hashes: bool, remedy: str) -> No
 
 def sha256(path: Path) -> str:
     """Hash of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def gmac(content: Mapping[str, Any]) -> float:

@@ -3,10 +3,10 @@
 import os
 import re
 import subprocess
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from structsam_plugins import KernelError, Kernels
 from structsam_plugins.build import SOURCES, build

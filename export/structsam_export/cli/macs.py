@@ -5,7 +5,6 @@ structsam macs --preset paper-flops          # the reading that explains the pap
 structsam macs --table-5                     # the paper's Table 5
 """
 
-from enum import StrEnum
 from typing import Annotated
 
 import torch
@@ -16,7 +15,7 @@ from structsam_runtime import UserError
 
 from ..analysis.macs import encoder_macs, table_5
 from ..analysis.price import breakdown, totals
-from ..choices import Channels
+from ..choices import Channels, StrEnum
 from ..config import ExportConfig
 from ..description import PLACES, merging
 from ..merging.registry import DEFAULT, METHODS, MethodSpec

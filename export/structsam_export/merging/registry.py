@@ -10,12 +10,22 @@ import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from structsam_runtime.errors import UserError
 
-from ..choices import Border, Channels, Destination, Flatness, Gradient, Place, Reduction, Scope, Selection
+from ..choices import (
+    Border,
+    Channels,
+    Destination,
+    Flatness,
+    Gradient,
+    Place,
+    Reduction,
+    Scope,
+    Selection,
+    StrEnum,
+)
 
 if TYPE_CHECKING:
     from .method import Method

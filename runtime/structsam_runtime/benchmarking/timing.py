@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
@@ -89,7 +89,7 @@ def _footprint(make: Callable[[], Runner], feeds: dict[str, Array], on_device: b
 def environment(runner: str) -> dict[str, Any]:
     """What times were taken on, and when, for a result file."""
     return {
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "processor": processor(),
         "cores": cores(),
         "gpus": gpus(),

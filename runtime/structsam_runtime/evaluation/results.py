@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from ..errors import UserError
 from ..files import whole_file
@@ -80,7 +80,7 @@ class TrueObjects:
     objects: tuple[TrueObject, ...]
 
     @classmethod
-    def from_json(cls, line: Mapping[str, Any]) -> Self:
+    def from_json(cls, line: Mapping[str, Any]) -> "TrueObjects":
         """Of a line of `truth.jsonl`."""
         size = None if line["size"] is None else (line["size"][0], line["size"][1])
         return cls(line["picture"], size, tuple(TrueObject(**one) for one in line["objects"]))
@@ -104,7 +104,7 @@ class FoundObjects:
     objects: tuple[FoundObject, ...]
 
     @classmethod
-    def from_json(cls, line: Mapping[str, Any]) -> Self:
+    def from_json(cls, line: Mapping[str, Any]) -> "FoundObjects":
         """Of a line of a model's file."""
         objects = tuple(FoundObject(**one) for one in line["objects"])
         return cls(line["picture"], line["seconds"], line["peak_bytes"], objects)

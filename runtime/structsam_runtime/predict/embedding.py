@@ -3,7 +3,6 @@
 import zipfile
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +39,7 @@ class Embedding:
             np.savez(file, features=self.features, frame=frame, weights=np.array(self.weights))
 
     @classmethod
-    def load(cls, path: Path | str) -> Self:
+    def load(cls, path: Path | str) -> "Embedding":
         """Read what `save` wrote.
 
         Raises:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -123,7 +123,7 @@ class Predictor:
         manifest = Manifest.read(folder)
         return cls(encoder, decoder, manifest.model, manifest.weights)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Predictor":
         with ExitStack() as stack:
             for runner in (self.encoder, self.decoder):
                 stack.enter_context(runner)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from ..errors import UserError
 
 Array = NDArray[Any]
+
+
+Opened = TypeVar("Opened", bound="Runner")
 
 
 class DeviceArray(ABC):
@@ -81,7 +84,7 @@ class Runner(ABC):
         self.inputs, self.outputs = {}, {}
         self._is_open = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self: Opened) -> Opened:
         self.inputs, self.outputs = self._open()
         self._is_open = True
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from ..method import Method, Site
 from ..metric import head_mean
 from ..plan import MergePlan
 from ..windows import Windows
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LOCAL_ONLY = 5 / 12
 """Share of the depth in which only cells merge."""

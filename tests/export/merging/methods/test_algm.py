@@ -50,7 +50,8 @@ def test_likeness_of_photographs(photograph_features: Callable[[int], Tensor], c
     direction = torch.nn.functional.normalize(members.double(), dim=3)
     cosine = direction @ direction.transpose(2, 3)
     number = cell * cell
-    pairs = cosine[..., *torch.triu_indices(number, number, 1)]
+    first, second = torch.triu_indices(number, number, 1)
+    pairs = cosine[..., first, second]
     assert (likeness(members) - pairs.mean(-1)).abs().max() <= 1e-6
 
 
