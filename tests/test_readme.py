@@ -78,7 +78,7 @@ def run(command: list[str], desk: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.readme
 def test_the_commands_and_the_example_run_in_order(desk: Path) -> None:
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     commands = list(dict.fromkeys(line for line in lines if line.startswith("structsam ")))

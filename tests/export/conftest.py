@@ -1,22 +1,35 @@
-"""A small SAM with photographs to run it on, and the grid that StructSAM's tests share."""
+"""A small SAM, photographs to run it on, and exports of it that all tests share."""
 
-from collections.abc import Callable
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
 import skimage.data
 import torch
+from filelock import FileLock
+from rich.console import Console
 from torch import Tensor, nn
 
+from structsam_export import pipeline
+from structsam_export.config import ExportConfig
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
 from structsam_export.models.checkpoints import randomize, sam_modules
+from structsam_export.progress import Progress
 from structsam_runtime.manifest import Model
 from structsam_runtime.predict.image import prepare
 
 BuildEncoder = Callable[..., Any]
 Photographs = Callable[[int], Tensor]
+Exported = Callable[..., Path]
+
+ROOT = Path(__file__).parents[2]
 
 TINY = Architecture(
     embed_dim=64, depth=4, heads=2, global_blocks=(1, 3), file="sam_tiny.pth", sha256="0" * 64
@@ -29,11 +42,54 @@ def tiny_architecture() -> Architecture:
     return TINY
 
 
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
-    """An architecture like SAM's in everything but its size, known to every command while a test runs."""
-    monkeypatch.setitem(ARCHITECTURES, "tiny", TINY)
-    return "tiny"
+@pytest.fixture(scope="session")
+def tiny() -> Iterator[str]:
+    """An architecture like SAM's in everything but its size, known to every command from here on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, "tiny", TINY)
+        yield "tiny"
+
+
+@pytest.fixture(scope="session")
+def quiet() -> Progress:
+    """A progress display that nobody sees."""
+    return Progress(Console(quiet=True))
+
+
+def _version() -> str:
+    """Hash of all that an export depends on: the sources, this file, and the libraries."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for folder in ("export", "runtime", "plugins"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    for library in ("torch", "onnx", "onnxscript", "onnxruntime", "numpy"):
+        digest.update(version(library).encode())
+    return digest.hexdigest()[:16]
+
+
+@pytest.fixture(scope="session")
+def exported(request: pytest.FixtureRequest, tiny: str, quiet: Progress) -> Exported:
+    """Exports the small SAM at 320 pixels: `exported(**arguments of ExportConfig.of)` gives the folder.
+
+    The same arguments give the same folder, which tests only read. Folders stay in pytest's cache, for all
+    workers and for later runs, until a source file or a library changes.
+    """
+    store = request.config.cache.mkdir("exports") / _version()
+    for other in store.parent.iterdir():
+        if other != store:
+            shutil.rmtree(other, ignore_errors=True)
+
+    def export(**changes: Any) -> Path:
+        config = ExportConfig.of(**{"arch": tiny, "random_weights": True, "image_size": 320} | changes)
+        arguments = json.dumps(config.as_json(), sort_keys=True)
+        folder = store / hashlib.sha256(arguments.encode()).hexdigest()[:16] / config.name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / "lock"):
+            if not folder.exists():
+                pipeline.export(config, folder, None, False, quiet)
+        return folder
+
+    return export
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def gpu(tmp_path: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch) 
     return call
 
 
-@pytest.mark.slow
+@pytest.mark.export
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here to compile the kernels with")
 def test_it_checks_and_then_times_everything(gpu: Gpu, tmp_path: Path) -> None:
     code, out, err = gpu(f"{TRY} --rates 0.55")
@@ -56,7 +56,7 @@ def test_it_checks_and_then_times_everything(gpu: Gpu, tmp_path: Path) -> None:
     assert all(row["min_s"] <= row["median_s"] <= row["max_s"] for row in result["encoders"])
 
 
-@pytest.mark.slow
+@pytest.mark.export
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here to compile the kernels with")
 def test_nothing_is_timed_where_something_is_wrong(
     gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import skimage.data
-from rich.console import Console
 from torch import Tensor
 
 from structsam_export import pipeline
@@ -22,8 +21,6 @@ from structsam_export.progress import Progress
 from structsam_export.subjects import from_export, in_pytorch
 from structsam_export.variants import variants
 from structsam_runtime.evaluation.results import UNMERGED
-
-QUIET = Progress(Console(quiet=True))
 
 
 @dataclass(frozen=True)
@@ -50,14 +47,14 @@ def halves(tiny: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return "halves"
 
 
-def test_it_is_priced_evaluated_and_drawn(halves: str) -> None:
+def test_it_is_priced_evaluated_and_drawn(halves: str, quiet: Progress) -> None:
     config = ExportConfig.of("tiny", "halves:reduction=replace", 0.4, random_weights=True, image_size=320)
     sam = pipeline.load(config)
     macs = encoder_macs(sam.image_encoder)
     assert macs.total < macs.unmerged
     chosen = variants(config, [halves], [0.4])
     assert list(chosen.values()) == ["Halves"]
-    unmerged, subject = in_pytorch(config, chosen, QUIET)
+    unmerged, subject = in_pytorch(config, chosen, quiet)
     assert (unmerged.name, subject.name) == (UNMERGED, "halves-r40")
     picture = skimage.data.astronaut()
     with subject.open() as predictor:
@@ -67,10 +64,10 @@ def test_it_is_priced_evaluated_and_drawn(halves: str) -> None:
     assert [panel.title.partition(",")[0] for panel in group] == ["photograph", "Halves"]
 
 
-@pytest.mark.slow
-def test_it_is_exported_verified_and_described(halves: str, tmp_path: Path) -> None:
+@pytest.mark.export
+def test_it_is_exported_verified_and_described(halves: str, tmp_path: Path, quiet: Progress) -> None:
     config = ExportConfig.of("tiny", halves, 0.4, random_weights=True, image_size=224)
-    folder = pipeline.export(config, tmp_path / config.name, None, False, QUIET).folder
+    folder = pipeline.export(config, tmp_path / config.name, None, False, quiet).folder
     said = json.loads((folder / "manifest.json").read_text())
     assert folder.name == "tiny-halves-r40-224px-fp32"
     assert said["merging"]["window"]["tokens_kept"] == 196 - int(0.4 * 196)

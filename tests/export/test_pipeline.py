@@ -1,6 +1,7 @@
-"""The whole path on a SAM small enough to export in seconds: its structure, depth 4, 512 pixels."""
+"""The whole path on a SAM small enough to export in seconds: its structure, depth 4, 320 pixels."""
 
 import dataclasses
+import hashlib
 import importlib
 import json
 import sys
@@ -13,7 +14,6 @@ import onnx
 import pytest
 import skimage.data
 from onnx import numpy_helper
-from rich.console import Console
 
 from structsam_export import pipeline
 from structsam_export.check import compare
@@ -22,7 +22,6 @@ from structsam_export.cli.check import main as check_command
 from structsam_export.comparing import Arrays, TappedRunner
 from structsam_export.config import ExportConfig
 from structsam_export.engine import EngineBuilder, Hardware
-from structsam_export.models.architectures import ARCHITECTURES, Architecture
 from structsam_export.progress import Progress
 from structsam_export.recipe import Recipe
 from structsam_export.subjects import from_export
@@ -31,33 +30,9 @@ from structsam_runtime.cli.console import run
 from structsam_runtime.manifest import EngineRecord
 from structsam_runtime.runners import create, cuda
 
-SIZE = 512
+SIZE = 320
 
-Make = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory, tiny_architecture: Architecture) -> "Make":
-    """Exports a tiny SAM with any other arguments of ExportConfig; the same arguments, the same folder."""
-    made: dict[str, Path] = {}
-    patch = pytest.MonkeyPatch()
-    patch.setitem(ARCHITECTURES, "tiny", tiny_architecture)
-
-    def export(**changes: object) -> Path:
-        config = ExportConfig.of(**{"arch": "tiny", "random_weights": True, "image_size": SIZE} | changes)
-        key = json.dumps(config.as_json())
-        if key not in made:
-            folder = tmp_path_factory.mktemp("out") / config.name
-            made[key] = pipeline.export(config, folder, None, False, quiet()).folder
-        return made[key]
-
-    yield export
-    patch.undo()
-
-
-def quiet() -> Progress:
-    """A progress display that nobody sees."""
-    return Progress(Console(quiet=True))
+Exported = Callable[..., Path]
 
 
 def content(folder: Path) -> dict:
@@ -65,20 +40,19 @@ def content(folder: Path) -> dict:
     return json.loads((folder / "manifest.json").read_text())
 
 
-@pytest.mark.slow
-def test_an_export_says_what_it_is_and_keeps_its_word(make: "Make") -> None:
-    folder = make()
+def test_an_export_says_what_it_is_and_keeps_its_word(exported: Exported) -> None:
+    folder = exported()
     said = content(folder)
     assert {path.name for path in folder.iterdir()} == {"encoder.onnx", "decoder.onnx", "manifest.json"}
     Manifest.read(folder).check_files(folder, ["encoder.onnx", "decoder.onnx"])
-    assert said["name"] == "tiny-structsam-r55-512px-fp32"
+    assert said["name"] == "tiny-structsam-r55-320px-fp32"
     assert said["graph"] == {"target": "cpu", "opset": 20, "attention": "widened"}
     assert said["merging"]["window"] == {
         "tokens": 196, "tokens_kept": 88, "effective_rate": 0.551, "cells": 49, "cells_merged": 36,
     }  # fmt: skip
-    assert said["merging"]["global"]["cells_merged"] == 188  # ceil(0.55 * 1024 / 3)
+    assert said["merging"]["global"]["cells_merged"] == 74  # ceil(0.55 * 400 / 3)
     assert said["encoder"]["outputs"] == [
-        {"name": "image_embedding", "dtype": "float32", "shape": [1, 256, 32, 32]}
+        {"name": "image_embedding", "dtype": "float32", "shape": [1, 256, 20, 20]}
     ]
     with OnnxRuntimeRunner(folder / "encoder.onnx") as encoder:
         for side, specs in (("inputs", encoder.inputs), ("outputs", encoder.outputs)):
@@ -91,14 +65,16 @@ def test_an_export_says_what_it_is_and_keeps_its_word(make: "Make") -> None:
     assert ExportConfig.from_json(said["arguments"]).name == said["name"]
     with pytest.raises(UserError, match="has no engines; export again: ") as error:
         create(folder, "encoder", "tensorrt")
-    options = "--arch tiny --random-weights --image-size 512 --engine tensorrt --force"
+    options = "--arch tiny --random-weights --image-size 320 --engine tensorrt --force"
     assert str(error.value).endswith(f": structsam export {options} -o {folder}")
 
 
-@pytest.mark.slow
+@pytest.mark.engine
 @pytest.mark.parametrize("precision", Precision)
-def test_tensorrt_rtx_builds_encoder_and_decoder_without_a_gpu(make: "Make", precision: Precision) -> None:
-    folder = make(precision=precision, engine=Engine.TENSORRT_RTX)
+def test_tensorrt_rtx_builds_encoder_and_decoder_without_a_gpu(
+    exported: Exported, precision: Precision
+) -> None:
+    folder = exported(precision=precision, engine=Engine.TENSORRT_RTX)
     for name in ("encoder", "decoder"):
         weights = (folder / f"{name}.onnx").stat().st_size
         assert (folder / f"{name}.engine").stat().st_size > 0.5 * weights
@@ -108,9 +84,9 @@ def test_tensorrt_rtx_builds_encoder_and_decoder_without_a_gpu(make: "Make", pre
     assert content(folder)["engine"]["profiles"]["decoder"]["has_mask_input"] == [[1], [1], [64]]
 
 
-@pytest.mark.slow
-def test_half_precision_passes_its_own_thresholds_with_float32_at_both_ends(make: "Make") -> None:
-    said = content(make(precision=Precision.FP16, engine=Engine.TENSORRT_RTX))
+@pytest.mark.engine
+def test_half_precision_passes_its_own_thresholds_with_float32_at_both_ends(exported: Exported) -> None:
+    said = content(exported(precision=Precision.FP16, engine=Engine.TENSORRT_RTX))
     assert said["graph"] == {"target": "rtx", "opset": 23, "attention": "operator"}
     assert said["verification"]["cosine"] >= 0.998
     for part in ("encoder", "decoder"):
@@ -118,17 +94,17 @@ def test_half_precision_passes_its_own_thresholds_with_float32_at_both_ends(make
         assert types <= {"float32", "int32"}
 
 
-@pytest.mark.slow
-def test_a_merged_mlp_and_shared_plans_export_and_agree(make: "Make") -> None:
-    said = content(make(merge_mlp=True, plan_every=2, engine=Engine.TENSORRT_RTX))
+@pytest.mark.engine
+def test_a_merged_mlp_and_shared_plans_export_and_agree(exported: Exported) -> None:
+    said = content(exported(merge_mlp=True, plan_every=2, engine=Engine.TENSORRT_RTX))
     assert said["verification"]["plans"] >= 0.999
     assert said["verification"]["error"] <= 1e-3
     assert [plan["block"] for plan in said["plans"]] == [0, 1], "of two blocks of a kind the first decides"
 
 
-@pytest.mark.slow
-def test_an_open_batch_and_head_mean_energy_export(make: "Make") -> None:
-    folder = make(
+@pytest.mark.engine
+def test_an_open_batch_and_head_mean_energy_export(exported: Exported) -> None:
+    folder = exported(
         dynamic_batch=True,
         method="structsam:channels=heads",
         skip_blocks=(0,),
@@ -146,26 +122,28 @@ def test_an_open_batch_and_head_mean_energy_export(make: "Make") -> None:
     np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-4)
 
 
-@pytest.mark.slow
-def test_a_prompt_aware_export_takes_a_prior_and_agrees_under_several(make: "Make") -> None:
+@pytest.mark.engine
+def test_a_prompt_aware_export_takes_a_prior_and_agrees_under_several(
+    exported: Exported, quiet: Progress
+) -> None:
     prompted = {"rate_window": 0.35, "rate_background": 0.75, "rate_global": 0.7, "prompt_windows": 2}
-    folder = make(**prompted, engine=Engine.TENSORRT_RTX)
+    folder = exported(**prompted, engine=Engine.TENSORRT_RTX)
     said = content(folder)
-    assert said["name"] == "tiny-structsam-prompt2r35-r75w70g-512px-fp32"
+    assert said["name"] == "tiny-structsam-prompt2r35-r75w70g-320px-fp32"
     assert [tensor["name"] for tensor in said["encoder"]["inputs"]] == ["image", "prior"]
-    assert said["encoder"]["inputs"][1]["shape"] == [1, 32, 32]
+    assert said["encoder"]["inputs"][1]["shape"] == [1, 20, 20]
     assert Manifest.read(folder).model.prior
     assert {kind: counts["cells_merged"] for kind, counts in said["merging"].items()} == {
-        "prompt": 23, "window": 49, "global": 239,
+        "prompt": 23, "window": 49, "global": 94,
     }  # fmt: skip
     told = [(plan["block"], plan["slot"], plan["windows"], plan["slots"]) for plan in said["plans"][:3]]
     assert told == [
         (0, "blocks.0.prompt.slot", 2, 127),
-        (0, "blocks.0.background.slot", 7, 49),
-        (1, "blocks.1.slot", 1, 1024 - 3 * 239),
+        (0, "blocks.0.background.slot", 2, 49),
+        (1, "blocks.1.slot", 1, 400 - 3 * 94),
     ]
     assert len(said["verification"]["images"]) == 3 * 3  # photographs and priors
-    report, misses = compare(folder, None, "cpu", None, quiet())
+    report, misses = compare(folder, None, "cpu", None, quiet)
     assert misses == []
     assert report.plans_by_block.keys() == {0, 1, 2, 3}
     evaluated = from_export(folder, "cpu")
@@ -180,16 +158,16 @@ def test_a_prompt_aware_export_takes_a_prior_and_agrees_under_several(make: "Mak
     np.testing.assert_allclose(masks[0], masks[1], atol=1e-4)
 
 
-@pytest.mark.slow
-def test_the_ablation_without_cells_exports_and_agrees_on_what_merges(make: "Make") -> None:
-    said = content(make(method="structsam:cells=no"))
+@pytest.mark.export
+def test_the_ablation_without_cells_exports_and_agrees_on_what_merges(exported: Exported) -> None:
+    said = content(exported(method="structsam:cells=no"))
     assert said["verification"]["plans"] >= 0.999
     with pytest.raises(UserError, match="fp16 does not keep"):
-        make(method="structsam:cells=no", precision=Precision.FP16)
+        exported(method="structsam:cells=no", precision=Precision.FP16)
 
 
-@pytest.mark.slow
-def test_a_recipe_is_exported_kept_and_checked(make: "Make", tmp_path: Path) -> None:
+@pytest.mark.export
+def test_a_recipe_is_exported_kept_and_checked(exported: Exported, tmp_path: Path, quiet: Progress) -> None:
     """Every block does something else; the MLP of the second sees slots."""
     blocks = [
         {"method": "structsam:flatness=mean", "rate": 0.5},
@@ -200,7 +178,7 @@ def test_a_recipe_is_exported_kept_and_checked(make: "Make", tmp_path: Path) -> 
     recipe = tmp_path / "mine.json"
     recipe.write_text(json.dumps({"blocks": blocks}))
     config = ExportConfig("tiny", random_weights=True, image_size=224, merging=Recipe.read(recipe))
-    folder = pipeline.export(config, tmp_path / config.name, None, False, quiet()).folder
+    folder = pipeline.export(config, tmp_path / config.name, None, False, quiet).folder
     said = content(folder)
     assert folder.name == "tiny-recipe-224px-fp32"
     assert said["command"].endswith(f"--recipe {recipe} --image-size 224")
@@ -208,13 +186,13 @@ def test_a_recipe_is_exported_kept_and_checked(make: "Make", tmp_path: Path) -> 
     assert said["verification"]["plans"] >= 0.999
     assert Recipe.read(folder / "manifest.json") == config.recipe
     recipe.unlink()  # which is not needed again
-    report, misses = compare(folder, None, "cpu", None, quiet())
+    report, misses = compare(folder, None, "cpu", None, quiet)
     assert (misses, report.plans_by_block.keys()) == ([], {0, 1, 3})
 
 
-@pytest.mark.slow
-def test_rate_zero_exports_an_encoder_that_tells_no_plans(make: "Make") -> None:
-    said = content(make(rate_window=0.0, rate_global=0.0))
+@pytest.mark.export
+def test_rate_zero_exports_an_encoder_that_tells_no_plans(exported: Exported) -> None:
+    said = content(exported(rate_window=0.0, rate_global=0.0))
     assert said["plans"] == []
     assert said["merging"] == {}
     assert said["verification"]["plans"] is None
@@ -222,10 +200,12 @@ def test_rate_zero_exports_an_encoder_that_tells_no_plans(make: "Make") -> None:
     assert said["macs"]["merged"] == said["macs"]["unmerged"]
 
 
-@pytest.mark.slow
-def test_comparing_again_finds_an_export_that_was_changed(make: "Make", tmp_path: Path) -> None:
-    good = make()
-    report, misses = compare(good, None, "cpu", None, quiet())
+@pytest.mark.export
+def test_comparing_again_finds_an_export_that_was_changed(
+    exported: Exported, tmp_path: Path, quiet: Progress
+) -> None:
+    good = exported()
+    report, misses = compare(good, None, "cpu", None, quiet)
     assert misses == []
     assert "mask IoU" in report.table()
 
@@ -239,15 +219,13 @@ def test_comparing_again_finds_an_export_that_was_changed(make: "Make", tmp_path
     said = content(good)
     (bad / "manifest.json").write_text(json.dumps(said))
     with pytest.raises(UserError, match="sha256"):  # the same size, other numbers
-        compare(bad, None, "cpu", None, quiet())
+        compare(bad, None, "cpu", None, quiet)
 
     record = Manifest.read(bad).files["encoder.onnx"]
-    import hashlib
-
     digest = hashlib.sha256((bad / "encoder.onnx").read_bytes()).hexdigest()
     said["files"]["encoder.onnx"] = dataclasses.asdict(record) | {"sha256": digest}
     (bad / "manifest.json").write_text(json.dumps(said))
-    _, misses = compare(bad, None, "cpu", None, quiet())
+    _, misses = compare(bad, None, "cpu", None, quiet)
     assert any("embedding error" in miss for miss in misses)
 
 
@@ -278,7 +256,7 @@ def breaks(monkeypatch: pytest.MonkeyPatch, change: Change, plans_too: bool = Tr
     monkeypatch.setattr(OnnxRuntimeRunner, "_run", lambda self, feeds: change(run(self, feeds)))
 
 
-@pytest.mark.slow
+@pytest.mark.export
 @pytest.mark.parametrize(
     ("change", "plans_too", "miss"),
     [
@@ -288,15 +266,16 @@ def breaks(monkeypatch: pytest.MonkeyPatch, change: Change, plans_too: bool = Tr
     ],
 )
 def test_the_gate_fails_where_the_runner_that_ships_computes_something_else(
-    make: "Make",
+    exported: Exported,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     change: Change,
     plans_too: bool,
     miss: str,
+    quiet: Progress,
 ) -> None:
-    folder = make()
+    folder = exported()
     breaks(monkeypatch, change, plans_too)
     with pytest.raises(SystemExit) as ended:
         run(check_command, [str(folder)])
@@ -306,14 +285,16 @@ def test_the_gate_fails_where_the_runner_that_ships_computes_something_else(
     assert "passes" not in told.out
     config = ExportConfig("tiny", random_weights=True, image_size=224)
     with pytest.raises(pipeline.VerificationError, match=miss):
-        pipeline.export(config, tmp_path / "out", None, False, quiet())
+        pipeline.export(config, tmp_path / "out", None, False, quiet)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
-def test_every_command_runs_the_same_class(make: "Make", monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.export
+def test_every_command_runs_the_same_class(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch, quiet: Progress
+) -> None:
     """Check, verification, evaluation and prediction; only the first two look inside, by a second runner."""
-    folder, opened = make(), []
+    folder, opened = exported(), []
     start = OnnxRuntimeRunner._open
     monkeypatch.setattr(OnnxRuntimeRunner, "_open", lambda self: opened.append(self) or start(self))
 
@@ -324,10 +305,10 @@ def test_every_command_runs_the_same_class(make: "Make", monkeypatch: pytest.Mon
 
     ours = [(OnnxRuntimeRunner, "encoder.onnx"), (OnnxRuntimeRunner, "decoder.onnx")]
     checked = [ours[0], (TappedRunner, "encoder.onnx"), ours[1]]
-    compare(folder, None, "cpu", None, quiet())
+    compare(folder, None, "cpu", None, quiet)
     assert kinds() == checked
     config = ExportConfig("tiny", random_weights=True, image_size=224)
-    pipeline.export(config, folder.parent / "verified", None, False, quiet())
+    pipeline.export(config, folder.parent / "verified", None, False, quiet)
     assert kinds() == checked
     with from_export(folder, "cpu").open():
         assert kinds() == ours
@@ -335,23 +316,26 @@ def test_every_command_runs_the_same_class(make: "Make", monkeypatch: pytest.Mon
         assert kinds() == ours
 
 
-@pytest.mark.slow
-def test_comparing_wants_the_weights_that_were_exported(make: "Make", tmp_path: Path) -> None:
-    folder = make()
+@pytest.mark.export
+def test_comparing_wants_the_weights_that_were_exported(
+    exported: Exported, tmp_path: Path, quiet: Progress
+) -> None:
+    folder = exported()
     said = content(folder)
     said["weights"]["sha256"] = "0" * 64
     for name in ("encoder.onnx", "decoder.onnx"):
         (tmp_path / name).symlink_to(folder / name)
     (tmp_path / "manifest.json").write_text(json.dumps(said))
     with pytest.raises(UserError, match="another hash"):
-        compare(tmp_path, None, "cpu", None, quiet())
+        compare(tmp_path, None, "cpu", None, quiet)
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("runner", ["cuda", "trt-ep", "tensorrt", "gpu"])
-def test_a_runner_that_is_not_here_is_one_line(make: "Make", runner: str) -> None:
-    folder = make()
+def test_a_runner_that_is_not_here_is_one_line(exported: Exported, runner: str, quiet: Progress) -> None:
+    folder = exported()
     with pytest.raises(UserError) as error:
-        compare(folder, None, runner, None, quiet())
+        compare(folder, None, runner, None, quiet)
     assert "\n" not in str(error.value)
 
 
@@ -380,16 +364,18 @@ def test_tensorrt_builds_for_the_gpu_that_is_here(monkeypatch: pytest.MonkeyPatc
         builder.require("10.14")
 
 
+@pytest.mark.engine
 @pytest.mark.gpu
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", Precision)
-def test_engines_compute_what_pytorch_computes(make: "Make", precision: Precision) -> None:
+def test_engines_compute_what_pytorch_computes(
+    exported: Exported, precision: Precision, quiet: Progress
+) -> None:
     try:
         capability = cuda.gpu().capability
     except UserError as error:
         pytest.skip(f"engines were built, but cannot be run here: {error}")
     if capability not in EngineBuilder(Engine.TENSORRT_RTX).hardware.capabilities:
         pytest.skip(f"TensorRT-RTX does not support compute capability {capability}")
-    folder = make(precision=precision, engine=Engine.TENSORRT_RTX)
-    _, misses = compare(folder, None, "tensorrt-rtx", None, quiet())
+    folder = exported(precision=precision, engine=Engine.TENSORRT_RTX)
+    _, misses = compare(folder, None, "tensorrt-rtx", None, quiet)
     assert misses == []

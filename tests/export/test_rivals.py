@@ -40,7 +40,7 @@ def test_a_rival_computes_metas_embedding(
         np.testing.assert_allclose(left.numpy(), expected, atol=2e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.export
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's compiler uses what PyTorch deprecates
 def test_the_compiled_rival_computes_it_too(model: Model, image: np.ndarray, tmp_path: Path) -> None:
     with (

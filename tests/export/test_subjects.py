@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import pytest
 import skimage.data
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 
 from structsam_export import pipeline
 from structsam_export.analysis.macs import encoder_macs
@@ -22,7 +21,6 @@ from structsam_export.encoder import apply
 from structsam_export.encoder.patch import merged_blocks
 from structsam_export.encoder.walk import embed
 from structsam_export.merging.registry import METHODS
-from structsam_export.models.architectures import ARCHITECTURES, Architecture
 from structsam_export.models.checkpoints import load_sam
 from structsam_export.progress import Progress
 from structsam_export.subjects import Subject, described, from_export, in_pytorch, of_exports
@@ -40,35 +38,24 @@ SIZE = 320  # 20 x 20 tokens: windows of 14 x 14 are padded
 RATES = (0.35, 0.55)
 BOX = (100, 80, 400, 360)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny_everywhere(tiny_architecture: Architecture) -> Iterator[None]:
-    """The small SAM has a name in this module."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ARCHITECTURES, "tiny", tiny_architecture)
-        yield
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 def config(**changes: Any) -> ExportConfig:
     return ExportConfig.of(**{"arch": "tiny", "random_weights": True, "image_size": SIZE} | changes)
 
 
-def quiet() -> Progress:
-    """A progress display that nobody sees."""
-    return Progress(Console(quiet=True))
-
-
 @pytest.fixture(scope="module")
-def subjects(tiny_everywhere: None) -> dict[str, Subject]:
+def subjects(tiny: str, quiet: Progress) -> dict[str, Subject]:
     """All methods at two rates, and StructSAM's ablations, by name."""
     chosen = variants(config(), [*METHODS, *ABLATIONS], RATES)
-    return {one.name: one for one in in_pytorch(config(), chosen, quiet())}
+    return {one.name: one for one in in_pytorch(config(), chosen, quiet)}
 
 
 # In PyTorch
 
 
-def test_names_tell_every_config_apart() -> None:
+def test_names_tell_every_config_apart(quiet: Progress) -> None:
     """Results go by the name: two configs of one name would share a file."""
     specs = [
         "structsam", "structsam:skip_blocks=0", "structsam:skip_blocks=0,1", "structsam:rate_global=0.1",
@@ -77,7 +64,7 @@ def test_names_tell_every_config_apart() -> None:
     ]  # fmt: skip
     small = config(image_size=64)
     chosen = variants(small, specs, [0.5])
-    names = [one.name for one in in_pytorch(small, chosen, quiet())]
+    names = [one.name for one in in_pytorch(small, chosen, quiet)]
     assert len(set(names)) == len(names) == len(specs) + 1
     assert names[:4] == [
         UNMERGED,
@@ -146,13 +133,13 @@ def test_merging_is_that_of_the_method_and_gone_afterwards(subjects: dict[str, S
     assert not np.array_equal(before, expected)
 
 
-def test_blocks_that_follow_another_ones_plans_are_evaluated() -> None:
+def test_blocks_that_follow_another_ones_plans_are_evaluated(quiet: Progress) -> None:
     photo, merged = skimage.data.coffee(), config(plan_every=2)
     sam = pipeline.load(merged)
     tensor, _ = prepare(photo, model_of(merged, sam))
     with torch.no_grad():
         expected, _ = embed(sam.image_encoder, torch.from_numpy(tensor))
-    (_, subject) = in_pytorch(config(), {merged: "one plan for two"}, quiet())
+    (_, subject) = in_pytorch(config(), {merged: "one plan for two"}, quiet)
     with subject.open() as predictor:
         predictor.set_image(photo)
         assert np.array_equal(predictor.get_image_embedding(), expected.numpy())
@@ -220,7 +207,7 @@ def degenerate() -> list[Drawn]:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_degenerate_pictures_and_masks_give_defined_results_for_all_methods(
     subjects: dict[str, Subject], tmp_path: Path
 ) -> None:
@@ -250,22 +237,7 @@ def check_defined(found: FoundObjects) -> None:
 
 # Exports
 
-Make = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory, tiny_everywhere: None) -> Make:
-    """Exports the small SAM at a rate; the same rate, the same folder."""
-    made: dict[ExportConfig, Path] = {}
-
-    def export(rate: float = 0.35) -> Path:
-        wanted = config(image_size=224, rate_window=rate, rate_global=rate)
-        if wanted not in made:
-            folder = tmp_path_factory.mktemp("out") / wanted.name
-            made[wanted] = pipeline.export(wanted, folder, None, False, quiet()).folder
-        return made[wanted]
-
-    return export
+Exported = Callable[..., Path]
 
 
 def content(folder: Path) -> dict[str, Any]:
@@ -282,9 +254,9 @@ def changed(folder: Path, to: Path, **changes: dict[str, Any]) -> Path:
     return to
 
 
-@pytest.mark.slow
-def test_inputs_and_outputs_are_those_of_an_export(make: Make) -> None:
-    said, model = content(make()), Manifest.read(make()).model
+@pytest.mark.export
+def test_inputs_and_outputs_are_those_of_an_export(exported: Exported) -> None:
+    said, model = content(exported(rate=0.35)), Manifest.read(exported(rate=0.35)).model
     for part, (inputs, outputs) in (("encoder", encoder_specs(model)), ("decoder", decoder_specs(model))):
         for side, specs in (("inputs", inputs), ("outputs", outputs)):
             listed = [
@@ -294,12 +266,14 @@ def test_inputs_and_outputs_are_those_of_an_export(make: Make) -> None:
             assert listed == said[part][side]
 
 
-@pytest.mark.slow
-def test_an_export_has_the_facts_and_masks_of_its_model_in_pytorch(make: Make) -> None:
-    folder = make()
+@pytest.mark.export
+def test_an_export_has_the_facts_and_masks_of_its_model_in_pytorch(
+    exported: Exported, quiet: Progress
+) -> None:
+    folder = exported(rate=0.35)
     made = from_export(folder, "cpu")
-    chosen = variants(config(image_size=224), ["structsam"], [0.35])
-    *_, merged = in_pytorch(config(image_size=224), chosen, quiet())
+    chosen = variants(config(), ["structsam"], [0.35])
+    *_, merged = in_pytorch(config(), chosen, quiet)
     assert made.name == f"{folder.name}-cpu"
     assert made.facts == {**merged.facts, "runner": "cpu fp32"}
     photo = skimage.data.astronaut()
@@ -312,32 +286,34 @@ def test_an_export_has_the_facts_and_masks_of_its_model_in_pytorch(make: Make) -
     assert iou(masks[0], masks[1]) > 0.99
 
 
-@pytest.mark.slow
-def test_exports_are_compared_with_the_first_that_merges_nothing(make: Make, tmp_path: Path) -> None:
-    merged, unmerged = make(), make(0.0)
+@pytest.mark.export
+def test_exports_are_compared_with_the_first_that_merges_nothing(
+    exported: Exported, tmp_path: Path, quiet: Progress
+) -> None:
+    merged, unmerged = exported(rate=0.35), exported(rate=0.0)
     again = tmp_path / "again"
     shutil.copytree(unmerged, again)
-    what, made = of_exports([merged, unmerged, again], "cpu", None, quiet())
+    what, made = of_exports([merged, unmerged, again], "cpu", None, quiet)
     assert [one.name for one in made] == [UNMERGED, f"{merged.name}-cpu", "again-cpu"]
     assert [one.facts["label"] for one in made] == ["Baseline", "StructSAM", "Baseline"]
     assert {one.facts["runner"] for one in made} == {"cpu fp32"}
-    assert what == {"arch": "tiny", "image_size": 224, "weights": "random, seed 0"}
+    assert what == {"arch": "tiny", "image_size": SIZE, "weights": "random, seed 0"}
     with pytest.raises(UserError, match="no weights are read; leave --checkpoint out"):
-        of_exports([merged, unmerged], "cpu", tmp_path / "mine.pth", quiet())
+        of_exports([merged, unmerged], "cpu", tmp_path / "mine.pth", quiet)
 
 
-@pytest.mark.slow
-def test_exports_that_all_merge_are_compared_with_pytorch(make: Make) -> None:
-    merged = make()
-    what, made = of_exports([merged], "cpu", None, quiet())
+@pytest.mark.export
+def test_exports_that_all_merge_are_compared_with_pytorch(exported: Exported, quiet: Progress) -> None:
+    merged = exported(rate=0.35)
+    what, made = of_exports([merged], "cpu", None, quiet)
     assert [one.name for one in made] == [UNMERGED, f"{merged.name}-cpu"]
     assert [one.facts["runner"] for one in made] == ["pytorch", "cpu fp32"]
-    assert what == described(config(image_size=224), pipeline.weights_source(config()))
+    assert what == described(config(), pipeline.weights_source(config()))
 
 
-@pytest.mark.slow
-def test_mistakes_with_exports_are_one_line(make: Make, tmp_path: Path) -> None:
-    good = make()
+@pytest.mark.export
+def test_mistakes_with_exports_are_one_line(exported: Exported, tmp_path: Path, quiet: Progress) -> None:
+    good = exported(rate=0.35)
     weights = changed(good, tmp_path / "a", weights={"source": "mine.pth"})
     size = changed(good, tmp_path / "b", arguments={"image_size": 448})
     hashed = changed(good, tmp_path / "c", weights={"sha256": "0" * 64})
@@ -356,29 +332,31 @@ def test_mistakes_with_exports_are_one_line(make: Make, tmp_path: Path) -> None:
     ]
     for folders, runner, message in mistakes:
         with pytest.raises(UserError) as error:
-            of_exports(folders, runner, None, quiet())
+            of_exports(folders, runner, None, quiet)
         assert message in str(error.value)
     (weights / "encoder.onnx").write_bytes(b"short")
     with pytest.raises(UserError, match=r"encoder\.onnx has 5 bytes"):
-        of_exports([weights], "cpu", None, quiet())
+        of_exports([weights], "cpu", None, quiet)
 
 
-@pytest.mark.slow
-def test_weights_that_moved_are_found_with_the_option(make: Make, tmp_path: Path) -> None:
-    sam = load_sam("tiny", 224, None, random_weights=True)
+@pytest.mark.export
+def test_weights_that_moved_are_found_with_the_option(
+    exported: Exported, tmp_path: Path, quiet: Progress
+) -> None:
+    sam = load_sam("tiny", SIZE, None, random_weights=True)
     torch.save(sam.state_dict(), tmp_path / "mine.pth")
     sha256 = pipeline.weights_source(
         replace(config(), random_weights=False, checkpoint=tmp_path / "mine.pth")
     )
     export = changed(
-        make(),
+        exported(rate=0.35),
         tmp_path / "out",
         arguments={"random_weights": False, "checkpoint": str(tmp_path / "gone.pth")},
         weights=sha256,
     )
     with pytest.raises(UserError, match=r"no checkpoint at .*gone\.pth"):
-        of_exports([export], "cpu", None, quiet())
-    what, made = of_exports([export], "cpu", tmp_path / "mine.pth", quiet())
+        of_exports([export], "cpu", None, quiet)
+    what, made = of_exports([export], "cpu", tmp_path / "mine.pth", quiet)
     assert what["weights"] == f"mine.pth {sha256['sha256'][:12]}"
     assert len(made) == 2
 

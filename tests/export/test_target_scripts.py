@@ -25,7 +25,7 @@ def tiny(tiny_architecture: Architecture, monkeypatch: pytest.MonkeyPatch) -> st
     return "tiny"
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_every_form_is_timed_and_held_against_the_gathered_one(
     tiny: str, run_script: RunScript, tmp_path: Path
 ) -> None:
@@ -43,7 +43,7 @@ def test_every_form_is_timed_and_held_against_the_gathered_one(
     assert any(row["error"] > 0 for row in result["layers"]), "or nothing was compared"
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_a_form_that_computes_something_else_is_not_timed(
     tiny: str, run_script: RunScript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,7 +56,7 @@ def test_a_form_that_computes_something_else_is_not_timed(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_every_dialect_is_built(tiny: str, run_script: RunScript, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     code, out, err = run_script("builds", f"-o {tmp_path}/builds.json --archs tiny --image-size 224")
@@ -84,7 +84,7 @@ def test_a_refused_graph_is_told_in_one_line(
     assert (code, err) == (3, "failed: tensorrt-rtx cannot parse encoder.onnx: a reason\n")
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_every_rule_is_left_out_once(tiny: str, run_script: RunScript, tmp_path: Path) -> None:
     code, out, err = run_script(
         "passes", f"-o {tmp_path}/passes.json --arch tiny --image-size 224 --repeat 1"

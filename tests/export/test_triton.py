@@ -15,7 +15,6 @@ import pytest
 from google.protobuf import text_format
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from rich.console import Console
 
 from structsam_export import pipeline, staging, triton
 from structsam_export.choices import Engine
@@ -338,12 +337,16 @@ def serve(repository: Path, name: str, feeds: dict[str, NDArray[Any]], read: Rea
     return {output.name: known[output.name] for output in both.output}
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_an_exported_sam_is_served(
-    tiny: str, tmp_path: Path, read: Read, schema: ModuleType, photographs: Callable[[int], Any]
+    tiny: str,
+    tmp_path: Path,
+    read: Read,
+    schema: ModuleType,
+    photographs: Callable[[int], Any],
+    quiet: Progress,
 ) -> None:
     config = ExportConfig(arch=tiny, random_weights=True, image_size=SIZE, dynamic_batch=True)
-    quiet = Progress(Console(quiet=True))
     made = pipeline.export(config, tmp_path / "made", None, False, quiet, tmp_path / "models")
     for part in ("encoder", "decoder"):
         said = graph_tensors(made.folder / f"{part}.onnx")

@@ -8,24 +8,20 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from rich.console import Console
-
-from structsam_export import pipeline
-from structsam_export.config import ExportConfig
-from structsam_export.progress import Progress
 
 Ended = tuple[int | str | None, str, str]
 Benchmark = Callable[[str], Ended]
 RunCommand = Callable[[str, str], Ended]
 
+pytestmark = pytest.mark.export
+
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def desk(exported: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an export, twice, of an architecture that other processes know too."""
     folder = tmp_path_factory.mktemp("desk")
-    config = ExportConfig("vit_nano", random_weights=True, image_size=224)
-    pipeline.export(config, folder / "one", None, False, Progress(Console(quiet=True)))
-    shutil.copytree(folder / "one", folder / "two")
+    for name in ("one", "two"):
+        shutil.copytree(exported(arch="vit_nano", image_size=224), folder / name)
     return folder
 
 
@@ -40,7 +36,6 @@ def benchmark(desk: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPat
     return call
 
 
-@pytest.mark.slow
 def test_one_run_tells_times_memory_and_operators_of_all(benchmark: Benchmark, desk: Path) -> None:
     rivals = "--rival meta --rival meta-fused --rival eager --rival sdpa"
     code, out, err = benchmark(f"one two {rivals} --repeat 2 -o result.json --plot times.png")

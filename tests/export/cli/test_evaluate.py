@@ -5,7 +5,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,17 @@ import skimage.data
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 
-from structsam_export import pipeline
-from structsam_export.config import ExportConfig
 from structsam_export.merging.registry import METHODS
-from structsam_export.models.architectures import ARCHITECTURES, Architecture
 from structsam_export.models.checkpoints import load_sam
-from structsam_export.progress import Progress
 from structsam_runtime.cli.program import structsam
 
 COCO = Path(__file__).parents[3] / "../shared/data/coco-train"
 TINY = "--arch tiny --random-weights --image-size 224"
 FOLDER = "--dataset folder --root folder"
 PANOPTIC = "--dataset coco-panoptic --root coco"
+pytestmark = pytest.mark.usefixtures("tiny")
+
 ALL = [f"{method}-r{rate}" for method in METHODS for rate in (35, 55)]
 
 Ended = tuple[int | str | None, str, str]
@@ -96,14 +93,6 @@ def desk(tmp_path: Path, datasets: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny_everywhere(tiny_architecture: Architecture) -> Iterator[None]:
-    """The small SAM has a name in this module."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ARCHITECTURES, "tiny", tiny_architecture)
-        yield
-
-
 def call(desk: Path, line: str, capsys: pytest.CaptureFixture[str]) -> Ended:
     """The command in this process, in a folder: exit code, stdout, stderr."""
     with pytest.MonkeyPatch.context() as patch:
@@ -165,7 +154,7 @@ def again(done: Path, desk: Path) -> Path:
     return desk / "results"
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_all_methods_on_both_datasets(done: Path) -> None:
     assert sorted(path.name for path in done.iterdir()) == [
         "coco-panoptic-val2017", "coco-panoptic-val2017.png", "folder-all", "folder-all.png", "tables.csv",
@@ -193,7 +182,7 @@ def test_all_methods_on_both_datasets(done: Path) -> None:
     assert "nan" not in text
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_what_was_measured_is_what_it_says(done: Path) -> None:
     """The crowd is in the truth and not prompted; the unmerged model agrees with itself, others less."""
     found = lines(done / "coco-panoptic-val2017")
@@ -207,7 +196,7 @@ def test_what_was_measured_is_what_it_says(done: Path) -> None:
         assert 0.3 < np.mean(values) < 1
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_again_nothing_is_computed_again(again: Path, command: Evaluate) -> None:
     before, tables = stamps(again / "folder-all"), (again / "tables.md").read_text()
     code, out, err = command(f"{FOLDER} {TINY} -o results")
@@ -217,7 +206,7 @@ def test_again_nothing_is_computed_again(again: Path, command: Evaluate) -> None
     assert (again / "tables.md").read_text() == tables
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_a_run_that_was_cut_goes_on(again: Path, command: Evaluate) -> None:
     """In the middle of a line of one model, before another, and in the middle of the annotations."""
     folder = again / "folder-all"
@@ -237,7 +226,7 @@ def test_a_run_that_was_cut_goes_on(again: Path, command: Evaluate) -> None:
     assert (again / "tables.md").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_a_rate_can_be_added(again: Path, command: Evaluate) -> None:
     before = stamps(again / "folder-all")
     code, out, err = command(
@@ -254,7 +243,7 @@ def test_a_rate_can_be_added(again: Path, command: Evaluate) -> None:
     assert rows[:3] == [["| StructSAM", rate] for rate in ("0.35", "0.45", "0.55")]
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_pictures_can_be_added_and_until_then_fewer_count(desk: Path, command: Evaluate) -> None:
     line = f"{FOLDER} {TINY} -o results --rate 0.5"
     assert command(f"{line} --method tome --limit 3")[0] == 0
@@ -268,7 +257,7 @@ def test_pictures_can_be_added_and_until_then_fewer_count(desk: Path, command: E
     assert {len(made) for made in found.values()} == {4}
 
 
-@pytest.mark.slow
+@pytest.mark.export
 @pytest.mark.parametrize("dataset", [FOLDER, PANOPTIC])
 def test_other_weights_in_the_same_folder_are_refused(desk: Path, command: Evaluate, dataset: str) -> None:
     """Whichever dataset they are evaluated on: rows would mix them."""
@@ -287,7 +276,7 @@ def test_other_weights_in_the_same_folder_are_refused(desk: Path, command: Evalu
     assert {path: path.read_bytes() for path in (desk / "results").rglob("*.*")} == before
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_an_interruption_leaves_what_was_done(
     desk: Path, command: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,14 +305,12 @@ def test_an_interruption_leaves_what_was_done(
 
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory: pytest.TempPathFactory, tiny_everywhere: None) -> Path:
-    """The small SAM with merged tokens."""
-    config = ExportConfig.of("tiny", rate=0.35, random_weights=True, image_size=224)
-    folder = tmp_path_factory.mktemp("out") / "export"
-    return pipeline.export(config, folder, None, False, Progress(Console(quiet=True))).folder
+def export(exported: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small SAM with merged tokens, in a folder of this name."""
+    return shutil.copytree(exported(rate=0.35, image_size=224), tmp_path_factory.mktemp("out") / "export")
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_an_export_beside_its_model_in_pytorch(export: Path, again: Path, command: Evaluate) -> None:
     """The same masks to a few pixels, in the same tables."""
     before = stamps(again / "folder-all")
@@ -342,7 +329,7 @@ def test_an_export_beside_its_model_in_pytorch(export: Path, again: Path, comman
     assert [line for line in err.splitlines() if not line.startswith("✓")] == []
 
 
-@pytest.mark.slow
+@pytest.mark.export
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -411,7 +398,7 @@ def test_help(command: Evaluate) -> None:
     assert "--ablations" in out
 
 
-@pytest.mark.slow
+@pytest.mark.export
 @pytest.mark.skipif(not COCO.exists(), reason="the annotated COCO pictures are not there")
 def test_real_annotations_run_with_the_ablations(command: Evaluate, desk: Path) -> None:
     line = f"--dataset coco-panoptic --split train2017 --root {os.path.relpath(COCO.resolve(), desk)} {TINY}"

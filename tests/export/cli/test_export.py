@@ -470,7 +470,7 @@ def test_a_signal_in_the_middle_leaves_everything_as_it_was(tmp_path: Path, sent
 # One export from end to end
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_a_small_sam_is_exported_verified_and_described(command: Command, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -57,7 +57,7 @@ def configs(*methods: str, rate: float = 0.55) -> list[ExportConfig]:
         ("--method tome", 2),  # it has no energy
         ("--method tome --method tome --block 1 --block 0 --block 1", 4),
         ("--box 100 80 400 360", 6),
-        pytest.param("--all-methods --box 100 80 400 360", 1 + 2 + 9 + 2 + 9, marks=pytest.mark.slow),
+        pytest.param("--all-methods --box 100 80 400 360", 1 + 2 + 9 + 2 + 9, marks=pytest.mark.export),
         ("--box -20 -20 700 500", 6),  # beyond the photograph on every side
     ],
 )

@@ -123,7 +123,7 @@ def graph_of(encoder: Any, opset: int, precision: Precision = Precision.FP32) ->
     return run_passes(trace(module, image, output_names(encoder), opset=opset))[0]
 
 
-@pytest.mark.slow
+@pytest.mark.export
 @pytest.mark.parametrize(
     ("which", "method"),
     [
@@ -155,7 +155,7 @@ def test_every_form_is_exported(
             assert error <= 1e-3, "of embeddings whose deviation is one"
 
 
-@pytest.mark.slow
+@pytest.mark.export
 @pytest.mark.parametrize(
     ("arch", "which"),
     [

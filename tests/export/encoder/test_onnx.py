@@ -84,7 +84,7 @@ def check_agrees(model: onnx.ModelProto, encoder: Any, image: Tensor) -> None:
     assert error <= ERROR
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_an_encoder_of_four_blocks_agrees(
     build_encoder: Build, photographs: Photographs, structsam: StructSAM
 ) -> None:
@@ -123,7 +123,7 @@ def test_every_ablation_is_exported(build_encoder: Build, photographs: Photograp
         check_agrees(model, encoder, image[None])
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_one_file_takes_any_batch(
     build_encoder: Build, photographs: Photographs, structsam: StructSAM
 ) -> None:
@@ -299,7 +299,7 @@ class AllSlots(nn.Module):
         return merged
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_no_method_fixes_the_batch(features: Tensor) -> None:
     """A dimension that a method reads as a number would stay what it was when the model was traced."""
     module, maps = AllSlots(), features[0].unfold(0, 20, 20).movedim(3, 1)[:, :, :20].contiguous()

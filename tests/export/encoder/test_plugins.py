@@ -13,7 +13,6 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
-from rich.console import Console
 from torch import Tensor
 
 from structsam_export import pipeline
@@ -77,14 +76,14 @@ def config(tiny: str, tmp_path: Path) -> Callable[..., ExportConfig]:
     return make
 
 
-def graph(config: ExportConfig, folder: Path) -> tuple[onnx.ModelProto, Any]:
+def graph(config: ExportConfig, folder: Path, quiet: Progress) -> tuple[onnx.ModelProto, Any]:
     """The graph that the engine would be built from, and the encoder that it comes from."""
     encoder = pipeline.load(config).image_encoder
-    path = pipeline.build_plugin_graph(config, encoder, folder, Progress(Console(quiet=True)))
+    path = pipeline.build_plugin_graph(config, encoder, folder, quiet)
     return onnx.load(path), encoder
 
 
-@pytest.mark.slow
+@pytest.mark.export
 @pytest.mark.parametrize("half", [False, True])
 def test_it_computes_the_embedding(
     half: bool,
@@ -92,9 +91,10 @@ def test_it_computes_the_embedding(
     operators: list[type[OpRun]],
     tmp_path: Path,
     photographs: Any,
+    quiet: Progress,
 ) -> None:
     precision = Precision.FP16 if half else Precision.FP32
-    model, encoder = graph(config(precision=precision, dynamic_batch=True), tmp_path)
+    model, encoder = graph(config(precision=precision, dynamic_batch=True), tmp_path, quiet)
     onnx.checker.check_model(model)
     image = photographs(SIZE)[:2]
     (embedding,) = ReferenceEvaluator(model, new_ops=operators).run(None, {"image": image.numpy()})
@@ -106,9 +106,9 @@ def test_it_computes_the_embedding(
 
 
 def test_only_what_merges_has_plugins_and_nothing_else_plans(
-    config: Callable[..., ExportConfig], tmp_path: Path
+    config: Callable[..., ExportConfig], tmp_path: Path, quiet: Progress
 ) -> None:
-    model, _ = graph(config(skip_blocks=(1,)), tmp_path)
+    model, _ = graph(config(skip_blocks=(1,)), tmp_path, quiet)
     counts = Counter(node.op_type for node in model.graph.node)
     assert [counts[f"Structsam{name}"] for name in NAMES] == [3] * 4
     assert not {"TopK", "ScatterElements", "ReduceMax", "ArgMin"} & counts.keys()
@@ -118,7 +118,7 @@ def test_only_what_merges_has_plugins_and_nothing_else_plans(
 
 
 def test_the_engine_comes_of_another_graph_and_the_library_comes_along(
-    config: Callable[..., ExportConfig], tmp_path: Path
+    config: Callable[..., ExportConfig], tmp_path: Path, quiet: Progress
 ) -> None:
     """With a builder that only looks at what it gets."""
     asked, built = config(), dict[str, bool]()
@@ -135,12 +135,11 @@ def test_the_engine_comes_of_another_graph_and_the_library_comes_along(
     )
     folder = tmp_path / "out"
     folder.mkdir()
-    progress = Progress(Console(quiet=True))
     sam = pipeline.load(asked)
-    encoder = pipeline.build_encoder(asked, sam, folder / "encoder.onnx", progress)
-    pipeline.build_decoder(asked, sam, folder / "decoder.onnx", progress)
+    encoder = pipeline.build_encoder(asked, sam, folder / "encoder.onnx", quiet)
+    pipeline.build_decoder(asked, sam, folder / "decoder.onnx", quiet)
     plain = (folder / "encoder.onnx").read_bytes()
-    pipeline.build_engines(asked, builder, encoder, folder, progress)
+    pipeline.build_engines(asked, builder, encoder, folder, quiet)
     assert built == {"encoder.engine": True, "decoder.engine": False}
     assert (folder / "plugins.so").read_bytes() == b"library"
     assert (folder / "encoder.onnx").read_bytes() == plain
@@ -176,11 +175,10 @@ def test_what_plugins_do_not_go_with_is_refused(
 
 
 def test_a_triton_repository_is_not_written_with_plugins(
-    config: Callable[..., ExportConfig], tmp_path: Path
+    config: Callable[..., ExportConfig], tmp_path: Path, quiet: Progress
 ) -> None:
-    progress = Progress(Console(quiet=True))
     with pytest.raises(UserError, match="--triton-repository with --plugins"):
-        pipeline.export(config(), tmp_path / "out", None, False, progress, tmp_path / "models")
+        pipeline.export(config(), tmp_path / "out", None, False, quiet, tmp_path / "models")
 
 
 def test_the_config_survives_its_json(config: Callable[..., ExportConfig]) -> None:

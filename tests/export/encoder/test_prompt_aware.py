@@ -135,7 +135,7 @@ def model(module: PlannedEncoder) -> onnx.ModelProto:
     return trace(module, inputs, output_names(module.encoder), {name: {0: "batch"} for name in inputs})
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_the_graph_decides_and_computes_as_pytorch(
     module: PlannedEncoder, model: onnx.ModelProto, photographs: Photographs
 ) -> None:
@@ -151,13 +151,13 @@ def test_the_graph_decides_and_computes_as_pytorch(
             assert np.array_equal(own, other.numpy()), name
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_tensorrt_takes_the_graph(model: onnx.ModelProto) -> None:
     """From version 10.3 on."""
     assert [str(finding) for finding in lint(model, "10.3") if finding.severity == "error"] == []
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_the_gradient_is_taken_once_for_both_groups(model: onnx.ModelProto) -> None:
     """The exporter computes equal expressions once, on which the cost that is told relies."""
     squares = [node for node in model.graph.node if node.op_type == "Mul" and len(set(node.input)) == 1]

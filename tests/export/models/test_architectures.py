@@ -53,7 +53,7 @@ def export(fine: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pipeline.export(config, folder / "out", folder / "photos", False, progress).folder
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_patch_8_exports_with_sams_counts(export: Path) -> None:
     said = json.loads((export / "manifest.json").read_text())
     assert said["merging"]["global"]["tokens_kept"] == 1843
@@ -64,7 +64,7 @@ def test_patch_8_exports_with_sams_counts(export: Path) -> None:
     assert said["verification"]["mask_iou"] > 0.99
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_patch_8_answers_a_box(export: Path) -> None:
     with Predictor.load(export) as predictor:
         predictor.set_image(skimage.data.coffee())

@@ -87,7 +87,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
     return [one for one in named if below(one)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the worker's process in /proc")
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `cluster` is not installed")
 def test_a_killed_worker_loses_nothing_and_a_rerun_skips_what_is_done(

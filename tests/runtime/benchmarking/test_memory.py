@@ -59,7 +59,7 @@ def test_an_error_passes_through() -> None:
         raise ZeroDivisionError
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("linux")
 def test_hundreds_of_pictures_in_a_row_do_not_grow(
     export_folder: Path, photos: dict[str, NDArray[np.uint8]]

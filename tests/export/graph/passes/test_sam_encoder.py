@@ -47,7 +47,7 @@ def ops(model: onnx.ModelProto) -> Counter[str]:
     return Counter(node.op_type for node in model.graph.node)
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_a_graph_as_deep_as_vit_b_is_small(build_encoder: Callable[..., Any]) -> None:
     """Its count of nodes does not depend on how wide it is; nor do the tables beside its weights."""
     model = build_encoder(1024, depth=12, global_attn_indexes=(2, 5, 8, 11))
@@ -60,7 +60,7 @@ def test_a_graph_as_deep_as_vit_b_is_small(build_encoder: Callable[..., Any]) ->
     assert after.ByteSize() - weights < 0.02 * 358_683_648, "of ViT-B's weights"
 
 
-@pytest.mark.slow
+@pytest.mark.export
 @pytest.mark.parametrize("dynamic", [False, True], ids=["fixed", "dynamic"])
 def test_merging_is_indexed_in_int32_but_for_what_topk_and_argmin_give(same: Same, dynamic: bool) -> None:
     model = encoder()

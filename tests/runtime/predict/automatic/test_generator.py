@@ -177,7 +177,7 @@ def test_masks_are_metas(case: str, meta: SimpleNamespace, weights: Any, predict
     check(AutomaticMaskGenerator(predictor, **settings).generate(PICTURES[name]), expected)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not DEMO.is_dir(), reason="the photographs of SAM's demo are not there")
 @pytest.mark.parametrize("name", ["dog.jpg", "dogs.jpg", "groceries.jpg", "truck.jpg"])
 @pytest.mark.usefixtures("opencv")
