@@ -14,8 +14,14 @@ from structsam_runtime.manifest import Model
 
 # Examples of a property: few while one works, many where a change is let in. No test has a number of its own.
 settings.register_profile("quick", max_examples=8, deadline=None)
-settings.register_profile("ci", max_examples=60, deadline=None)
+settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "quick")
+
+# A core for each process that runs tests: threads of several processes on the same cores wait for each other.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+if WORKER and hasattr(os, "sched_setaffinity"):
+    CORES = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {CORES[int(WORKER.removeprefix("gw")) % len(CORES)]})
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SAM = Model(
@@ -65,3 +71,8 @@ def run_command(capsys: pytest.CaptureFixture[str]) -> Callable[[str, str], Ende
         return ended.value.code, captured.out, captured.err
 
     return call
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The commands of the documents take longest and run one after another: they start first."""
+    items.sort(key=lambda item: item.get_closest_marker("readme") is None)

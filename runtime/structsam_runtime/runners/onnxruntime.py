@@ -1,6 +1,7 @@
 """ONNX Runtime, on the CPU or on a GPU."""
 
 import importlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +60,7 @@ class OnnxRuntimeRunner(Runner):
     Args:
         path: the ONNX file.
         provider: ``cpu``, ``cuda``, ``trt-ep`` or ``rtx-ep``.
-        threads: of the CPU for one operator; default as many as there are cores.
+        threads: of the CPU for one operator; default as many as there are cores, or as the process may use.
 
     Raises:
         UserError: the provider is unknown. On entering the ``with`` block: the file is missing or is not a
@@ -130,8 +131,7 @@ class OnnxRuntimeRunner(Runner):
         # gathers of small tables by constant indices would be stored as their results: 1.6 GB at rate 0.
         options.enable_mem_pattern = False
         options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", FOLDED)
-        if self.threads is not None:
-            options.intra_op_num_threads = self.threads
+        options.intra_op_num_threads = self.threads or _allowed()
         return options
 
     def _model(self) -> Path | bytes:
@@ -211,3 +211,15 @@ def _shape(node: Any) -> tuple[int | str, ...]:
         axis if isinstance(axis, int | str) else f"{node.name}.{index}"
         for index, axis in enumerate(node.shape)
     )
+
+
+def _allowed() -> int:
+    """Cores that the process is limited to; 0, which is ONNX Runtime's own choice, where it may use all.
+
+    ONNX Runtime starts a thread for every core of the machine. In a container or under ``taskset`` they would
+    wait for each other on the few cores that there are.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return 0
+    allowed = len(os.sched_getaffinity(0))
+    return 0 if allowed == os.cpu_count() else allowed
