@@ -20,6 +20,11 @@ to 0..1."""
 Fit = Literal["pad", "stretch"]
 """How a picture is fitted into the square: its longest side fills it and the rest is padding, or both sides
 fill it."""
+Resampling = Literal["bilinear", "spline"]
+"""How a picture is resized: by Pillow's antialiased bilinear filter, or by cubic splines after a Gaussian."""
+Upscaling = Literal["logits", "probabilities"]
+"""What of a mask is interpolated: logits, to the model's square and from there to the picture, or their
+sigmoid, to the picture at once."""
 
 T = TypeVar("T")
 
@@ -39,6 +44,9 @@ class Model:
     prior: bool = False  # whether the encoder takes one: see `prior`; manifests from before it do not say
     scaling: Scaling = "deviation"  # of pixels; manifests from before it do not say
     fit: Fit = "pad"  # of pictures; manifests from before it do not say
+    resampling: Resampling = "bilinear"  # of pictures; manifests from before it do not say
+    upscaling: Upscaling = "logits"  # of masks; manifests from before it do not say
+    boxes_only: bool = False  # whether it learned one mask for a box and nothing else, as MedSAM did
 
 
 @dataclass(frozen=True)
@@ -187,6 +195,9 @@ def _model(data: Mapping[str, Any], path: Path) -> Model:
         prior=_get(data, "prior", bool, path, "model.") if "prior" in data else False,
         scaling=_one_of(Scaling, data, "scaling", path, Model.scaling),
         fit=_one_of(Fit, data, "fit", path, Model.fit),
+        resampling=_one_of(Resampling, data, "resampling", path, Model.resampling),
+        upscaling=_one_of(Upscaling, data, "upscaling", path, Model.upscaling),
+        boxes_only=_get({"boxes_only": Model.boxes_only, **data}, "boxes_only", bool, path, "model."),
     )
     if min(model.image_size, model.low_res, *model.embedding, *model.pixel_std) <= 0:
         raise UserError(f"{path} has a size or a pixel_std that is not positive in 'model'; export again")

@@ -378,8 +378,9 @@ class Predictor:
             iou = np.take_along_axis(iou, first, axis=1)
             low_res = np.take_along_axis(low_res, first[:, :, None, None], axis=1)
         if as_logits:
-            return masks.upscale(low_res, self.frame), iou, low_res
-        return masks.binary(low_res, self.frame, self.model.mask_threshold), iou, low_res
+            return masks.upscale(low_res, self.frame, self.model.upscaling), iou, low_res
+        threshold, upscaling = self.model.mask_threshold, self.model.upscaling
+        return masks.binary(low_res, self.frame, threshold, upscaling), iou, low_res
 
     def _previous(self, mask_input: ArrayLike, encoded: Encoded) -> list[NDArray[np.float32]]:
         """A checked ``mask_input``: its shape must be exact, or NumPy would give one mask to all prompts."""
