@@ -226,7 +226,7 @@ def encoder_inputs(config: ExportConfig) -> dict[str, Shape]:
 def build_decoder(config: ExportConfig, sam: Any, path: Path, progress: Progress) -> PromptedMaskDecoder:
     """Write the decoder's graph; returns the fp32 module that it was made from."""
     decoder = PromptedMaskDecoder(sam).eval()
-    outputs = FAMILIES[config.architecture.family].decoder_outputs
+    outputs = FAMILIES[config.family].decoder_outputs
     build(config, decoder, *example_prompts(config), outputs, path, progress)
     return decoder
 
@@ -324,7 +324,7 @@ def build_engines(
 def build_plugin_graph(config: ExportConfig, encoder: nn.Module, folder: Path, progress: Progress) -> Path:
     """Write the patched encoder's graph with plugins: another `encoder.onnx`, in another folder."""
     path, module = folder / "encoder.onnx", PluginEncoder(encoder)
-    outputs = FAMILIES[config.architecture.family].encoder_outputs
+    outputs = FAMILIES[config.family].encoder_outputs
     build(config, module, *example_images(config), outputs, path, progress)
     return path
 

@@ -101,6 +101,8 @@ PROMPTED = {"prompt_windows": 2, "rate_background": 0.75, "rate_window": 0.35, "
             "vit_b-structsam-r55-widened-attention-512px-fp32",
         ),
         (PROMPTED, "vit_b-structsam-prompt2r35-r75-fp32"),
+        ({"family": "medsam"}, "vit_b-medsam-structsam-r55-fp32"),
+        ({"family": "sam"}, "vit_b-structsam-r55-fp32"),
         (PROMPTED | HALF | {"rate_global": 0.5}, "vit_b-structsam-prompt2r35-r75w50g-fp16"),
     ],
 )
@@ -119,6 +121,7 @@ def configs_with_every_field(margin: float) -> list[ExportConfig]:
         HALF,
         PROMPTED,
         PLUGGED,
+        {"family": "medsam"},
     ]
     fields = {field.name for field in dataclasses.fields(ExportConfig)} - {"merging"}
     assert set().union(*changes) == {*fields, *FLAGS}
@@ -160,6 +163,10 @@ def test_json_gives_back_the_same_config() -> None:
             "--arch vit_b --checkpoint 'my sam.pth' --method structsam:cells=no",
         ),
         ({"method": "tome:channels=heads"}, "--arch vit_b --method tome"),
+        (
+            {"family": "medsam", "checkpoint": Path("medsam_vit_b.pth")},
+            "--arch vit_b --checkpoint medsam_vit_b.pth --family medsam",
+        ),
         ({"method": "tomesd:proportional=yes"}, "--arch vit_b --method tomesd:proportional=yes"),
         (
             {"method": "adjacent:proportional=no"},

@@ -14,6 +14,7 @@ from ..choices import Attention, Channels, Engine, Precision, Target
 from ..merging.registry import DEFAULT as DEFAULT_METHOD
 from ..merging.registry import METHODS, MethodSpec
 from ..models.architectures import ARCHITECTURES, DEFAULT
+from ..models.family import FAMILIES
 
 WEIGHTS, MERGING, OUTPUT = "Model", "Merging", "Output"
 
@@ -50,6 +51,14 @@ def main(
         bool,
         typer.Option("--random-weights", help="Seeded random weights; no download.", rich_help_panel=WEIGHTS),
     ] = False,
+    family: Annotated[
+        str,
+        typer.Option(
+            help=f"What weights were trained as: {' or '.join(FAMILIES)}. Default: sam.",
+            rich_help_panel=WEIGHTS,
+            metavar="NAME",
+        ),
+    ] = "",
     image_size: Annotated[
         int,
         typer.Option(
@@ -243,6 +252,7 @@ def main(
         arch=arch,
         checkpoint=checkpoint,
         random_weights=random_weights,
+        family=family,
         merging=Recipe.read(recipe) if recipe else Uniform.typed(spec, **flags),
         seed=seed,
         image_size=image_size,

@@ -87,7 +87,11 @@ def upscale_above(
 
 def _values(logits: NDArray[np.float32], upscaling: Upscaling) -> NDArray[np.float32]:
     """What is interpolated: logits themselves, or their sigmoid, by a form that never overflows."""
-    return logits if upscaling == "logits" else np.float32(0.5) * (1 + np.tanh(np.float32(0.5) * logits))
+    if upscaling == "logits":
+        return logits
+    half = np.float32(0.5)
+    sigmoid: NDArray[np.float32] = half + half * np.tanh(half * logits)
+    return sigmoid
 
 
 def _logits(values: NDArray[np.float32], upscaling: Upscaling) -> NDArray[np.float32]:
@@ -95,7 +99,8 @@ def _logits(values: NDArray[np.float32], upscaling: Upscaling) -> NDArray[np.flo
     if upscaling == "logits":
         return values
     share = np.clip(values, EDGE, 1 - EDGE)
-    return np.log(share / (1 - share))
+    odds: NDArray[np.float32] = share / (1 - share)
+    return np.log(odds)
 
 
 def _window(matrix: NDArray[np.float32], active: NDArray[np.bool_]) -> tuple[slice, slice]:

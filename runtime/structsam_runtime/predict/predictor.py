@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from ..contract import (
     POINT_LABELS,
     PRIOR,
 )
-from ..errors import UserError
+from ..errors import Caution, UserError
 from ..manifest import Manifest, Model
 from ..runners import create
 from ..runners.base import Array, DeviceArray, Memory, Runner
@@ -33,10 +34,15 @@ from . import masks, prompts
 from .embedding import Embedding
 from .image import Frame, prepare
 from .prior import prior
-from .prompts import BOTTOM_RIGHT, FOREGROUND, TOP_LEFT, Encoded, Prompt
+from .prompts import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, TOP_LEFT, Encoded, Prompt
 
 BATCH = 8
 """Pictures in one run of an encoder whose batch is open; its engines are built for as many."""
+BOXES_ONLY = (
+    "this model, as MedSAM, learned one mask for a box; points, earlier masks and three candidates "
+    "(multimask) are untrained: check the masks"
+)
+"""What is said once of prompts that a model has never seen."""
 
 
 @dataclass(frozen=True)
@@ -318,6 +324,9 @@ class Predictor:
             UserError: no picture is set, or more prompts or points than an engine was built for.
         """
         side, given = self.model.low_res, mask_input or [None] * len(encoded)
+        pointed = np.isin(encoded.point_labels, (BACKGROUND, FOREGROUND)).any()
+        if self.model.boxes_only and (pointed or any(mask is not None for mask in given)):
+            warnings.warn(BOXES_ONLY, Caution, stacklevel=2)
         previous = np.zeros((len(encoded), 1, side, side), np.float32)
         for index, mask in enumerate(given):
             if mask is not None:
@@ -370,6 +379,8 @@ class Predictor:
         best: bool,
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
         """Masks [P, M, H, W], predicted IoU [P, M] and logits [P, M, 256, 256]."""
+        if multimask and self.model.boxes_only:
+            warnings.warn(BOXES_ONLY, Caution, stacklevel=2)
         low_res, iou = self.decode(encoded, previous)
         chosen = slice(1, None) if multimask else slice(0, 1)
         low_res, iou = low_res[:, chosen], iou[:, chosen]

@@ -93,6 +93,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "rate that is no number": (["--rate", "nan"], "is nan; expected 0 to 0.75"),
     "rate in words": (["--rate", "half"], "--rate"),
     "unknown architecture": (["--arch", "vit_x"], "--arch vit_x is unknown; expected one of vit_nano, vit_b"),
+    "unknown family": (["--family", "sam2"], "--family sam2 is unknown; expected sam or medsam"),
     "unknown method": (["--method", "nose"], "--method"),
     "option of another method": (
         ["--method", "tome:flatness=mean"],
