@@ -49,7 +49,7 @@ def test_photographs_are_scikit_images(name: str) -> None:
 
 
 def test_a_photograph_larger_than_it_was() -> None:
-    check(COFFEE, (512, 640), share=0.001)
+    check(COFFEE[100:300, 200:400], (448, 512), share=0.001)
 
 
 @given(st.integers(0, 2**32 - 1), sides, sides, sides, sides)
