@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from structsam_runtime.errors import UserError
 
-from .choices import Attention, Engine, Precision, Target
+from .choices import Attention, DecoderLayout, Engine, Precision, Target
 from .merging.registry import METHODS, MethodSpec
 from .models.architectures import ARCHITECTURES, Architecture
 from .models.family import FAMILIES
@@ -45,6 +45,7 @@ class ExportConfig:
         image_size: S, pixels along the side of the encoder's input; 0 is what the weights were made for.
         precision: the arithmetic inside.
         dynamic_batch: leave the encoder's batch open; otherwise it is 1.
+        decoder_layout: write a second decoder for other tools too.
         target: what the graph is for; None is the engine's, and the CPU without one.
         attention: how the graph computes attention; None is the target's form.
         engine: build engines too.
@@ -60,6 +61,7 @@ class ExportConfig:
     image_size: int = 0
     precision: Precision = Precision.FP32
     dynamic_batch: bool = False
+    decoder_layout: DecoderLayout | None = None
     target: Target | None = None
     attention: Attention | None = None
     engine: Engine | None = None
@@ -91,6 +93,11 @@ class ExportConfig:
         object.__setattr__(self, "family", self.family or self.architecture.family)
         if self.family not in FAMILIES:
             raise UserError(f"--family {self.family} is unknown; expected {' or '.join(FAMILIES)}")
+        if self.decoder_layout and FAMILIES[self.family].pixels.fit != "pad":
+            raise UserError(
+                f"--decoder-layout {self.decoder_layout} cuts off SAM's padding, and --family {self.family} "
+                "has none; leave one of them out"
+            )
         own_size = self.architecture.image_size
         object.__setattr__(self, "image_size", self.image_size or own_size)
         patch = self.architecture.patch
@@ -277,9 +284,9 @@ class ExportConfig:
             words += ["--image-size", str(self.image_size)]
         words += {Precision.FP32: [], Precision.FP16: ["--fp16"]}[self.precision]
         words += ["--dynamic-batch"] if self.dynamic_batch else []
-        for name in ("target", "attention", "engine", "plugins"):
+        for name in ("decoder_layout", "target", "attention", "engine", "plugins"):
             value = getattr(self, name)
-            words += [] if value is None else [f"--{name}", str(value)]
+            words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
         return shlex.join(words)
 
     def as_json(self) -> dict[str, Any]:
@@ -300,6 +307,7 @@ class ExportConfig:
         kinds: dict[str, Callable[[Any], Any]] = {
             **dict.fromkeys(PATHS, Path),
             "precision": Precision,
+            "decoder_layout": DecoderLayout,
             "target": Target,
             "attention": Attention,
             "engine": Engine,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from structsam_export import pipeline
-from structsam_export.choices import Attention, Engine, Gradient, Precision, Target
+from structsam_export.choices import Attention, DecoderLayout, Engine, Gradient, Precision, Target
 from structsam_export.config import FLAGS, PATHS, ExportConfig
 from structsam_export.merging import (
     ALGM,
@@ -51,6 +51,7 @@ CHANGES: dict[str, Any] = {
     "seed": 3,
     "image_size": 672,
     "dynamic_batch": True,
+    "decoder_layout": DecoderLayout.META,
     "target": Target.TENSORRT11,
     "attention": Attention.MASK,
     "engine": Engine.TENSORRT_RTX,
@@ -168,6 +169,7 @@ def test_json_gives_back_the_same_config() -> None:
             "--arch vit_b --checkpoint medsam_vit_b.pth --family medsam",
         ),
         ({"method": "tomesd:proportional=yes"}, "--arch vit_b --method tomesd:proportional=yes"),
+        ({"decoder_layout": DecoderLayout.META_SINGLE}, "--arch vit_b --decoder-layout meta-single"),
         (
             {"method": "adjacent:proportional=no"},
             "--arch vit_b --method adjacent:proportional=no",

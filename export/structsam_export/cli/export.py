@@ -10,7 +10,7 @@ import typer
 from structsam_runtime.cli.console import FAILED
 from structsam_runtime.errors import UserError
 
-from ..choices import Attention, Channels, Engine, Precision, Target
+from ..choices import Attention, Channels, DecoderLayout, Engine, Precision, Target
 from ..merging.registry import DEFAULT as DEFAULT_METHOD
 from ..merging.registry import METHODS, MethodSpec
 from ..models.architectures import ARCHITECTURES, DEFAULT
@@ -168,6 +168,14 @@ def main(
     dynamic_batch: Annotated[
         bool, typer.Option("--dynamic-batch", help="Any number of images a call.", rich_help_panel=OUTPUT)
     ] = False,
+    decoder_layout: Annotated[
+        DecoderLayout | None,
+        typer.Option(
+            help=f"Also a decoder for tools that take Meta's: {' or '.join(DecoderLayout)}.",
+            rich_help_panel=OUTPUT,
+            metavar="NAME",
+        ),
+    ] = None,
     target: Annotated[
         Target | None,
         typer.Option(
@@ -258,6 +266,7 @@ def main(
         image_size=image_size,
         precision=_precision(precision, fp16),
         dynamic_batch=dynamic_batch,
+        decoder_layout=decoder_layout,
         target=target,
         attention=attention,
         engine=engine,
