@@ -136,7 +136,7 @@ class Manifest:
         for name in wanted:
             if name not in self.files:
                 raise UserError(f"{folder / FILE_NAME} does not list {name}; {self.remedy(folder)}")
-            _check_file(folder / name, self.files[name], hashes, self.remedy(folder))
+            _check_file(folder / name, self.files[name], hashes, f"{self.remedy(folder)}{_own(name)}")
 
 
 def _load(folder: Path, path: Path) -> dict[str, Any]:
@@ -225,6 +225,11 @@ def _engine(data: Mapping[str, Any], path: Path) -> EngineRecord | None:
         gpu=None if engine.get("gpu") is None else _get(engine, "gpu", str, path, where),
         capabilities=tuple(_get(numbered, index, str, path, f"{where}capabilities.") for index in numbered),
     )
+
+
+def _own(name: str) -> str:
+    """What else there is to do about a file that its owner may have changed."""
+    return "; if you changed it, --unverified loads it" if ".onnx" in name else ""
 
 
 def _check_file(path: Path, record: FileRecord, hashes: bool, remedy: str) -> None:

@@ -43,6 +43,7 @@ BOXES_ONLY = (
     "(multimask) are untrained: check the masks"
 )
 """What is said once of prompts that a model has never seen."""
+UNVERIFIED = "the files of {} are not checked; if they were changed, what verification measured is void"
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,12 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, folder: Path | str, runner: str = "cpu", threads: int | None = None, check_hashes: bool = False
+        cls,
+        folder: Path | str,
+        runner: str = "cpu",
+        threads: int | None = None,
+        check_hashes: bool = False,
+        verified: bool = True,
     ) -> "Predictor":
         """A predictor of an export folder.
 
@@ -117,6 +123,7 @@ class Predictor:
             threads: of the CPU, for ONNX Runtime; default as many as there are cores.
             check_hashes: compare the sha256 of .onnx files with the manifest. Their sizes always are; hashing
                 several hundred megabytes is left to those who ask. Engines are always hashed.
+            verified: False also loads .onnx files that were changed since, as by quantisation, with a word.
 
         Raises:
             UserError: no such runner; the folder is not an export, or its files are not the ones that were
@@ -124,8 +131,10 @@ class Predictor:
         """
         folder = Path(folder)
         encoder, decoder = (
-            create(folder, part, runner, threads, check_hashes) for part in ("encoder", "decoder")
+            create(folder, part, runner, threads, check_hashes, verified) for part in ("encoder", "decoder")
         )
+        if not verified:
+            warnings.warn(UNVERIFIED.format(folder), Caution, stacklevel=2)
         manifest = Manifest.read(folder)
         return cls(encoder, decoder, manifest.model, manifest.weights)
 
