@@ -88,6 +88,8 @@ class Predictor:
     the first prompt and not in `set_image`, for all prompts of a call together, and again as soon as a call
     asks about other places than the call before: best suited to a box or two whose clicks lie inside.
 
+    A MedSAM learned one mask for a box: what else it is asked it answers, with a warning (`Caution`).
+
     Args:
         encoder: input ``image`` float32 [B, 3, S, S], for a prompt-aware one also ``prior`` float32
             [B, h, w]; output ``image_embedding`` float32 [B, C, h, w].
