@@ -23,7 +23,7 @@ from structsam_runtime.runners.onnxruntime import OnnxRuntimeRunner
 from .choices import DecoderLayout
 from .comparing import Arrays, run_all
 from .description import graph_tensors
-from .graph.meta import meta_decoder
+from .graph.meta_decoder import meta_decoder
 from .graph.save import save
 
 FILE = "decoder.meta.onnx"
@@ -50,7 +50,7 @@ def meta_iou(
     Returns:
         IoU with Meta's masks: the mean over those of a click, of a box, and of both with an earlier mask.
     """
-    feeds = [{"image_embeddings": embedding, **prompt} for prompt in prompts(frame, 4 * embedding.shape[-1])]
+    feeds = [{"image_embeddings": embedding, **prompt} for prompt in usual_prompts(frame, 4 * embedding.shape[-1])]
     theirs = reference(sam, layout)
     ious = []
     for feed, made in zip(feeds, run_all(OnnxRuntimeRunner(folder / FILE), feeds), strict=True):
@@ -62,7 +62,7 @@ def meta_iou(
     return float(np.mean(ious))
 
 
-def prompts(frame: Frame, side: int) -> Iterator[Arrays]:
+def usual_prompts(frame: Frame, side: int) -> Iterator[Arrays]:
     """What tools feed beside the embedding: a click with its padding, the corners of a box, and both.
 
     Args:

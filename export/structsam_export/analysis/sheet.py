@@ -20,7 +20,7 @@ from structsam_runtime.colours import WHITE, Colour, code
 from structsam_runtime.evaluation.metrics import iou
 from structsam_runtime.manifest import Upscaling
 from structsam_runtime.predict.drawing import outlined_box
-from structsam_runtime.predict.image import Frame, prepare, resize
+from structsam_runtime.predict.image import Frame, prepare, resized
 from structsam_runtime.predict.masks import binary
 from structsam_runtime.predict.prompts import Encoded
 
@@ -99,7 +99,7 @@ def panels(
     encoder = sam.image_encoder
     model = model_of(configs[0], sam)
     tensor, frame = prepare(picture, model)
-    photo = resize(picture, frame, model.resampling)
+    photo = resized(picture, frame, model.resampling)
     image = torch.from_numpy(tensor)
     views, masks = {}, {}
     for config in shown(configs, "methods", len(configs)):

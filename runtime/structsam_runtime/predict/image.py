@@ -140,14 +140,14 @@ def prepare(image: NDArray[np.uint8], model: Model) -> tuple[NDArray[np.float32]
         UserError: the picture has another dtype or shape, or cannot be scaled.
     """
     frame = Frame.of(*picture_size(image), model.image_size, model.fit)
-    resized = resize(image, frame, model.resampling)
-    normal = _scaled(resized.astype(np.float32), model)
+    pixels = resized(image, frame, model.resampling)
+    normal = _scaled(pixels.astype(np.float32), model)
     tensor = np.zeros((1, 3, model.image_size, model.image_size), np.float32)
     tensor[0, :, : frame.resized_height, : frame.resized_width] = normal.transpose(2, 0, 1)
     return tensor, frame
 
 
-def resize(image: NDArray[np.uint8], frame: Frame, resampling: Resampling) -> NDArray[np.uint8]:
+def resized(image: NDArray[np.uint8], frame: Frame, resampling: Resampling) -> NDArray[np.uint8]:
     """A picture [H, W, 3] as large as it is in the model's square: uint8 [h, w, 3]."""
     size = (frame.resized_height, frame.resized_width)
     if resampling == "spline":
