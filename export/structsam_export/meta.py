@@ -50,7 +50,8 @@ def meta_iou(
     Returns:
         IoU with Meta's masks: the mean over those of a click, of a box, and of both with an earlier mask.
     """
-    feeds = [{"image_embeddings": embedding, **prompt} for prompt in usual_prompts(frame, 4 * embedding.shape[-1])]
+    asked = usual_prompts(frame, 4 * embedding.shape[-1])
+    feeds = [{"image_embeddings": embedding, **prompt} for prompt in asked]
     theirs = reference(sam, layout)
     ious = []
     for feed, made in zip(feeds, run_all(OnnxRuntimeRunner(folder / FILE), feeds), strict=True):
