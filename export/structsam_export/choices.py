@@ -126,3 +126,10 @@ class Attention(StrEnum):
     MASK = "mask"  # the bias is added before the softmax
     OPERATOR = "operator"  # ONNX's own with that mask, from opset 23 on
     GATHER = "gather"  # the bias is gathered for every pair
+
+
+class DecoderLayout(StrEnum):
+    """`--decoder-layout`: a second decoder with the names and types that Meta publishes, and its masks."""
+
+    META = "meta"  # all four
+    META_SINGLE = "meta-single"  # the best one, as Meta's --return-single-mask

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from structsam_runtime.errors import UserError
 
-from .choices import Attention, Engine, Precision, Target
+from .choices import Attention, DecoderLayout, Engine, Precision, Target
 from .merging.registry import METHODS, MethodSpec
 from .models.architectures import ARCHITECTURES, Architecture
+from .models.family import FAMILIES
 from .recipe import RATE, Recipe, Uniform
 from .targets import DIALECTS, FUSED, Dialect, natural
 
@@ -38,11 +39,13 @@ class ExportConfig:
         arch: a name in ARCHITECTURES.
         checkpoint: a state dict; None takes the architecture's own, unless random_weights.
         random_weights: seeded weights instead of trained ones.
+        family: a name in FAMILIES, of what the weights were trained for; empty is the architecture's own.
         merging: what merges where, as flags say it or block by block.
         seed: of random weights and of random choices; block i draws with seed + i.
         image_size: S, pixels along the side of the encoder's input; 0 is what the weights were made for.
         precision: the arithmetic inside.
         dynamic_batch: leave the encoder's batch open; otherwise it is 1.
+        decoder_layout: write a second decoder for other tools too.
         target: what the graph is for; None is the engine's, and the CPU without one.
         attention: how the graph computes attention; None is the target's form.
         engine: build engines too.
@@ -52,11 +55,13 @@ class ExportConfig:
     arch: str
     checkpoint: Path | None = None
     random_weights: bool = False
+    family: str = ""
     merging: Uniform | Recipe = field(default_factory=Uniform)
     seed: int = 0
     image_size: int = 0
     precision: Precision = Precision.FP32
     dynamic_batch: bool = False
+    decoder_layout: DecoderLayout | None = None
     target: Target | None = None
     attention: Attention | None = None
     engine: Engine | None = None
@@ -87,6 +92,14 @@ class ExportConfig:
             raise UserError(f"--arch {self.arch} is unknown; expected one of {', '.join(ARCHITECTURES)}")
         if self.checkpoint is not None and self.random_weights:
             raise UserError("--checkpoint and --random-weights exclude each other; give one of them")
+        object.__setattr__(self, "family", self.family or self.architecture.family)
+        if self.family not in FAMILIES:
+            raise UserError(f"--family {self.family} is unknown; expected {' or '.join(FAMILIES)}")
+        if self.decoder_layout and FAMILIES[self.family].pixels.fit != "pad":
+            raise UserError(
+                f"--decoder-layout {self.decoder_layout} cuts off SAM's padding, and --family {self.family} "
+                "has none; leave one of them out"
+            )
         own_size = self.architecture.image_size
         object.__setattr__(self, "image_size", self.image_size or own_size)
         patch = self.architecture.patch
@@ -244,7 +257,8 @@ class ExportConfig:
         size = [] if self.image_size == self.architecture.image_size else [f"{self.image_size}px"]
         graph = [] if self.written_for is natural(self.engine) else [str(self.written_for)]
         graph += [] if self.form is self._own_form else [f"{self.form}-attention"]
-        return "-".join([self.arch, *self.merging.parts(), *graph, *size, self.precision])
+        family = [] if self.family == self.architecture.family else [self.family]
+        return "-".join([self.arch, *family, *self.merging.parts(), *graph, *size, self.precision])
 
     @property
     def label(self) -> str:
@@ -265,15 +279,16 @@ class ExportConfig:
         words = ["structsam", "export", "--arch", self.arch]
         words += ["--checkpoint", str(self.checkpoint)] if self.checkpoint else []
         words += ["--random-weights"] if self.random_weights else []
+        words += [] if self.family == self.architecture.family else ["--family", self.family]
         words += self.merging.words()
         words += ["--seed", str(self.seed)] if self.seed else []
         if self.image_size != self.architecture.image_size:
             words += ["--image-size", str(self.image_size)]
         words += {Precision.FP32: [], Precision.FP16: ["--fp16"]}[self.precision]
         words += ["--dynamic-batch"] if self.dynamic_batch else []
-        for name in ("target", "attention", "engine", "plugins"):
+        for name in ("decoder_layout", "target", "attention", "engine", "plugins"):
             value = getattr(self, name)
-            words += [] if value is None else [f"--{name}", str(value)]
+            words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
         return shlex.join(words)
 
     def as_json(self) -> dict[str, Any]:
@@ -294,6 +309,7 @@ class ExportConfig:
         kinds: dict[str, Callable[[Any], Any]] = {
             **dict.fromkeys(PATHS, Path),
             "precision": Precision,
+            "decoder_layout": DecoderLayout,
             "target": Target,
             "attention": Attention,
             "engine": Engine,

@@ -82,19 +82,22 @@ def manifest(
 def model_of(config: ExportConfig, sam: Any) -> Model:
     """What the runtime needs to know of the model."""
     architecture, size = config.architecture, config.image_size
-    grid, pixels = architecture.grid(size), FAMILIES[architecture.family].pixels
+    grid, family = architecture.grid(size), FAMILIES[config.family]
     return Model(
         arch=config.arch,
         image_size=size,
         embedding=(architecture.width, grid, grid),
         low_res=architecture.mask_side(size),
         mask_threshold=float(sam.mask_threshold),
-        pixel_mean=tuple(sam.pixel_mean.flatten().tolist()),
-        pixel_std=tuple(sam.pixel_std.flatten().tolist()),
+        pixel_mean=family.pixels.mean,
+        pixel_std=family.pixels.std,
         precision=config.precision,
         prior=config.prompt_aware,
-        scaling=pixels.scaling,
-        fit=pixels.fit,
+        scaling=family.pixels.scaling,
+        fit=family.pixels.fit,
+        resampling=family.pixels.resampling,
+        upscaling=family.upscaling,
+        boxes_only=family.boxes_only,
     )
 
 

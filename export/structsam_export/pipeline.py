@@ -31,7 +31,7 @@ from structsam_runtime.runners.tensorrt import PLUGINS
 
 from .analysis.macs import EncoderMacs, encoder_macs
 from .choices import Precision
-from .comparing import Arrays, tapped
+from .comparing import Arrays, run_all, tapped
 from .config import ExportConfig
 from .description import PLACES, manifest, merging, model_of, write
 from .encoder.decoder import PromptedMaskDecoder
@@ -44,12 +44,13 @@ from .graph.passes import run_passes
 from .graph.precision import set_precision
 from .graph.save import save
 from .graph.trace import trace
+from .meta import FILE, meta_iou, write_meta
 from .models.checkpoints import download, load_sam, own_weights
 from .models.family import FAMILIES
 from .progress import Progress
 from .staging import check_folder, staged
 from .triton import check_repository, names, write_repository
-from .verify import Report, read_pictures, samples, verify
+from .verify import THRESHOLDS, Report, read_pictures, samples, verify
 
 Dynamic = Mapping[str, Mapping[int, str]]
 
@@ -122,9 +123,10 @@ def export(
         encoder = build_encoder(config, sam, folder / "encoder.onnx", progress)
         decoder = build_decoder(config, sam, folder / "decoder.onnx", progress)
         report = verified(config, sam, decoder, folder, pictures, progress)
+        meta = build_meta(config, sam, folder, pictures, progress) if config.decoder_layout else {}
         engine = build_engines(config, builder, encoder, folder, progress) if builder else None
         macs = encoder_macs(encoder)
-        content = manifest(config, sam, folder, weights, macs, asdict(report), engine)
+        content = manifest(config, sam, folder, weights, macs, asdict(report), engine) | meta
         write(folder / "manifest.json", content)
     if repository:
         with progress.step("write models for Triton") as notes:
@@ -226,9 +228,35 @@ def encoder_inputs(config: ExportConfig) -> dict[str, Shape]:
 def build_decoder(config: ExportConfig, sam: Any, path: Path, progress: Progress) -> PromptedMaskDecoder:
     """Write the decoder's graph; returns the fp32 module that it was made from."""
     decoder = PromptedMaskDecoder(sam).eval()
-    outputs = FAMILIES[config.architecture.family].decoder_outputs
+    outputs = FAMILIES[config.family].decoder_outputs
     build(config, decoder, *example_prompts(config), outputs, path, progress)
     return decoder
+
+
+def build_meta(
+    config: ExportConfig, sam: Any, folder: Path, pictures: Arrays, progress: Progress
+) -> dict[str, Any]:
+    """Write the decoder that other tools take, and verify it on the first picture.
+
+    Returns:
+        What the manifest says of it, under its key there.
+
+    Raises:
+        VerificationError: its masks are not those of Meta's own.
+    """
+    layout, model = config.decoder_layout, model_of(config, sam)
+    if layout is None:
+        return {}
+    with progress.step(f"write {FILE}") as notes:
+        said = write_meta(folder, model, layout)
+        sample = samples(dict(list(pictures.items())[:1]), model)[0]
+        (made,) = run_all(OnnxRuntimeRunner(folder / "encoder.onnx"), [sample.feed])
+        said["mask_iou"] = meta_iou(folder, sam, layout, made[EMBEDDING], sample.frame)
+        notes.append(f"mask IoU with Meta's {said['mask_iou']:.4f}")
+    least = THRESHOLDS[config.precision].mask_iou
+    if least is not None and not said["mask_iou"] >= least:
+        raise VerificationError(f"mask IoU of {FILE} is {said['mask_iou']:.5g}, expected at least {least:g}")
+    return {"decoder_meta": said}
 
 
 def example_prompts(config: ExportConfig) -> tuple[dict[str, Tensor], Dynamic]:
@@ -324,7 +352,7 @@ def build_engines(
 def build_plugin_graph(config: ExportConfig, encoder: nn.Module, folder: Path, progress: Progress) -> Path:
     """Write the patched encoder's graph with plugins: another `encoder.onnx`, in another folder."""
     path, module = folder / "encoder.onnx", PluginEncoder(encoder)
-    outputs = FAMILIES[config.architecture.family].encoder_outputs
+    outputs = FAMILIES[config.family].encoder_outputs
     build(config, module, *example_images(config), outputs, path, progress)
     return path
 

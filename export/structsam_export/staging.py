@@ -61,7 +61,7 @@ def _is_export(folder: Path) -> bool:
     """Whether a folder holds an export and nothing else, so that replacing it loses nothing of the user's."""
     kinds = ("onnx", "onnx.data", "engine")
     ours = {"manifest.json", PLUGINS} | {
-        f"{part}.{kind}" for part in ("encoder", "decoder") for kind in kinds
+        f"{part}.{kind}" for part in ("encoder", "decoder", "decoder.meta") for kind in kinds
     }
     return (folder / "manifest.json").is_file() and all(path.name in ours for path in folder.iterdir())
 

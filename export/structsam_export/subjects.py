@@ -96,7 +96,8 @@ def _removed(merging: Mapping[str, Any]) -> dict[str, float]:
 def _name(config: ExportConfig) -> str:
     """The name of an export, without what all models of one run share."""
     size = "" if config.image_size == config.architecture.image_size else f"-{config.image_size}px"
-    return config.name.removeprefix(f"{config.arch}-").removesuffix(f"{size}-{config.precision}")
+    own = config.name.removeprefix(f"{config.arch}-").removeprefix(f"{config.family}-")
+    return own.removesuffix(f"{size}-{config.precision}")
 
 
 @contextmanager
@@ -196,8 +197,9 @@ def described(config: ExportConfig, weights: Mapping[str, str | None]) -> dict[s
     """What models that are compared must share.
 
     Args:
-        config: architecture and image size.
+        config: architecture, family and image size.
         weights: as `weights_source` and the manifest have them.
     """
     told = f"{weights['source']} {(weights['sha256'] or '')[:12]}".strip()
-    return {"arch": config.arch, "image_size": config.image_size, "weights": told}
+    family = {} if config.family == config.architecture.family else {"family": config.family}
+    return {"arch": config.arch, **family, "image_size": config.image_size, "weights": told}

@@ -1,4 +1,4 @@
-"""The one exception for a person's mistake."""
+"""The one exception for a person's mistake, and the one warning."""
 
 
 class UserError(Exception):
@@ -11,3 +11,7 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(line.strip() for line in message.splitlines()))
+
+
+class Caution(UserWarning):
+    """What is done as asked, and may not be what was meant; one line, which commands print on stderr."""

@@ -20,6 +20,11 @@ to 0..1."""
 Fit = Literal["pad", "stretch"]
 """How a picture is fitted into the square: its longest side fills it and the rest is padding, or both sides
 fill it."""
+Resampling = Literal["bilinear", "spline"]
+"""How a picture is resized: by Pillow's antialiased bilinear filter, or by cubic splines after a Gaussian."""
+Upscaling = Literal["logits", "probabilities"]
+"""What of a mask is interpolated: logits, to the model's square and from there to the picture, or their
+sigmoid, to the picture at once."""
 
 T = TypeVar("T")
 
@@ -39,6 +44,9 @@ class Model:
     prior: bool = False  # whether the encoder takes one: see `prior`; manifests from before it do not say
     scaling: Scaling = "deviation"  # of pixels; manifests from before it do not say
     fit: Fit = "pad"  # of pictures; manifests from before it do not say
+    resampling: Resampling = "bilinear"  # of pictures; manifests from before it do not say
+    upscaling: Upscaling = "logits"  # of masks; manifests from before it do not say
+    boxes_only: bool = False  # whether it learned one mask for a box and nothing else, as MedSAM did
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,7 @@ class Manifest:
         for name in wanted:
             if name not in self.files:
                 raise UserError(f"{folder / FILE_NAME} does not list {name}; {self.remedy(folder)}")
-            _check_file(folder / name, self.files[name], hashes, self.remedy(folder))
+            _check_file(folder / name, self.files[name], hashes, f"{self.remedy(folder)}{_own(name)}")
 
 
 def _load(folder: Path, path: Path) -> dict[str, Any]:
@@ -187,6 +195,9 @@ def _model(data: Mapping[str, Any], path: Path) -> Model:
         prior=_get(data, "prior", bool, path, "model.") if "prior" in data else False,
         scaling=_one_of(Scaling, data, "scaling", path, Model.scaling),
         fit=_one_of(Fit, data, "fit", path, Model.fit),
+        resampling=_one_of(Resampling, data, "resampling", path, Model.resampling),
+        upscaling=_one_of(Upscaling, data, "upscaling", path, Model.upscaling),
+        boxes_only=_get({"boxes_only": Model.boxes_only, **data}, "boxes_only", bool, path, "model."),
     )
     if min(model.image_size, model.low_res, *model.embedding, *model.pixel_std) <= 0:
         raise UserError(f"{path} has a size or a pixel_std that is not positive in 'model'; export again")
@@ -214,6 +225,11 @@ def _engine(data: Mapping[str, Any], path: Path) -> EngineRecord | None:
         gpu=None if engine.get("gpu") is None else _get(engine, "gpu", str, path, where),
         capabilities=tuple(_get(numbered, index, str, path, f"{where}capabilities.") for index in numbered),
     )
+
+
+def _own(name: str) -> str:
+    """What else there is to do about a file that its owner may have changed."""
+    return "; if you changed it, --unverified loads it" if ".onnx" in name else ""
 
 
 def _check_file(path: Path, record: FileRecord, hashes: bool, remedy: str) -> None:

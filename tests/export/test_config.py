@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from structsam_export import pipeline
-from structsam_export.choices import Attention, Engine, Gradient, Precision, Target
+from structsam_export.choices import Attention, DecoderLayout, Engine, Gradient, Precision, Target
 from structsam_export.config import FLAGS, PATHS, ExportConfig
 from structsam_export.merging import (
     ALGM,
@@ -51,6 +51,7 @@ CHANGES: dict[str, Any] = {
     "seed": 3,
     "image_size": 672,
     "dynamic_batch": True,
+    "decoder_layout": DecoderLayout.META,
     "target": Target.TENSORRT11,
     "attention": Attention.MASK,
     "engine": Engine.TENSORRT_RTX,
@@ -101,6 +102,8 @@ PROMPTED = {"prompt_windows": 2, "rate_background": 0.75, "rate_window": 0.35, "
             "vit_b-structsam-r55-widened-attention-512px-fp32",
         ),
         (PROMPTED, "vit_b-structsam-prompt2r35-r75-fp32"),
+        ({"family": "medsam"}, "vit_b-medsam-structsam-r55-fp32"),
+        ({"family": "sam"}, "vit_b-structsam-r55-fp32"),
         (PROMPTED | HALF | {"rate_global": 0.5}, "vit_b-structsam-prompt2r35-r75w50g-fp16"),
     ],
 )
@@ -119,6 +122,7 @@ def configs_with_every_field(margin: float) -> list[ExportConfig]:
         HALF,
         PROMPTED,
         PLUGGED,
+        {"family": "medsam"},
     ]
     fields = {field.name for field in dataclasses.fields(ExportConfig)} - {"merging"}
     assert set().union(*changes) == {*fields, *FLAGS}
@@ -160,7 +164,12 @@ def test_json_gives_back_the_same_config() -> None:
             "--arch vit_b --checkpoint 'my sam.pth' --method structsam:cells=no",
         ),
         ({"method": "tome:channels=heads"}, "--arch vit_b --method tome"),
+        (
+            {"family": "medsam", "checkpoint": Path("medsam_vit_b.pth")},
+            "--arch vit_b --checkpoint medsam_vit_b.pth --family medsam",
+        ),
         ({"method": "tomesd:proportional=yes"}, "--arch vit_b --method tomesd:proportional=yes"),
+        ({"decoder_layout": DecoderLayout.META_SINGLE}, "--arch vit_b --decoder-layout meta-single"),
         (
             {"method": "adjacent:proportional=no"},
             "--arch vit_b --method adjacent:proportional=no",

@@ -369,4 +369,6 @@ def test_weights_that_moved_are_found_with_the_option(
     ],
 )
 def test_weights_are_told_by_name_and_hash(weights: dict[str, str | None], told: str) -> None:
-    assert described(config(), weights) == {"arch": "tiny", "image_size": SIZE, "weights": told}
+    what = {"arch": "tiny", "image_size": SIZE, "weights": told}
+    assert described(config(), weights) == what
+    assert described(config(family="medsam"), weights) == what | {"family": "medsam"}

@@ -49,6 +49,13 @@ def test_manifests_from_before_families_are_those_of_sam(folder: Path) -> None:
     _edit(folder, lambda data: data["model"].update(scaling="min-max", fit="stretch"))
     model = Manifest.read(folder).model
     assert (model.scaling, model.fit) == ("min-max", "stretch")
+    _edit(folder, lambda data: [data["model"].pop(key) for key in ("resampling", "upscaling", "boxes_only")])
+    model = Manifest.read(folder).model
+    assert (model.resampling, model.upscaling, model.boxes_only) == ("bilinear", "logits", False)
+    changes = {"resampling": "spline", "upscaling": "probabilities", "boxes_only": True}
+    _edit(folder, lambda data: data["model"].update(changes))
+    model = Manifest.read(folder).model
+    assert (model.resampling, model.upscaling, model.boxes_only) == ("spline", "probabilities", True)
 
 
 def test_an_integer_passes_for_a_float(folder: Path) -> None:
@@ -74,6 +81,15 @@ def test_an_integer_passes_for_a_float(folder: Path) -> None:
             lambda data: data["model"].update(scaling="mean"),
             "'model.scaling' = 'mean', expected deviation or min-max",
         ),
+        (
+            lambda data: data["model"].update(resampling="cubic"),
+            "'model.resampling' = 'cubic', expected bilinear or spline",
+        ),
+        (
+            lambda data: data["model"].update(upscaling="masks"),
+            "'model.upscaling' = 'masks', expected logits or probabilities",
+        ),
+        (lambda data: data["model"].update(boxes_only="yes"), "'model.boxes_only' = 'yes', expected bool"),
         (lambda data: data["model"].update(image_size=0), "a size or a pixel_std that is not positive"),
         (
             lambda data: data["model"].update(pixel_std=[1, 0, 1]),

@@ -18,8 +18,9 @@ from PIL import Image, ImageDraw
 
 from structsam_runtime.colours import WHITE, Colour, code
 from structsam_runtime.evaluation.metrics import iou
+from structsam_runtime.manifest import Upscaling
 from structsam_runtime.predict.drawing import outlined_box
-from structsam_runtime.predict.image import Frame, prepare
+from structsam_runtime.predict.image import Frame, prepare, resized
 from structsam_runtime.predict.masks import binary
 from structsam_runtime.predict.prompts import Encoded
 
@@ -96,9 +97,9 @@ def panels(
     """
     sam = load(configs[0])
     encoder = sam.image_encoder
-    tensor, frame = prepare(picture, model_of(configs[0], sam))
-    size = (frame.resized_width, frame.resized_height)
-    photo = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+    model = model_of(configs[0], sam)
+    tensor, frame = prepare(picture, model)
+    photo = resized(picture, frame, model.resampling)
     image = torch.from_numpy(tensor)
     views, masks = {}, {}
     for config in shown(configs, "methods", len(configs)):
@@ -106,18 +107,18 @@ def panels(
         apply(encoder, config.methods())
         views[name], stage = watch(encoder, image, blocks)
         if prompts:
-            masks[name] = mask_of(sam, finish(encoder, stage), prompts, photo)
+            masks[name] = mask_of(sam, finish(encoder, stage), prompts, photo, model.upscaling)
     groups = [
         block_panels(photo, block, {name: seen[block] for name, seen in views.items()}) for block in blocks
     ]
     if prompts:
         remove(encoder)
-        unmerged = mask_of(sam, encoder(image), prompts, photo)
+        unmerged = mask_of(sam, encoder(image), prompts, photo, model.upscaling)
         groups.append(mask_panels(photo, prompts.point_coords[0], unmerged, masks))
     return groups
 
 
-def mask_of(sam: Any, embedding: torch.Tensor, prompts: Encoded, photo: Pixels) -> Mask:
+def mask_of(sam: Any, embedding: torch.Tensor, prompts: Encoded, photo: Pixels, upscaling: Upscaling) -> Mask:
     """The mask [h, w] of one prompt, as large as the photograph is in the encoder."""
     side = 4 * embedding.shape[-1]
     masks, _ = PromptedMaskDecoder(sam)(
@@ -128,7 +129,7 @@ def mask_of(sam: Any, embedding: torch.Tensor, prompts: Encoded, photo: Pixels) 
         torch.zeros(1),
     )
     frame = Frame.of(photo.shape[0], photo.shape[1], max(photo.shape[:2]))
-    return binary(masks[0, 0].numpy(), frame, sam.mask_threshold)
+    return binary(masks[0, 0].numpy(), frame, sam.mask_threshold, upscaling)
 
 
 def block_panels(photo: Pixels, block: int, views: Mapping[str, BlockView]) -> list[Panel]:

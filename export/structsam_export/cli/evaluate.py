@@ -21,6 +21,7 @@ from ..config import ExportConfig
 from ..evaluating import evaluate_all, write
 from ..merging.registry import METHODS
 from ..models.architectures import ARCHITECTURES, DEFAULT
+from ..models.family import FAMILIES
 from ..pipeline import weights_source
 from ..progress import Progress
 from ..subjects import described, in_pytorch, of_exports
@@ -54,6 +55,9 @@ def main(
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Seeded random weights: only to see it run.")
     ] = False,
+    family: Annotated[
+        str, typer.Option(help=f"What weights were trained as: {' or '.join(FAMILIES)}; default: sam.")
+    ] = "",
     image_size: Annotated[
         int, typer.Option(help="Pixels along the side of the input; 0 is the architecture's own.")
     ] = 0,
@@ -66,7 +70,12 @@ def main(
         _refuse({"--runner": runner}, "only exports have one")
     else:
         merging = {"--method": method, "--rate": rate, "--ablations": ablations}
-        model = {"--arch": arch, "--random-weights": random_weights, "--image-size": image_size}
+        model = {
+            "--arch": arch,
+            "--random-weights": random_weights,
+            "--family": family,
+            "--image-size": image_size,
+        }
         _refuse({**merging, **model}, "exports have their own")
     if limit and last:
         raise UserError("--limit and --last exclude each other; give one of them")
@@ -74,7 +83,7 @@ def main(
     if outs:
         what, subjects = of_exports(outs, runner or "cpu", checkpoint, Progress())
     else:
-        config = ExportConfig(arch or DEFAULT, checkpoint, random_weights, image_size=image_size)
+        config = ExportConfig(arch or DEFAULT, checkpoint, random_weights, family, image_size=image_size)
         specs = [*(method or METHODS), *([*ABLATIONS, *CHOICES] if ablations else [])]
         subjects = in_pytorch(config, variants(config, specs, rate or RATES), Progress())
         what = described(config, weights_source(config))

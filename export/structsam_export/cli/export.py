@@ -10,10 +10,11 @@ import typer
 from structsam_runtime.cli.console import FAILED
 from structsam_runtime.errors import UserError
 
-from ..choices import Attention, Channels, Engine, Precision, Target
+from ..choices import Attention, Channels, DecoderLayout, Engine, Precision, Target
 from ..merging.registry import DEFAULT as DEFAULT_METHOD
 from ..merging.registry import METHODS, MethodSpec
 from ..models.architectures import ARCHITECTURES, DEFAULT
+from ..models.family import FAMILIES
 
 WEIGHTS, MERGING, OUTPUT = "Model", "Merging", "Output"
 
@@ -50,6 +51,14 @@ def main(
         bool,
         typer.Option("--random-weights", help="Seeded random weights; no download.", rich_help_panel=WEIGHTS),
     ] = False,
+    family: Annotated[
+        str,
+        typer.Option(
+            help=f"What weights were trained as: {' or '.join(FAMILIES)}. Default: sam.",
+            rich_help_panel=WEIGHTS,
+            metavar="NAME",
+        ),
+    ] = "",
     image_size: Annotated[
         int,
         typer.Option(
@@ -159,6 +168,14 @@ def main(
     dynamic_batch: Annotated[
         bool, typer.Option("--dynamic-batch", help="Any number of images a call.", rich_help_panel=OUTPUT)
     ] = False,
+    decoder_layout: Annotated[
+        DecoderLayout | None,
+        typer.Option(
+            help=f"Also a decoder for tools that take Meta's: {' or '.join(DecoderLayout)}.",
+            rich_help_panel=OUTPUT,
+            metavar="NAME",
+        ),
+    ] = None,
     target: Annotated[
         Target | None,
         typer.Option(
@@ -243,11 +260,13 @@ def main(
         arch=arch,
         checkpoint=checkpoint,
         random_weights=random_weights,
+        family=family,
         merging=Recipe.read(recipe) if recipe else Uniform.typed(spec, **flags),
         seed=seed,
         image_size=image_size,
         precision=_precision(precision, fp16),
         dynamic_batch=dynamic_batch,
+        decoder_layout=decoder_layout,
         target=target,
         attention=attention,
         engine=engine,

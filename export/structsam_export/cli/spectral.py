@@ -21,6 +21,7 @@ from ..config import ExportConfig
 from ..description import model_of
 from ..merging.registry import METHODS
 from ..models.architectures import ARCHITECTURES, DEFAULT
+from ..models.family import FAMILIES
 from ..pipeline import load
 from ..progress import shown
 
@@ -35,6 +36,9 @@ def main(
     arch: Annotated[str, typer.Option(help=f"{', '.join(ARCHITECTURES)}.")] = DEFAULT,
     checkpoint: Annotated[Path | None, typer.Option(metavar="PATH")] = None,
     random_weights: Annotated[bool, typer.Option("--random-weights")] = False,
+    family: Annotated[
+        str, typer.Option(help=f"What weights were trained as: {' or '.join(FAMILIES)}; default: sam.")
+    ] = "",
     rate: Annotated[float, typer.Option(help="Share of tokens removed, 0 to 0.75.")] = 0.55,
     method: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all.")] = None,
     image_size: Annotated[
@@ -49,7 +53,13 @@ def main(
     check_drawing(output, photo, PICTURES)
     configs = {
         name: ExportConfig.of(
-            arch, name, rate, checkpoint=checkpoint, random_weights=random_weights, image_size=image_size
+            arch,
+            name,
+            rate,
+            checkpoint=checkpoint,
+            random_weights=random_weights,
+            family=family,
+            image_size=image_size,
         )
         for name in method or METHODS
     }

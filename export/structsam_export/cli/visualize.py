@@ -31,6 +31,9 @@ def main(
     arch: Annotated[str, typer.Option(help=f"{', '.join(ARCHITECTURES)}.")] = DEFAULT,
     checkpoint: Annotated[Path | None, typer.Option(metavar="PATH")] = None,
     random_weights: Annotated[bool, typer.Option("--random-weights")] = False,
+    family: Annotated[
+        str, typer.Option(help=f"What weights were trained as: {' or '.join(FAMILIES)}; default: sam.")
+    ] = "",
     rate: Annotated[float, typer.Option(help="Share of tokens removed, 0 to 0.75.")] = 0.55,
     method: Annotated[
         list[str] | None, typer.Option(help="How tokens merge; repeatable. Default: structsam.")
@@ -59,13 +62,19 @@ def main(
     names = METHODS if all_methods else dict.fromkeys(method or [DEFAULT_METHOD])
     configs = [
         ExportConfig.of(
-            arch, name, rate, checkpoint=checkpoint, random_weights=random_weights, image_size=image_size
+            arch,
+            name,
+            rate,
+            checkpoint=checkpoint,
+            random_weights=random_weights,
+            family=family,
+            image_size=image_size,
         )
         for name in names
     ]
     blocks = _blocks(block or [], configs[0])
     picture = read_image(photo)
-    fit = FAMILIES[configs[0].architecture.family].pixels.fit
+    fit = FAMILIES[configs[0].family].pixels.fit
     frame = Frame.of(picture.shape[0], picture.shape[1], configs[0].image_size, fit)
     prompts = encode(frame, box=box) if box else None
     groups = panels(picture, configs, blocks, prompts)

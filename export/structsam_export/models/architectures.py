@@ -27,7 +27,7 @@ class Architecture:
         image_size: pixels along the side of the square input that the weights were made for.
         patch: pixels along the side of a token's patch.
         window: tokens along the side of an attention window.
-        family: a name in FAMILIES, which says what pictures the model wants.
+        family: a name in FAMILIES, which says what pictures the model wants; `--family` has the last word.
     """
 
     embed_dim: int

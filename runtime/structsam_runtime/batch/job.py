@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import whole_file
-from ..manifest import Manifest
+from ..manifest import Manifest, sha256
 from ..predict.image import PICTURES
 from ..runners import file_of
 
@@ -33,6 +33,7 @@ class Job:
         points_per_side: of everything mode.
         embeddings: keep the embedding of every picture too.
         record: what two runs must share for their results to go together.
+        verified: as `Predictor.load` takes it.
     """
 
     images: Path
@@ -43,6 +44,7 @@ class Job:
     points_per_side: int
     embeddings: bool
     record: Mapping[str, Any]
+    verified: bool = True
 
     def result(self, image: str) -> Path:
         """The file of a picture's masks. It appears last and whole: a picture that has one is done."""
@@ -57,11 +59,12 @@ def plan(
     prompts: Path | None = None,
     points_per_side: int = 32,
     embeddings: bool = False,
+    verified: bool = True,
 ) -> tuple[Job, list[str]]:
     """A job, and the pictures that it is about; nothing is written yet.
 
     Args:
-        images, output, model, runner, points_per_side, embeddings: see `Job`.
+        images, output, model, runner, points_per_side, embeddings, verified: see `Job`.
         prompts: a file that `read_boxes` reads: only its pictures, and in them only what is in the boxes.
 
     Returns:
@@ -88,6 +91,7 @@ def plan(
         "prompts": hashlib.sha256(prompts.read_bytes()).hexdigest() if prompts else None,
         "points_per_side": None if prompts else points_per_side,
         "embeddings": embeddings,
+        "unverified": None if verified else _hashes(model, runner),
     }
     return Job(
         images.resolve(),
@@ -98,6 +102,7 @@ def plan(
         points_per_side,
         embeddings,
         record,
+        verified,
     ), names
 
 
@@ -153,6 +158,12 @@ def _identity(model: Path) -> dict[str, str]:
     manifest = Manifest.read(model)
     hashes = {name: file.sha256 for name, file in manifest.files.items() if ".onnx" in name}
     return {"model": manifest.name, **hashes}
+
+
+def _hashes(model: Path, runner: str) -> dict[str, str]:
+    """Of the files as they are, which the manifest does not say where they were changed."""
+    files = (file_of(part, runner) for part in ("encoder", "decoder"))
+    return {name: sha256(model / name) for name in files if (model / name).is_file()}
 
 
 def begin(job: Job) -> None:

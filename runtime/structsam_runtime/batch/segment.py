@@ -54,7 +54,7 @@ class Segmenter:
     def __init__(self, job: Job, threads: int | None = None) -> None:
         check(job)
         self.job = job
-        self._predictor = Predictor.load(job.model, job.runner, threads)
+        self._predictor = Predictor.load(job.model, job.runner, threads, verified=job.verified)
         self._everything = AutomaticMaskGenerator(
             self._predictor, points_per_side=job.points_per_side, output_mode="coco_rle"
         )

@@ -27,6 +27,9 @@ def main(
     ],
     model: Annotated[Path, typer.Option(metavar="OUT", help="Output folder of structsam export.")],
     runner: Annotated[str, typer.Option(help=f"One of {', '.join(RUNNERS)}.")] = "cpu",
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="Load .onnx files that you changed, as by quantisation.")
+    ] = False,
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -55,7 +58,9 @@ def main(
         raise UserError("--points-per-side finds everything, --prompts says what to find; drop one of them")
     if workers and not address:
         raise UserError("--workers needs --address; local starts a cluster on this machine")
-    job, names = plan(images, output, model, runner, prompts, points_per_side or 32, embeddings)
+    job, names = plan(
+        images, output, model, runner, prompts, points_per_side or 32, embeddings, verified=not unverified
+    )
     begin(job)
     left = [name for name in names if not job.result(name).exists()]
     outcomes = cluster.run(job, left, address, workers) if address else batch.run(job, left)

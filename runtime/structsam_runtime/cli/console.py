@@ -2,12 +2,13 @@
 
 import re
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
-from ..errors import UserError
+from ..errors import Caution, UserError
 
 USAGE = 2
 """Exit code of a usage error, which is one line on stderr."""
@@ -76,7 +77,9 @@ def missing(error: ModuleNotFoundError, what: str = "this") -> NoReturn:
 def _exit_code(app: typer.Typer, args: Sequence[str] | None, name: str | None) -> int:
     try:
         # Outside standalone mode typer raises its errors for us to print, and returns the code of typer.Exit.
-        result = typer.main.get_command(app)(args=args, prog_name=name, standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show(warnings.showwarning)
+            result = typer.main.get_command(app)(args=args, prog_name=name, standalone_mode=False)
     except UserError as error:
         return fail(str(error))
     except _UsageError as error:
@@ -87,6 +90,18 @@ def _exit_code(app: typer.Typer, args: Sequence[str] | None, name: str | None) -
     if code == INTERRUPTED:  # typer itself turns Ctrl-C into this code, and says nothing
         print("interrupted", file=sys.stderr)
     return code
+
+
+def _show(other: Callable[..., None]) -> Callable[..., None]:
+    """How warnings appear: a `Caution` as one line, all else as before."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, Caution):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            other(message, category, *where)
+
+    return show
 
 
 def fail(message: str) -> int:

@@ -61,6 +61,9 @@ def main(
         Path | None, typer.Option(help="Also write the mask (all masks together) as 0 and 255.")
     ] = None,
     runner: Annotated[str, typer.Option(help=f"One of {', '.join(RUNNERS)}.")] = "cpu",
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="Load .onnx files that you changed, as by quantisation.")
+    ] = False,
 ) -> None:
     """Segment one photograph and draw the masks. Coordinates are pixels of the photograph."""
     thresholds = {
@@ -77,7 +80,7 @@ def main(
         asked = _asked(box or [], point or [], negative or [])
     _check_outputs(output, mask, annotations, photo)
     rgb = read_image(photo)
-    with Predictor.load(out, runner) as predictor:
+    with Predictor.load(out, runner, verified=not unverified) as predictor:
         if everything:
             found = _find(predictor, rgb, settings)
             drawing, union = draw_everything(rgb, found)

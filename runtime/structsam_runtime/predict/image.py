@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
-from ..manifest import Fit, Model
+from ..manifest import Fit, Model, Resampling
+from . import spline
 
 PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 """Suffixes of files that are taken for pictures where a folder is named."""
@@ -125,12 +126,12 @@ class Frame:
 def prepare(image: NDArray[np.uint8], model: Model) -> tuple[NDArray[np.float32], Frame]:
     """The encoder's input: resize as the model fits pictures, scale, pad with zeros to the right and below.
 
-    Pillow's antialiased bilinear resize on bytes and float32 arithmetic after it: for SAM the same numbers,
-    bit for bit, as the preprocessing that its checkpoints were trained with.
+    The resize gives bytes, and what follows is float32 arithmetic: for SAM the same numbers, bit for bit, as
+    the preprocessing that its checkpoints were trained with.
 
     Args:
         image: uint8 RGB [H, W, 3], range 0..255.
-        model: gives the side S, how pictures are fitted and how their pixels are scaled.
+        model: gives the side S, how pictures are fitted and resized, and how their pixels are scaled.
 
     Returns:
         float32 [1, 3, S, S], and the frame that maps places between picture and input.
@@ -139,12 +140,19 @@ def prepare(image: NDArray[np.uint8], model: Model) -> tuple[NDArray[np.float32]
         UserError: the picture has another dtype or shape, or cannot be scaled.
     """
     frame = Frame.of(*picture_size(image), model.image_size, model.fit)
-    size = (frame.resized_width, frame.resized_height)
-    resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-    normal = _scaled(resized.astype(np.float32), model)
+    pixels = resized(image, frame, model.resampling)
+    normal = _scaled(pixels.astype(np.float32), model)
     tensor = np.zeros((1, 3, model.image_size, model.image_size), np.float32)
     tensor[0, :, : frame.resized_height, : frame.resized_width] = normal.transpose(2, 0, 1)
     return tensor, frame
+
+
+def resized(image: NDArray[np.uint8], frame: Frame, resampling: Resampling) -> NDArray[np.uint8]:
+    """A picture [H, W, 3] as large as it is in the model's square: uint8 [h, w, 3]."""
+    size = (frame.resized_height, frame.resized_width)
+    if resampling == "spline":
+        return spline.resize(image, size)
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def _scaled(pixels: NDArray[np.float32], model: Model) -> NDArray[np.float32]:

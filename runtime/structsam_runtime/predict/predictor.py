@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from ..contract import (
     POINT_LABELS,
     PRIOR,
 )
-from ..errors import UserError
+from ..errors import Caution, UserError
 from ..manifest import Manifest, Model
 from ..runners import create
 from ..runners.base import Array, DeviceArray, Memory, Runner
@@ -33,10 +34,16 @@ from . import masks, prompts
 from .embedding import Embedding
 from .image import Frame, prepare
 from .prior import prior
-from .prompts import BOTTOM_RIGHT, FOREGROUND, TOP_LEFT, Encoded, Prompt
+from .prompts import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, TOP_LEFT, Encoded, Prompt
 
 BATCH = 8
 """Pictures in one run of an encoder whose batch is open; its engines are built for as many."""
+BOXES_ONLY = (
+    "this model, as MedSAM, learned one mask for a box; points, earlier masks and three candidates "
+    "(multimask) are untrained: check the masks"
+)
+"""What is said once of prompts that a model has never seen."""
+UNVERIFIED = "the files of {} are not checked; if they were changed, what verification measured is void"
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,8 @@ class Predictor:
     the first prompt and not in `set_image`, for all prompts of a call together, and again as soon as a call
     asks about other places than the call before: best suited to a box or two whose clicks lie inside.
 
+    A MedSAM learned one mask for a box: what else it is asked it answers, with a warning (`Caution`).
+
     Args:
         encoder: input ``image`` float32 [B, 3, S, S], for a prompt-aware one also ``prior`` float32
             [B, h, w]; output ``image_embedding`` float32 [B, C, h, w].
@@ -100,7 +109,12 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, folder: Path | str, runner: str = "cpu", threads: int | None = None, check_hashes: bool = False
+        cls,
+        folder: Path | str,
+        runner: str = "cpu",
+        threads: int | None = None,
+        check_hashes: bool = False,
+        verified: bool = True,
     ) -> "Predictor":
         """A predictor of an export folder.
 
@@ -111,6 +125,7 @@ class Predictor:
             threads: of the CPU, for ONNX Runtime; default as many as there are cores.
             check_hashes: compare the sha256 of .onnx files with the manifest. Their sizes always are; hashing
                 several hundred megabytes is left to those who ask. Engines are always hashed.
+            verified: False also loads .onnx files that were changed since, as by quantisation, with a word.
 
         Raises:
             UserError: no such runner; the folder is not an export, or its files are not the ones that were
@@ -118,8 +133,10 @@ class Predictor:
         """
         folder = Path(folder)
         encoder, decoder = (
-            create(folder, part, runner, threads, check_hashes) for part in ("encoder", "decoder")
+            create(folder, part, runner, threads, check_hashes, verified) for part in ("encoder", "decoder")
         )
+        if not verified:
+            warnings.warn(UNVERIFIED.format(folder), Caution, stacklevel=2)
         manifest = Manifest.read(folder)
         return cls(encoder, decoder, manifest.model, manifest.weights)
 
@@ -318,6 +335,9 @@ class Predictor:
             UserError: no picture is set, or more prompts or points than an engine was built for.
         """
         side, given = self.model.low_res, mask_input or [None] * len(encoded)
+        pointed = np.isin(encoded.point_labels, (BACKGROUND, FOREGROUND)).any()
+        if self.model.boxes_only and (pointed or any(mask is not None for mask in given)):
+            warnings.warn(BOXES_ONLY, Caution, stacklevel=2)
         previous = np.zeros((len(encoded), 1, side, side), np.float32)
         for index, mask in enumerate(given):
             if mask is not None:
@@ -370,6 +390,8 @@ class Predictor:
         best: bool,
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
         """Masks [P, M, H, W], predicted IoU [P, M] and logits [P, M, 256, 256]."""
+        if multimask and self.model.boxes_only:
+            warnings.warn(BOXES_ONLY, Caution, stacklevel=2)
         low_res, iou = self.decode(encoded, previous)
         chosen = slice(1, None) if multimask else slice(0, 1)
         low_res, iou = low_res[:, chosen], iou[:, chosen]
@@ -378,8 +400,9 @@ class Predictor:
             iou = np.take_along_axis(iou, first, axis=1)
             low_res = np.take_along_axis(low_res, first[:, :, None, None], axis=1)
         if as_logits:
-            return masks.upscale(low_res, self.frame), iou, low_res
-        return masks.binary(low_res, self.frame, self.model.mask_threshold), iou, low_res
+            return masks.upscale(low_res, self.frame, self.model.upscaling), iou, low_res
+        threshold, upscaling = self.model.mask_threshold, self.model.upscaling
+        return masks.binary(low_res, self.frame, threshold, upscaling), iou, low_res
 
     def _previous(self, mask_input: ArrayLike, encoded: Encoded) -> list[NDArray[np.float32]]:
         """A checked ``mask_input``: its shape must be exact, or NumPy would give one mask to all prompts."""

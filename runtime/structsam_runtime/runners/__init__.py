@@ -92,7 +92,12 @@ def file_of(part: str, runner: str) -> str:
 
 
 def create(
-    folder: Path, part: str, runner: str = "cpu", threads: int | None = None, check_hashes: bool = False
+    folder: Path,
+    part: str,
+    runner: str = "cpu",
+    threads: int | None = None,
+    check_hashes: bool = False,
+    verified: bool = True,
 ) -> Runner:
     """A runner, to be opened, of one part of an export, whose files are checked against its manifest.
 
@@ -103,6 +108,7 @@ def create(
         threads: of the CPU, for runners of .onnx files; default as many as there are cores.
         check_hashes: compare the sha256 of an .onnx file too, not its size alone. Engines are code as well as
             weights, and always compared.
+        verified: False loads an .onnx file that is not the one that was written, as after quantisation.
 
     Raises:
         UserError: no such runner, or its library is not installed; no export, or its files are not those that
@@ -110,9 +116,12 @@ def create(
     """
     kind, file, manifest = kind_of(runner), file_of(part, runner), Manifest.read(folder)
     if kind.file == "engine":
+        if not verified:
+            raise UserError(f"--unverified is for .onnx files, and {runner} runs engines; leave it out")
         return _create_engine(folder, file, manifest, runner, threads)
     kind.library(runner)
-    manifest.check_files(folder, [file], hashes=check_hashes)
+    if verified:
+        manifest.check_files(folder, [file], hashes=check_hashes)
     return kind.open(folder / file, runner, threads=threads)
 
 

@@ -336,6 +336,7 @@ def test_an_export_beside_its_model_in_pytorch(export: Path, again: Path, comman
         ("--method tome", "leave --method out: exports have their own"),
         ("--rate 0.5 --ablations", "leave --rate and --ablations out"),
         ("--arch vit_b", "leave --arch out"),
+        ("--family medsam", "leave --family out"),
         ("--random-weights --image-size 224", "leave --random-weights and --image-size out"),
         ("--runner gpu", "runner 'gpu' is unknown"),
         ("--runner tensorrt", "error: "),

@@ -93,6 +93,12 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "rate that is no number": (["--rate", "nan"], "is nan; expected 0 to 0.75"),
     "rate in words": (["--rate", "half"], "--rate"),
     "unknown architecture": (["--arch", "vit_x"], "--arch vit_x is unknown; expected one of vit_nano, vit_b"),
+    "unknown family": (["--family", "sam2"], "--family sam2 is unknown; expected sam or medsam"),
+    "unknown layout": (["--decoder-layout", "hq"], "--decoder-layout"),
+    "layout with padding where there is none": (
+        ["--decoder-layout", "meta", "--family", "medsam"],
+        "--decoder-layout meta cuts off SAM's padding, and --family medsam has none; leave one of them out",
+    ),
     "unknown method": (["--method", "nose"], "--method"),
     "option of another method": (
         ["--method", "tome:flatness=mean"],
@@ -475,9 +481,11 @@ def test_a_small_sam_is_exported_verified_and_described(command: Command, tmp_pa
     photos = tmp_path / "photos"
     photos.mkdir()
     Image.fromarray(skimage.data.astronaut()).save(photos / "astronaut.png")
-    code, out, err = command(*GOOD, "--rate", "0.5", "--verify-images", "photos")
+    layout = ("--decoder-layout", "meta")
+    code, out, err = command(*GOOD, "--rate", "0.5", "--verify-images", "photos", *layout)
     assert code == 0, err
     assert sorted(path.name for path in (tmp_path / "made").iterdir()) == [
+        "decoder.meta.onnx",
         "decoder.onnx",
         "encoder.onnx",
         "manifest.json",
@@ -486,4 +494,7 @@ def test_a_small_sam_is_exported_verified_and_described(command: Command, tmp_pa
     content = json.loads((tmp_path / "made" / "manifest.json").read_text())
     assert content["arguments"]["rate_window"] == 0.5
     assert content["arguments"]["arch"] == "tiny"
+    assert content["decoder_meta"]["file"] in content["files"]
+    assert content["decoder_meta"]["mask_iou"] > 0.99
+    assert content["decoder_meta"]["outputs"][0]["name"] == "masks"
     assert "GMAC" in out

@@ -3,6 +3,7 @@
 import importlib.metadata
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from structsam_runtime.cli.console import EXTRAS, join_values, missing, numbers, run
-from structsam_runtime.errors import UserError
+from structsam_runtime.errors import Caution, UserError
 from structsam_runtime.files import check_output, whole_file
 
 
@@ -30,6 +31,9 @@ def command(count: int, how: Annotated[str, typer.Option()] = "well") -> int | N
         raise typer.Abort
     if how == "defect":
         raise ZeroDivisionError
+    if how == "careful":
+        warnings.warn("look twice", Caution, stacklevel=1)
+        warnings.warn("of a library", stacklevel=1)
     print(f"counted {count}")
     return None
 
@@ -54,6 +58,14 @@ def _run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int | str | No
 )
 def test_ends(args: list[str], code: int, stderr: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(capsys, *args) == (code, "counted 4\n" if code == 0 else "", stderr)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_caution_is_one_line_and_other_warnings_are_as_before(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = warnings.showwarning
+    with pytest.warns(UserWarning, match="of a library"):
+        assert _run(capsys, "4", "--how", "careful") == (0, "counted 4\n", "warning: look twice\n")
+    assert warnings.showwarning is shown
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,57 @@ def test_the_part_above_a_level_is_all_that_is_above_it(
         assert part.size == 0
 
 
+@given(st.integers(1, 700), st.integers(1, 700), st.booleans())
+def test_probabilities_are_interpolated_at_once(height: int, width: int, hard: bool) -> None:
+    """MedSAM's masks: a sigmoid, one bilinear step, and a threshold of one half."""
+    frame = Frame.of(height, width, 1024, "stretch")
+    low_res = _logits(1, 2, seed=height) * (np.float32(20) if hard else np.float32(0.1))
+    shares = torch.sigmoid(torch.from_numpy(low_res))
+    expected = torch.nn.functional.interpolate(shares, (height, width), mode="bilinear").numpy()
+    logits = upscale(low_res, frame, "probabilities")
+    assert np.isfinite(logits).all()
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits.astype(np.float64))), expected, rtol=0, atol=1e-5)
+    mask = binary(low_res, frame, 0.0, "probabilities")
+    np.testing.assert_array_equal(mask, logits > 0)
+    clear = np.abs(expected - 0.5) > 1e-5
+    np.testing.assert_array_equal(mask[clear], expected[clear] > 0.5)
+
+
+@given(st.integers(20, 700), st.integers(20, 700))
+def test_probabilities_of_a_padded_picture_are_cut_off_with_the_padding(height: int, width: int) -> None:
+    """What lies in the padding alone reaches the picture no further than one bilinear step does."""
+    frame = Frame.of(height, width, 1024)
+    low_res = np.full((1, 1, 256, 256), -4, np.float32)
+    low_res[..., frame.resized_height // 4 + 1 :, :] = 4
+    low_res[..., :, frame.resized_width // 4 + 1 :] = 4
+    inside = binary(low_res, frame, 0.0, "probabilities")[0, 0]
+    assert not inside[: height - height // 16 - 1, : width - width // 16 - 1].any()
+
+
+def test_probabilities_keep_a_threshold_in_logits() -> None:
+    frame = Frame.of(300, 451, 1024, "stretch")
+    low_res = _logits(1, 2) / 5
+    got = binary(low_res, frame, 1.5, "probabilities")
+    clear = np.abs(upscale(low_res, frame, "probabilities") - 1.5) > TOLERANCE
+    np.testing.assert_array_equal(got[clear], (upscale(low_res, frame, "probabilities") > 1.5)[clear])
+    assert got.any()
+
+
+@given(st.integers(20, 700), st.integers(20, 700), st.sampled_from([-0.5, 0.0, 2.5]))
+def test_the_part_above_a_level_of_probabilities(height: int, width: int, level: float) -> None:
+    frame = Frame.of(height, width, 1024, "stretch")
+    low_res = np.full((256, 256), -3, np.float32)
+    low_res[100:150, 30:90] = _logits(1, 1, seed=height)[0, 0, 100:150, 30:90]
+    part, y, x = upscale_above(low_res, frame, level, "probabilities")
+    whole = upscale(low_res, frame, "probabilities")
+    rows, columns = slice(y, y + part.shape[0]), slice(x, x + part.shape[1])
+    # Logits of probabilities beside 0 and 1 magnify the last digits, so that probabilities are compared.
+    np.testing.assert_allclose(np.tanh(part / 2), np.tanh(whole[rows, columns] / 2), rtol=0, atol=1e-5)
+    outside = np.ones(whole.shape, np.bool_)
+    outside[rows, columns] = False
+    assert (whole[outside] <= level + TOLERANCE).all()
+
+
 def test_takes_any_leading_axes() -> None:
     frame = Frame.of(60, 40, 1024)
     low_res = _logits(2, 3)

@@ -197,7 +197,8 @@ class AutomaticMaskGenerator:
     ) -> Candidate | None:
         """A mask [h, w] in its place, unless it is unstable or cut off by its crop."""
         threshold, offset = self.predictor.model.mask_threshold, self.stability_score_offset
-        logits, top, left = masks.upscale_above(low_res, self.predictor.frame, threshold - offset)
+        frame, upscaling = self.predictor.frame, self.predictor.model.upscaling
+        logits, top, left = masks.upscale_above(low_res, frame, threshold - offset, upscaling)
         stability = stability_score(logits, threshold, offset)
         if self.stability_score_thresh > 0 and stability < np.float32(self.stability_score_thresh):
             return None
