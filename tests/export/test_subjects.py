@@ -38,7 +38,7 @@ SIZE = 320  # 20 x 20 tokens: windows of 14 x 14 are padded
 RATES = (0.35, 0.55)
 BOX = (100, 80, 400, 360)
 
-pytestmark = pytest.mark.usefixtures("tiny")
+pytestmark = [pytest.mark.usefixtures("tiny"), pytest.mark.xdist_group("subjects")]
 
 
 def config(**changes: Any) -> ExportConfig:

@@ -22,7 +22,10 @@ from structsam_export.models.checkpoints import build_sam
 Build = Callable[..., Any]
 
 
-@pytest.fixture(scope="module", params=["vit_b", "vit_l", "vit_h"])
+@pytest.fixture(
+    scope="module",
+    params=["vit_b", *(pytest.param(arch, marks=pytest.mark.long) for arch in ("vit_l", "vit_h"))],
+)
 def sized(request: pytest.FixtureRequest) -> tuple[str, Any]:
     """Name and encoder of each of Meta's sizes, without data."""
     with torch.device("meta"):
@@ -313,7 +316,9 @@ def test_table_5_of_the_paper() -> None:
     ]
 
 
-@pytest.mark.parametrize(("arch", "gmac"), [("vit_b", 347.84), ("vit_l", 1167.40)])
+@pytest.mark.parametrize(
+    ("arch", "gmac"), [("vit_b", 347.84), pytest.param("vit_l", 1167.40, marks=pytest.mark.long)]
+)
 def test_the_reading_that_explains_the_papers_flops(arch: str, gmac: float) -> None:
     with torch.device("meta"):
         encoder = build_sam(arch).image_encoder

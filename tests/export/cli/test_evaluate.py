@@ -370,7 +370,11 @@ def test_mistakes_with_exports(export: Path, desk: Path, command: Evaluate, line
         (f"{FOLDER} --arch tiny --image-size 8 -o results", "--image-size 8 is not a multiple of 16"),
         (f"{FOLDER} --arch tiny --checkpoint gone.pth -o results", "no checkpoint at gone.pth"),
         (f"gone {FOLDER} -o results", "no folder gone; expected the output folder of structsam export"),
-        (f"{FOLDER} {TINY} -o folder/images/cat.png", "cannot write folder/images/cat.png/folder-all: Not a"),
+        pytest.param(
+            f"{FOLDER} {TINY} -o folder/images/cat.png",
+            "cannot write folder/images/cat.png/folder-all: Not a",
+            marks=pytest.mark.export,  # it is seen when all models are ready
+        ),
     ],
 )
 def test_mistakes_get_one_line_and_leave_nothing(

@@ -188,8 +188,13 @@ METHODS = {
 
 
 def some(names: Iterable[str], quick: Container[str]) -> list[Any]:
-    """Parameters, of which those that are not `quick` belong to the longer run: each is a trace."""
-    return [name if name in quick else pytest.param(name, marks=pytest.mark.export) for name in names]
+    """Parameters, of which those that are not `quick` belong to the longer run: each is traced, once."""
+    return [
+        pytest.param(
+            name, marks=[pytest.mark.xdist_group(name), *([] if name in quick else [pytest.mark.export])]
+        )
+        for name in names
+    ]
 
 
 @pytest.mark.parametrize("what", some(METHODS, quick=("structsam", "energy on the mean over heads")))

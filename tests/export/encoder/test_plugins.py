@@ -117,6 +117,7 @@ def test_only_what_merges_has_plugins_and_nothing_else_plans(
     assert told == {"side": 14, "cell": 2, "merged": 36, "heads": 1}
 
 
+@pytest.mark.export
 def test_the_engine_comes_of_another_graph_and_the_library_comes_along(
     config: Callable[..., ExportConfig], tmp_path: Path, quiet: Progress
 ) -> None:

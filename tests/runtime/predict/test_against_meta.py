@@ -18,6 +18,8 @@ SMALL = Architecture(64, 4, 2, (1, 3), "", "", image_size=256)
 IOU = 0.999
 PICTURES = {"coffee": skimage.data.coffee(), "chelsea": skimage.data.chelsea()}
 
+pytestmark = pytest.mark.xdist_group("against_meta")  # one export for all
+
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory, meta: SimpleNamespace) -> Iterator[tuple[Predictor, Any]]:

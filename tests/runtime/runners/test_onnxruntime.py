@@ -183,7 +183,9 @@ def test_refuses_unknown_arguments(tmp_path: Path) -> None:
         OnnxRuntimeRunner(tmp_path / "x.onnx", threads=0)
 
 
-@pytest.mark.parametrize(("cores", "threads", "expected"), [(1, None, 1), (3, None, 3), (4, None, 0), (1, 4, 4)])
+@pytest.mark.parametrize(
+    ("cores", "threads", "expected"), [(1, None, 1), (3, None, 3), (4, None, 0), (1, 4, 4)]
+)
 def test_threads_are_as_many_as_the_process_may_use(
     cores: int, threads: int | None, expected: int, export_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,7 +167,12 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {  # and how many masks ther
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("the whole picture", "own points", "small regions, crops")
+
+
+@pytest.mark.parametrize(
+    "case", [one if one in QUICK else pytest.param(one, marks=pytest.mark.long) for one in CASES]
+)
 @pytest.mark.usefixtures("opencv")
 def test_masks_are_metas(case: str, meta: SimpleNamespace, weights: Any, predictor: Predictor) -> None:
     name, changes, least = CASES[case]
@@ -191,6 +196,7 @@ def test_masks_of_demo_photographs_are_metas(
     check(AutomaticMaskGenerator(predictor, **settings).generate(picture), expected)
 
 
+@pytest.mark.long
 def test_every_filter_of_these_settings_drops_some_and_keeps_some(predictor: Predictor) -> None:
     def count(**changes: Any) -> int:
         settings = COMMON | {"points_per_side": 6} | changes
