@@ -103,7 +103,12 @@ def _read(weights: Path | None) -> dict[str, torch.Tensor] | None:
 
 def _train(state: Run, settings: Settings, photos: Photos) -> None:
     console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("training"), BarColumn(), TextColumn("{task.percentage:.1f} %"), TimeElapsedColumn())
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        TextColumn("{task.percentage:.1f} %"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("training", total=1.0)
 

@@ -94,7 +94,7 @@ def targets(example: Example) -> list[NDArray[np.bool_]]:
 
 
 def _parts(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """The largest connected parts of a mask (8 neighbours) that are large enough; none of a mask in one piece."""
+    """The largest connected parts of a mask (8 neighbours), if they are several, that are not too small."""
     pieces, count = ndimage.label(mask, np.ones((3, 3)))
     if count < 2:
         return []
@@ -199,13 +199,13 @@ class Prompts:
         clicks: points for each of those; all but the first may lie outside the object.
     """
 
-    boxes: int = 6
-    points: int = 4
+    boxes: int = 5
+    points: int = 3
     clicks: int = 3
 
 
 class Samples(Dataset[dict[str, Tensor]]):
-    """Sample i is a function of the seed, the size and i alone: a run that resumes goes on with the same ones.
+    """Sample i is a function of seed, size and i alone: a run that resumes goes on with the same samples.
 
     An item holds, with P = boxes + points:
         image: uint8 [3, S, S].

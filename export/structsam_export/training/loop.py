@@ -30,8 +30,8 @@ from .schedule import Settings, Stage
 from .validate import Score, validate
 
 MATRIX_RATE, RATE = 1e-3, 5e-4
-"""Learning rates of the transformers' matrices and of all else, between warm-up and decay, of 8 images a step;
-they grow with the root of that number."""
+"""Learning rates of the transformers' matrices and of all else, between warm-up and decay, at 8 images a
+step; they grow with the root of that number."""
 AVERAGING = 0.999
 """Of the weights, from step to step; the average is what is validated and exported."""
 LOG_EVERY = 20
@@ -115,7 +115,7 @@ def _fits(known: dict[str, Tensor], value: Tensor) -> bool:
 
 
 def content(run: Run) -> dict[str, Any]:
-    """What a checkpoint holds. Samples and rates follow from the counts, so no generator's state is needed."""
+    """What a checkpoint holds. Samples and rates follow from its counts: no generator's state is needed."""
     return {
         "sam": run.sam.state_dict(),
         "average": run.average.state_dict(),
@@ -140,7 +140,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def resume(settings: Settings) -> Run:
-    """Go on where the folder's run stopped. A run that is to be longer has a rate and a size of its own there."""
+    """Go on where the folder's run stopped. Its end may be another now; rate and size follow from that."""
     saved = read(settings.last)
     if settings.curves.is_file():
         lines = settings.curves.read_text().splitlines(keepends=True)
@@ -222,9 +222,7 @@ class _Journal:
         self.told({**common, **values})
 
 
-def train(
-    run: Run, settings: Settings, photos: Photos, told: Told, clock: Clock = time.monotonic
-) -> None:
+def train(run: Run, settings: Settings, photos: Photos, told: Told, clock: Clock = time.monotonic) -> None:
     """Train to the end.
 
     Args:

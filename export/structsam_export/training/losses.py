@@ -80,7 +80,7 @@ def dice_loss(logits: Tensor, masks: Tensor, known: Tensor) -> Tensor:
 
 
 def mask_iou(logits: Tensor, masks: Tensor, known: Tensor) -> Tensor:
-    """IoU of the masks at threshold 0 [...], from [..., H, W] all, where more than half of a pixel is known."""
+    """IoU of the masks at threshold 0 [...], from [..., H, W] all, over pixels that are mostly known."""
     counts = known > 0.5
     found, true = (logits > 0) & counts, (masks > 0.5) & counts
     both = (found & true).sum(dim=(-2, -1))

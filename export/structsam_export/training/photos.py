@@ -124,8 +124,8 @@ def read_data(folder: Path) -> Photos:
 def read_maps(folder: Path) -> Photos:
     """Read pictures with label maps: images/NAME.*, labels/NAME.png and sources.json.
 
-    The name of a picture begins with that of its source. What a source is follows from its `kind`: "1 id" says
-    that all objects share a label, and "thin" comes first where they are thin.
+    The name of a picture begins with that of its source. What a source is follows from its `kind`: "1 id"
+    says that all objects share a label, and "thin" comes first where they are thin.
 
     Raises:
         UserError: no such folder, a picture of an unknown source, or one without its pair.

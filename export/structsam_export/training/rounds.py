@@ -25,7 +25,7 @@ class Asking(Enum):
     @classmethod
     def at(cls, step: int) -> Asking:
         """They take turns."""
-        return (cls.CORRECTED, cls.CLICK, cls.CORRECTED, cls.CLICKS)[step % 4]
+        return (cls.CORRECTED, cls.CLICK, cls.CLICKS)[step % 3]
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ def validate(sam: Any, photos: Photos, pictures: int | None = None, scenes: int 
         Example(scene.image, scene.labels, _largest(scene.labels, scene.objects, 40))
         for scene in thin_set(photos, size, scenes)
     ]
-    found = {source: np.concatenate([answers(sam, one) for one in some]) for source, some in asked.items()}
-    return {source: _score(rows) for source, rows in found.items() if len(rows)}
+    found = {source: [answers(sam, one) for one in some if one.objects] for source, some in asked.items()}
+    return {source: _score(np.concatenate(rows)) for source, rows in found.items() if rows}
 
 
 def _largest(labels: NDArray[np.uint8], objects: tuple[int, ...], least: int) -> tuple[int, ...]:
@@ -78,9 +78,12 @@ def _largest(labels: NDArray[np.uint8], objects: tuple[int, ...], least: int) ->
 
 
 def _score(rows: NDArray[np.float64]) -> Score:
-    box, box_predicted, point, point_predicted = rows.T
-    error = np.abs(rows[:, ::2] - rows[:, 1::2]).mean()
-    return Score(round(float(box.mean()), 4), round(float(point.mean()), 4), round(float(error), 4), len(rows))
+    true, predicted = rows[:, ::2], rows[:, 1::2]
+    box, point = true.T
+    error = np.abs(true - predicted).mean()
+    return Score(
+        round(float(box.mean()), 4), round(float(point.mean()), 4), round(float(error), 4), len(rows)
+    )
 
 
 @torch.no_grad()
@@ -89,10 +92,8 @@ def answers(sam: Any, example: Example) -> NDArray[np.float64]:
 
     Args:
         sam: Meta's Sam or one like it.
-        example: a picture of any size [H, W, 3] with its objects.
+        example: a picture of any size [H, W, 3] with at least one object.
     """
-    if not example.objects:
-        return np.zeros((0, 4))
     device, size = sam.pixel_mean.device, sam.image_encoder.img_size
     frame = Frame.of(*example.labels.shape, size)
     masks = example.labels == np.array(example.objects, np.uint8)[:, None, None]  # [N, H, W]
@@ -104,7 +105,9 @@ def answers(sam: Any, example: Example) -> NDArray[np.float64]:
     points = placed(np.stack([_deepest(mask) for mask in masks])[:, None])
     shape = (frame.resized_height, frame.resized_width)
     pixels = torch.tensor(example.image).to(device).permute(2, 0, 1)[None].float()
-    features = sam.image_encoder(sam.preprocess(F.interpolate(pixels, shape, mode="bilinear", antialias=True)))
+    features = sam.image_encoder(
+        sam.preprocess(F.interpolate(pixels, shape, mode="bilinear", antialias=True))
+    )
     inside = torch.ones(len(points), 1, dtype=torch.int64, device=device)
     columns = []
     for prompt in ({"points": None, "boxes": boxes.flatten(1)}, {"points": (points, inside), "boxes": None}):
@@ -130,9 +133,7 @@ def _deepest(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.array([column, row], np.float64)
 
 
-def _iou(
-    found: NDArray[np.bool_], true: NDArray[np.bool_], known: NDArray[np.bool_]
-) -> NDArray[np.float64]:
+def _iou(found: NDArray[np.bool_], true: NDArray[np.bool_], known: NDArray[np.bool_]) -> NDArray[np.float64]:
     """[N] of [N, H, W], over the pixels that are known."""
     both, either = (found & true & known).sum(axis=(1, 2)), ((found | true) & known).sum(axis=(1, 2))
     return np.asarray(both / either, np.float64)
