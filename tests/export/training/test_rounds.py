@@ -67,14 +67,8 @@ def test_one_click_is_answered_by_three_masks_and_all_else_by_the_first(
     assert any(others)
     corrected = losses(sam, batch, Asking.CORRECTED, False).corrected
     assert corrected is not None
-    for group in corrected:
-        assert taught(group.total + 0 * sam.mask_decoder.iou_token.weight.sum()) == [
-            True,
-            False,
-            False,
-            False,
-        ]
-        assert sam.prompt_encoder.mask_downscaling[0].weight.grad is not None
+    assert taught(corrected[0].total + corrected[1].total) == [True, False, False, False]
+    assert sam.prompt_encoder.mask_downscaling[0].weight.grad.any()  # it has seen what was answered
 
 
 def test_ways_of_asking_take_turns() -> None:

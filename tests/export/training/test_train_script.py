@@ -26,8 +26,9 @@ def train_nano(
     (tmp_path / "data").symlink_to(data)
     monkeypatch.chdir(tmp_path)
     defaults = schedule.Settings.__init__.__defaults__
-    stages = (schedule.Stage(0.5, 16), schedule.Stage(1.0, 32))
+    stages = (schedule.Stage(0.5, 32), schedule.Stage(1.0, 48))
     monkeypatch.setattr(schedule.Settings.__init__, "__defaults__", (*defaults[:-2], stages, tiny_nano))
+    monkeypatch.setattr(schedule, "BATCH_SIZE", 32)
     monkeypatch.setattr(loop, "PICTURES", 1)
     monkeypatch.setattr(loop, "SCENES", 1)
     monkeypatch.setattr(validate, "thin_set", lambda *_: [])
@@ -42,7 +43,7 @@ def test_train_resume_score_and_export(train_nano: Call, tmp_path: Path, tiny_na
     code, out, err = train_nano("-o run --steps 2 --batch 1")
     assert (code, out) == (0, "")
     assert "step 2, 0." in err
-    assert " min, 32 px\nsource" in err
+    assert " min, 48 px\nsource" in err
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"last.pt", "curves.jsonl", "curves.png"}
     assert train_nano("-o run --steps 4")[::2] == (
         2,
@@ -51,7 +52,7 @@ def test_train_resume_score_and_export(train_nano: Call, tmp_path: Path, tiny_na
     assert train_nano("-o run --minutes 0.0001 --resume")[0] == 0  # it is over
     code, out, _ = train_nano("-o run --validate --export nano.safetensors")
     assert code == 0
-    assert out.startswith("step 2, 32 px: mean IoU by box and by click, error of predicted IoU\nsource ")
+    assert out.startswith("step 2, 48 px: mean IoU by box and by click, error of predicted IoU\nsource ")
     assert "coco-train " in out
     weights = load_file(tmp_path / "nano.safetensors")
     load_weights(build_sam(tiny_nano), weights, "tiny", "what was exported")
