@@ -109,7 +109,7 @@ def losses(sam: Any, batch: dict[str, Tensor], asking: Asking, bfloat16: bool) -
         asking: how.
         bfloat16: whether to compute in it.
     """
-    images = torch.stack([sam.preprocess(image.float()) for image in batch["image"]])
+    images = sam.preprocess(batch["image"].float())
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
         features = sam.image_encoder(images)
     first, second = [], []
@@ -166,10 +166,11 @@ def decode(
     each = len(sparse) // len(features)
     # The decoder takes one image at a time, and adds the dense prompt to it; so images go in with that.
     dense = dense + features.float().repeat_interleave(each, dim=0)
+    places = sam.prompt_encoder.get_dense_pe()
     with torch.autocast(features.device.type, torch.bfloat16, enabled=bfloat16):
         logits, iou = sam.mask_decoder.predict_masks(
             image_embeddings=torch.zeros_like(dense[:1]),
-            image_pe=sam.prompt_encoder.get_dense_pe(),
+            image_pe=places,
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
         )

@@ -95,7 +95,7 @@ def answers(sam: Any, example: Example) -> NDArray[np.float64]:
         example: a picture of any size [H, W, 3] with at least one object.
     """
     device, size = sam.pixel_mean.device, sam.image_encoder.img_size
-    frame = Frame.of(*example.labels.shape, size)
+    frame = Frame.of(example.labels.shape[0], example.labels.shape[1], size)
     masks = example.labels == np.array(example.objects, np.uint8)[:, None, None]  # [N, H, W]
 
     def placed(corners: NDArray[np.float64]) -> Tensor:
@@ -111,10 +111,12 @@ def answers(sam: Any, example: Example) -> NDArray[np.float64]:
     inside = torch.ones(len(points), 1, dtype=torch.int64, device=device)
     columns = []
     for prompt in ({"points": None, "boxes": boxes.flatten(1)}, {"points": (points, inside), "boxes": None}):
-        sparse, dense = sam.prompt_encoder(**prompt, masks=None)
+        with torch.autocast(device.type, enabled=False):  # positions need more digits than bfloat16 has
+            sparse, dense = sam.prompt_encoder(**prompt, masks=None)
+            places = sam.prompt_encoder.get_dense_pe()
         logits, iou = sam.mask_decoder(
             image_embeddings=features,
-            image_pe=sam.prompt_encoder.get_dense_pe(),
+            image_pe=places,
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=prompt["boxes"] is None,
@@ -128,9 +130,10 @@ def answers(sam: Any, example: Example) -> NDArray[np.float64]:
 
 def _deepest(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """x y of the pixel of a mask that is farthest from all others."""
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    row, column = divmod(int(depth.argmax()), mask.shape[1])
-    return np.array([column, row], np.float64)
+    x0, y0, x1, y1 = tight_box(mask).astype(int)
+    depth = ndimage.distance_transform_edt(np.pad(mask[y0 : y1 + 1, x0 : x1 + 1], 1))[1:-1, 1:-1]
+    row, column = divmod(int(depth.argmax()), depth.shape[1])
+    return np.array([x0 + column, y0 + row], np.float64)
 
 
 def _iou(found: NDArray[np.bool_], true: NDArray[np.bool_], known: NDArray[np.bool_]) -> NDArray[np.float64]:

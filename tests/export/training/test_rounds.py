@@ -84,6 +84,22 @@ def test_a_correction_counts_half(sam: Any, batch: dict[str, Tensor]) -> None:
     torch.testing.assert_close(asked.total(0.25), expected)
 
 
+def test_positions_are_as_exact_in_bfloat16(sam: Any, batch: dict[str, Tensor], monkeypatch: Any) -> None:
+    seen: list[tuple[Tensor, ...]] = []
+
+    def watched(image_embeddings: Tensor, image_pe: Tensor, **prompts: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append((image_pe, prompts["sparse_prompt_embeddings"]))
+        return image_embeddings, image_embeddings
+
+    monkeypatch.setattr(sam.mask_decoder, "predict_masks", watched)
+    for bfloat16 in (False, True):
+        decode(
+            sam, torch.zeros(2, sam.prompt_encoder.embed_dim, 4, 4), bfloat16, groups(batch, Asking.CLICK)[0]
+        )
+    for exact, found in zip(*seen, strict=True):
+        assert torch.equal(exact, found)
+
+
 @given(seed=st.integers(0, 10**6), height=st.integers(1, 6), width=st.integers(1, 6))
 def test_a_click_is_on_any_wrong_place_and_says_what_is_there(seed: int, height: int, width: int) -> None:
     """Beside a plain search, for chances from the first candidate to the last."""

@@ -5,13 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
 from torch import Tensor
 
 from structsam_export.models.architectures import Architecture
 from structsam_export.training.data import Example
 from structsam_export.training.nano import build
 from structsam_export.training.photos import UNKNOWN, Photos
-from structsam_export.training.validate import DRAWN, answers, validate
+from structsam_export.training.validate import DRAWN, _deepest, answers, validate
 
 
 @pytest.fixture
@@ -57,3 +60,33 @@ def test_every_source_has_its_score(left_half: Any, every: Photos, monkeypatch: 
         assert 0 <= score.box <= 1
         assert score.click == pytest.approx(score.box)
         assert score.error <= 0.75
+
+
+@given(seed=st.integers(0, 10**6), height=st.integers(1, 12), width=st.integers(1, 12))
+def test_the_deepest_place_is_farthest_from_all_that_is_outside(seed: int, height: int, width: int) -> None:
+    """Beyond the picture is outside."""
+    mask = np.random.default_rng(seed).random((height, width)) > 0.2
+    mask[height // 2, width // 2] = True
+    column, row = _deepest(mask).astype(int)
+    depth = ndimage.distance_transform_edt(np.pad(mask, 20))[20:-20, 20:-20]
+    assert depth[row, column] == depth.max()
+
+
+def test_positions_are_as_exact_in_bfloat16(left_half: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boxes that bfloat16 cannot tell apart are told apart."""
+    seen: list[Tensor] = []
+    forward = left_half.mask_decoder.forward
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        seen.append(named["sparse_prompt_embeddings"])
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(left_half.mask_decoder, "forward", watched)
+    labels = np.ones((60, 80), np.uint8)
+    example = Example(np.zeros((60, 80, 3), np.uint8), labels, (1,))
+    answers(left_half, example)
+    with torch.autocast("cpu", torch.bfloat16):
+        answers(left_half, example)
+    assert len(seen) == 4
+    assert torch.equal(seen[0], seen[2])
+    assert torch.equal(seen[1], seen[3])
