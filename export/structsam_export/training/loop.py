@@ -144,7 +144,8 @@ def resume(settings: Settings) -> Run:
     saved = read(settings.last)
     if settings.curves.is_file():
         lines = settings.curves.read_text().splitlines(keepends=True)
-        settings.curves.write_text("".join(x for x in lines if json.loads(x)["step"] <= saved["step"]))
+        with whole_file(settings.curves) as part:
+            part.write_text("".join(x for x in lines if json.loads(x)["step"] <= saved["step"]))
     return restore(saved, settings.arch, saved["size"], settings.device)
 
 
