@@ -15,7 +15,8 @@ from structsam_runtime.cli.console import missing, run
 try:
     from PIL import Image
 
-    from structsam_export.training.data import FINAL, read_photos, thin_set
+    from structsam_export.training.data import FINAL, thin_set
+    from structsam_export.training.photos import read_photos
 except ModuleNotFoundError as error:
     missing(error)
 

@@ -10,7 +10,7 @@ from structsam_runtime.files import whole_file
 
 
 def plot(curves: Path, picture: Path) -> None:
-    """Draw the loss and the scores over the steps.
+    """Draw the loss over the steps, and the scores of each source by box and by click.
 
     Args:
         curves: one JSON object a line, as `loop.train` writes them.
@@ -21,25 +21,28 @@ def plot(curves: Path, picture: Path) -> None:
     records = [json.loads(line) for line in curves.read_text().splitlines()]
     training = [record for record in records if "loss" in record]
     validations = [record for record in records if "validation" in record]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot([x["step"] for x in training], [x["loss"] for x in training], linewidth=1)
-    left.set(xlabel="step", ylabel="training loss", yscale="log")
-    for key, label in (("box_iou", "training, box"), ("point_iou", "training, points")):
-        right.plot([x["step"] for x in training], [x[key] for x in training], label=label, linewidth=0.7)
-    for key, label in (("photos", "held-out photographs, box"), ("thin", "thin objects, box")):
-        scores = [x["validation"][key] for x in validations]
-        right.plot([x["step"] for x in validations], scores, label=label, marker=".")
-    right.set(xlabel="step", ylabel="mean IoU", ylim=(0, 1))
-    right.legend(fontsize="small")
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    losses, *scores = figure.subplots(1, 3)
+    losses.plot([x["step"] for x in training], [x["loss"] for x in training], linewidth=1)
+    losses.set(xlabel="step", ylabel="training loss", yscale="log")
+    sources = dict.fromkeys(source for x in validations for source in x["validation"])
+    for axes, prompt in zip(scores, ("box", "click"), strict=True):
+        trained = [x[prompt] for x in training]
+        axes.plot([x["step"] for x in training], trained, color="lightgrey", linewidth=0.7, label="training")
+        for source in sources:
+            seen = [x for x in validations if source in x["validation"]]
+            values = [x["validation"][source][prompt] for x in seen]
+            axes.plot([x["step"] for x in seen], values, marker=".", linewidth=1, label=source)
+        axes.set(xlabel="step", ylabel=f"mean IoU by {prompt}", ylim=(0, 1))
+    scores[0].legend(fontsize="x-small")
     for before, after in itertools.pairwise(training):
         if before["size"] != after["size"]:
-            for axes in (left, right):
+            for axes in (losses, *scores):
                 axes.axvline(after["step"], color="grey", linestyle=":", linewidth=1)
                 axes.annotate(
                     f" {after['size']} px", (after["step"], 0.02), xycoords=("data", "axes fraction")
                 )
-    for axes in (left, right):
+    for axes in (losses, *scores):
         axes.grid(alpha=0.3)
     with whole_file(picture) as part:
         figure.savefig(part, dpi=120)

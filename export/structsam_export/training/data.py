@@ -1,26 +1,27 @@
-"""Samples to train on: photographs with COCO panoptic annotations, and compositions on top of them."""
+"""Samples to train on: views of photographs, and compositions on top of them, with prompts."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from structsam_runtime.errors import UserError
-from structsam_runtime.predict.image import read_image
-
+from .photos import PANOPTIC, UNKNOWN, Photo, Photos
 from .scenes import THIN, Canvas, Layer, fill, solid, thin
 
-HELD_OUT = 20
-"""Annotated pictures kept for validation: the last ones by id."""
+SMALL = 64
+"""Pixels of the smallest object that is asked for."""
+PARTS = 8
+"""Connected parts of a union that are asked for, the largest."""
+COMPOSED = 0.35
+"""How many samples are compositions."""
 SLENDER = (3.0, 10.0)
 """Widths of strokes, in pixels of the final size, that thin objects are validated with: see `thin_set`."""
 FINAL = 512
@@ -30,117 +31,36 @@ PADDING = (124, 116, 104)
 
 
 @dataclass(frozen=True)
-class Photo:
-    """A photograph and its segments.
-
-    Attributes:
-        id: COCO's.
-        image: RGB, W x H.
-        labels: L, W x H: 0 is unlabelled or a crowd, k is segment k.
-        things: the labels of countable objects; all others are stuff.
-    """
-
-    id: int
-    image: Image.Image
-    labels: Image.Image
-    things: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Photos:
-    """A folder of COCO pictures, divided.
-
-    Attributes:
-        train: annotated, to train on.
-        held_out: annotated, to validate on.
-        plain: without annotations; backgrounds and textures.
-    """
-
-    train: tuple[Photo, ...]
-    held_out: tuple[Photo, ...]
-    plain: tuple[Photo, ...]
-
-    @property
-    def textures(self) -> tuple[Image.Image, ...]:
-        """Every picture that is not held out."""
-        return tuple(photo.image for photo in self.train + self.plain)
-
-
-def read_photos(folder: Path) -> Photos:
-    """Read a folder in COCO's panoptic layout: images/ID.jpg, annotations/panoptic_*.json and its PNGs.
-
-    Raises:
-        UserError: no annotations, or too few pictures to hold any out.
-    """
-    listings = sorted(folder.glob("annotations/panoptic_*.json"))
-    if not listings:
-        raise UserError(f"no annotations/panoptic_*.json in {folder}; give --data a COCO panoptic folder")
-    listing = json.loads(listings[0].read_text())
-    countable = {category["id"] for category in listing["categories"] if category["isthing"]}
-    masks = listings[0].with_suffix("")
-    annotated = [
-        _annotated(folder, masks, annotation, countable)
-        for annotation in sorted(listing["annotations"], key=lambda item: int(item["image_id"]))
-    ]
-    if len(annotated) <= HELD_OUT:
-        raise UserError(f"{folder} has {len(annotated)} annotated pictures; expected more than {HELD_OUT}")
-    known = {photo.id for photo in annotated}
-    others = [path for path in sorted(folder.glob("images/*.jpg")) if int(path.stem) not in known]
-    plain = [_plain(path) for path in others]
-    return Photos(tuple(annotated[:-HELD_OUT]), tuple(annotated[-HELD_OUT:]), tuple(plain))
-
-
-def _annotated(folder: Path, masks: Path, annotation: dict[str, object], countable: set[int]) -> Photo:
-    id = int(str(annotation["image_id"]))
-    segments: list[dict[str, int]] = annotation["segments_info"]  # type: ignore[assignment]
-    colours = read_image(masks / str(annotation["file_name"])).astype(np.int64)  # [H, W, 3]
-    ids = colours @ np.array([1, 256, 65536])
-    labels = np.zeros(ids.shape, np.uint8)
-    for label, segment in enumerate(segments, start=1):
-        if not segment["iscrowd"]:
-            labels[ids == segment["id"]] = label
-    things = tuple(
-        label
-        for label, segment in enumerate(segments, start=1)
-        if segment["category_id"] in countable and not segment["iscrowd"]
-    )
-    image = Image.fromarray(read_image(folder / "images" / f"{id:012d}.jpg"))
-    return Photo(id, image, Image.fromarray(labels), things)
-
-
-def _plain(path: Path) -> Photo:
-    image = Image.fromarray(read_image(path))
-    return Photo(int(path.stem), image, Image.new("L", image.size), ())
-
-
-@dataclass(frozen=True)
 class Example:
     """A picture with its objects.
 
     Attributes:
         image: uint8 [S, S, 3].
-        labels: uint8 [S, S].
+        labels: uint8 [S, S]; UNKNOWN where it is not known what is there.
         objects: the labels that may be asked for.
+        union: whether connected parts of an object may be asked for too.
     """
 
     image: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     objects: tuple[int, ...]
+    union: bool = False
 
 
 def view(photo: Photo, rng: np.random.Generator, size: int) -> Example:
     """A photograph, whole or cropped, at a random scale, flipped or not, padded to size x size.
 
     Scales reach from the whole picture in view to 1.6 times the pixels of the final size, so that detail of
-    the final size is seen however small the input is.
+    the final size is seen however small the input is. Thin things are never made smaller than they are at the
+    final size: their labels would be dots.
     """
     longest = max(photo.image.size)
-    whole = size / longest
-    widest = np.log(0.8 * whole), np.log(1.6 * max(FINAL, size) / longest)
-    scale = whole if rng.random() < 0.3 else float(np.exp(rng.uniform(*widest)))
-    w, h = min(photo.image.width, size / scale), min(photo.image.height, size / scale)
-    left, top = rng.uniform(0, photo.image.width - w), rng.uniform(0, photo.image.height - h)
-    box, shape = (left, top, left + w, top + h), (min(size, round(w * scale)), min(size, round(h * scale)))
+    whole, final = size / longest, max(FINAL, size) / longest
+    widest = np.log(0.9 * final if photo.thin else 0.8 * whole), np.log(1.6 * final)
+    complete = not photo.thin and rng.random() < 0.3
+    scale = whole if complete else float(np.exp(rng.uniform(*widest)))
+    box = _crop(photo, rng, size / scale)
+    shape = (min(size, round((box[2] - box[0]) * scale)), min(size, round((box[3] - box[1]) * scale)))
     piece = photo.image.resize(shape, Image.Resampling.BILINEAR, box=box)
     marked = photo.labels.resize(shape, Image.Resampling.NEAREST, box=box)
     if rng.random() < 0.5:
@@ -149,8 +69,38 @@ def view(photo: Photo, rng: np.random.Generator, size: int) -> Example:
     labels = np.zeros((size, size), np.uint8)
     image[: shape[1], : shape[0]] = _recolour(np.asarray(piece), rng)
     labels[: shape[1], : shape[0]] = np.asarray(marked)
-    stuff = tuple(set(np.unique(labels).tolist()) - {0} - set(photo.things))
-    return Example(image, labels, photo.things + (stuff if rng.random() < 0.35 else ()))
+    stuff = tuple(set(np.unique(labels).tolist()) - {0, UNKNOWN} - set(photo.things))
+    return Example(image, labels, photo.things + (stuff if rng.random() < 0.35 else ()), photo.union)
+
+
+def _crop(photo: Photo, rng: np.random.Generator, side: float) -> tuple[float, float, float, float]:
+    """x0 y0 x1 y1 of a crop that is at most so wide and high; mostly around a pixel of an object."""
+    sides = np.array(photo.image.size)
+    extent = np.minimum(sides, side)
+    corner = rng.uniform(0, sides - extent)
+    if photo.things and (extent < sides).any() and rng.random() < 0.7:
+        inside = np.flatnonzero(np.asarray(photo.labels) == rng.choice(photo.things))
+        place = np.array(divmod(int(inside[rng.integers(len(inside))]), photo.image.width))[::-1]
+        corner = np.clip(place - extent * rng.uniform(0.2, 0.8, 2), 0, sides - extent)
+    (x0, y0), (x1, y1) = corner, corner + extent
+    return float(x0), float(y0), float(x1), float(y1)
+
+
+def targets(example: Example) -> list[NDArray[np.bool_]]:
+    """What may be asked for in an example: the masks [S, S] of its objects, and of the parts of unions."""
+    areas = np.bincount(example.labels.ravel(), minlength=256)
+    whole = [example.labels == label for label in example.objects if areas[label] >= SMALL]
+    return whole + [part for mask in whole if example.union for part in _parts(mask)]
+
+
+def _parts(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """The largest connected parts of a mask (8 neighbours), if they are several, that are not too small."""
+    pieces, count = ndimage.label(mask, np.ones((3, 3)))
+    if count < 2:
+        return []
+    areas = np.bincount(pieces.ravel())[1:]
+    largest = [int(piece) for piece in np.argsort(-areas, kind="stable")[:PARTS] if areas[piece] >= SMALL]
+    return [pieces == piece + 1 for piece in largest]
 
 
 def composition(photos: Photos, rng: np.random.Generator, size: int) -> Example:
@@ -163,12 +113,12 @@ def composition(photos: Photos, rng: np.random.Generator, size: int) -> Example:
         surface = np.array(fill(rng, size, size, textures))
         below = Example(surface, np.zeros((size, size), np.uint8), ())
     canvas = Canvas(Image.fromarray(below.image), below.labels.copy())
-    first = int(below.labels.max()) + 1
-    count = min(int(rng.integers(2, 10)), 255 - first)
+    first = int(below.labels[below.labels < UNKNOWN].max(initial=0)) + 1
+    count = min(int(rng.integers(2, 10)), UNKNOWN - first)
     cut, slender = rng.choice([0.0, 0.3, 0.9]), rng.uniform(0.1, 0.9)
     for label in range(first, first + count):
         if rng.random() < cut:
-            layer = cut_out(photos.train[rng.integers(len(photos.train))], rng, size)
+            layer = cut_out(photos.pick(rng), rng, size)
         else:
             layer = drawn(rng, size, textures, thin_share=slender)
         left, top = (int(rng.uniform(-0.3 * side, size - 0.7 * side)) for side in layer.mask.size)
@@ -249,20 +199,22 @@ class Prompts:
         clicks: points for each of those; all but the first may lie outside the object.
     """
 
-    boxes: int = 8
+    boxes: int = 5
     points: int = 3
     clicks: int = 3
 
 
 class Samples(Dataset[dict[str, Tensor]]):
-    """Sample i is a function of the seed and i alone: a run that resumes goes on with the same samples.
+    """Sample i is a function of seed, size and i alone: a run that resumes goes on with the same samples.
 
     An item holds, with P = boxes + points:
         image: uint8 [3, S, S].
-        masks: float32 [P, S / 2, S / 2], how much of each 2 x 2 pixels is covered; first those of the boxes.
+        masks: uint8 [P, S / 2, S / 2], how many of each 2 x 2 pixels are covered; first those of the boxes.
+        known: uint8 [S / 2, S / 2], of how many of each 2 x 2 pixels it is known what they show.
         boxes: float32 [boxes, 4], x0 y0 x1 y1 in pixels.
         points: float32 [points, clicks, 2], x y in pixels.
         point_labels: int64 [points, clicks], 1 inside and 0 outside; the first is inside.
+        chances: float32 [P], 0..1: where, among all places that are wrong, the next click is.
     """
 
     def __init__(
@@ -284,41 +236,41 @@ class Samples(Dataset[dict[str, Tensor]]):
         rng = np.random.default_rng((self.seed, self.start + index))
         while True:
             example = self._example(rng)
-            areas = np.bincount(example.labels.ravel(), minlength=256)
-            large = [label for label in example.objects if areas[label] >= 100]
-            if large:
-                return ask(example, large, self.prompts, rng)
+            if masks := targets(example):
+                return ask(example, masks, self.prompts, rng)
 
     def _example(self, rng: np.random.Generator) -> Example:
-        if rng.random() < 0.45:
-            train = self.photos.train
-            return view(train[rng.integers(len(train))], rng, self.size)
-        return composition(self.photos, rng, self.size)
+        if rng.random() < COMPOSED:
+            return composition(self.photos, rng, self.size)
+        return view(self.photos.pick(rng), rng, self.size)
 
 
 def ask(
-    example: Example, objects: Sequence[int], prompts: Prompts, rng: np.random.Generator
+    example: Example, masks: Sequence[NDArray[np.bool_]], prompts: Prompts, rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    """Draw prompts for an example; every object is asked for before any is asked for again."""
+    """Draw prompts for an example's masks; every one is asked for before any is asked for again."""
     count = prompts.boxes + prompts.points
-    order = np.concatenate([rng.permutation(objects) for _ in range(-(-count // len(objects)))])[:count]
+    order = np.concatenate([rng.permutation(len(masks)) for _ in range(-(-count // len(masks)))])[:count]
     order = rng.permutation(order)  # or points would only ask for what is asked for again
-    masks = example.labels == order[:, None, None].astype(np.uint8)  # [P, S, S]
-    boxes = np.stack([_box(mask, rng) for mask in masks[: prompts.boxes]])
-    clicked = [_clicks(mask, prompts.clicks, rng) for mask in masks[prompts.boxes :]]
+    asked = np.stack([masks[place] for place in order])  # [P, S, S]
+    boxes = np.stack([_box(mask, rng) for mask in asked[: prompts.boxes]])
+    clicked = [_clicks(mask, prompts.clicks, rng) for mask in asked[prompts.boxes :]]
     return {
         "image": torch.from_numpy(np.ascontiguousarray(example.image.transpose(2, 0, 1))),
-        "masks": torch.from_numpy(_halved(masks)),
+        "masks": torch.from_numpy(_halved(asked)),
+        "known": torch.from_numpy(_halved(example.labels != UNKNOWN)),
         "boxes": torch.from_numpy(boxes),
         "points": torch.from_numpy(np.stack([where for where, _ in clicked])),
         "point_labels": torch.from_numpy(np.stack([inside for _, inside in clicked])),
+        "chances": torch.from_numpy(rng.random(count, np.float32)),
     }
 
 
-def _halved(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """[P, S, S] -> the means of 2 x 2 pixels [P, S / 2, S / 2]: twice as fine as the decoder's answers."""
-    rows = masks[:, ::2].astype(np.float32) + masks[:, 1::2]
-    return np.asarray((rows[:, :, ::2] + rows[:, :, 1::2]) / 4, np.float32)
+def _halved(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """[..., S, S] -> how many of 2 x 2 pixels are true [..., S / 2, S / 2]: the resolution of the answers."""
+    pixels = masks.view(np.uint8)
+    rows = pixels[..., ::2, :] + pixels[..., 1::2, :]
+    return np.asarray(rows[..., ::2] + rows[..., 1::2])
 
 
 def tight_box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -354,10 +306,10 @@ def _clicks(
 def thin_set(photos: Photos, size: int, count: int = 40, seed: int = 0) -> list[Example]:
     """Scenes of thin objects over the held-out photographs, always the same ones, to validate on.
 
-    SAM answers with a quarter of the input's resolution, so even the best answer to a thinner line is coarse:
-    logits fitted to the true masks reach a mean IoU of 0.93 at these widths, and 0.84 at 1.5 to 6 pixels.
+    At a quarter of the input's resolution, SAM's for patches of 16, even the best answer to a thinner line is
+    coarse: logits fitted to the true masks reach a mean IoU of 0.93 at these widths, and 0.84 at 1.5 to 6.
     """
-    textures = [photo.image for photo in photos.held_out]
+    textures = [photo.image for photo in photos.held_out if photo.source == PANOPTIC]
     scenes = []
     for index in range(count):
         rng = np.random.default_rng((seed, index))

@@ -1,4 +1,4 @@
-"""The training run: stages of growing image size, warm-up, constant rate and decay, resumable at any step."""
+"""The training run, resumable at any step."""
 
 from __future__ import annotations
 
@@ -20,98 +20,27 @@ from torch.utils.data import DataLoader
 from structsam_runtime.errors import UserError
 from structsam_runtime.files import whole_file
 
-from ..models.architectures import DEFAULT
-from ..models.checkpoints import build_sam, load_weights
-from .data import Photos, Samples
-from .losses import Losses, objective
+from ..models.architectures import Architecture
+from .data import Samples
 from .muon import Muon
-from .validate import validate
+from .nano import build, inherit
+from .photos import Photos
+from .rounds import Asked, Asking, losses
+from .schedule import Settings, Stage
+from .validate import Score, validate
 
-ARCH = DEFAULT
 MATRIX_RATE, RATE = 1e-3, 5e-4
-"""Learning rates of the transformers' matrices and of all else, between warm-up and decay."""
-WARMUP = 60
-"""Steps in which the rate rises."""
-DECAY = 0.75
-"""Last share of a run's own steps, in which the rate falls to zero."""
+"""Learning rates of the transformers' matrices and of all else, between warm-up and decay, at 8 images a
+step; they grow with the root of that number."""
 AVERAGING = 0.999
 """Of the weights, from step to step; the average is what is validated and exported."""
-LOG_EVERY, VALIDATE_EVERY = 20, 500
+LOG_EVERY = 20
+VALIDATIONS, PICTURES, SCENES = 10, 8, 12
+"""How many times a run is validated, on how many held-out pictures of each source and drawn scenes."""
 SAVE_SECONDS = 180.0
 
-
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of training at one image size.
-
-    Attributes:
-        start: the step it begins with; it lasts until the next one's start.
-        size: pixels along the side of the input.
-        batch: images a step.
-    """
-
-    start: int
-    size: int
-    batch: int
-
-
-STAGES = (Stage(0, 224, 8), Stage(8000, 448, 3), Stage(11000, 512, 3))
-"""224 and 448 pixels are one and four whole windows of tokens: at other sizes windows hold padding, up to
-three times the work. Detail of the final scale is learnt from crops long before the final size."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run is.
-
-    Attributes:
-        folder: where checkpoints and curves go.
-        steps: where it ends; the rate decays towards it.
-        device: PyTorch's name of it.
-        workers: processes that draw samples; 0 is none beside this one.
-        bfloat16: compute in it where that is safe; faster on processors and GPUs that have it.
-        seed: of weights and samples.
-        first: the step that it begins with; not 0 if it goes on from weights alone.
-        stages: see STAGES.
-    """
-
-    folder: Path
-    steps: int
-    device: str = "cpu"
-    workers: int = 1
-    bfloat16: bool = False
-    seed: int = 0
-    first: int = 0
-    stages: tuple[Stage, ...] = STAGES
-
-    @property
-    def last(self) -> Path:
-        """The newest checkpoint."""
-        return self.folder / "last.pt"
-
-    @property
-    def stable(self) -> Path:
-        """The checkpoint from before the rate fell, which a longer run goes on from."""
-        return self.folder / "stable.pt"
-
-    @property
-    def curves(self) -> Path:
-        """One JSON object a line."""
-        return self.folder / "curves.jsonl"
-
-    @property
-    def decay_from(self) -> int:
-        """The step at which the rate begins to fall."""
-        return self.steps - int(DECAY * (self.steps - self.first))
-
-    def stage(self, step: int) -> Stage:
-        """The stage that a step belongs to."""
-        return [stage for stage in self.stages if stage.start <= step][-1]
-
-    def pace(self, step: int) -> float:
-        """What the learning rates are multiplied with at a step, 0..1."""
-        falling = (self.steps - step) / max(1, self.steps - self.decay_from)
-        return min(1.0, (step + 1 - self.first) / WARMUP, falling)
+Told = Callable[[dict[str, Any]], None]
+Clock = Callable[[], float]
 
 
 @dataclass
@@ -123,19 +52,16 @@ class Run:
         average: the same with averaged weights.
         optimizers: of sam's parameters.
         step: steps done.
+        seen: samples trained on.
+        elapsed: seconds of training, over all sessions.
     """
 
     sam: Any
     average: Any
     optimizers: tuple[torch.optim.Optimizer, ...]
-    step: int
-
-
-def _weights(size: int, device: str, state: dict[str, Tensor] | None) -> Any:
-    sam = build_sam(ARCH, size)
-    if state is not None:
-        load_weights(sam, state, ARCH, "the checkpoint")
-    return sam.to(device)
+    step: int = 0
+    seen: int = 0
+    elapsed: float = 0.0
 
 
 def _optimizers(sam: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
@@ -156,20 +82,21 @@ def _optimizers(sam: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
 
 
 def begin(settings: Settings, weights: dict[str, Tensor] | None = None) -> Run:
-    """A run from fresh weights, or from those of another run, whose optimizer's state is not needed."""
+    """A run from fresh weights, or from what can be inherited of others; see `inherit`."""
     torch.manual_seed(settings.seed)
-    size = settings.stage(settings.first).size
-    sam = _weights(size, settings.device, weights).train().requires_grad_(True)
-    return Run(sam, copy.deepcopy(sam).requires_grad_(False), _optimizers(sam), settings.first)
+    begun = None if weights is None else inherit(weights, settings.arch)
+    sam = build(settings.arch, settings.stages[0].size, settings.device, begun)
+    average = copy.deepcopy(sam)
+    return Run(sam.train().requires_grad_(True), average, _optimizers(sam))
 
 
-def restore(saved: dict[str, Any], size: int, device: str) -> Run:
+def restore(saved: dict[str, Any], arch: Architecture, size: int, device: str) -> Run:
     """A run from a checkpoint's content, at any image size.
 
     Positions are interpolated to the size; what the optimizer knew of those whose shape changed is dropped.
     """
-    sam = _weights(size, device, saved["sam"]).train().requires_grad_(True)
-    average = _weights(size, device, saved["average"])
+    sam = build(arch, size, device, saved["sam"]).train().requires_grad_(True)
+    average = build(arch, size, device, saved["average"])
     optimizers = _optimizers(sam)
     for optimizer, known in zip(optimizers, saved["optimizers"], strict=True):
         parameters = itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)
@@ -179,7 +106,7 @@ def restore(saved: dict[str, Any], size: int, device: str) -> Run:
             if index in known["state"] and _fits(known["state"][index], value)
         }
         optimizer.load_state_dict({**known, "state": fitting})
-    return Run(sam, average, optimizers, saved["step"])
+    return Run(sam, average, optimizers, saved["step"], saved["seen"], saved["elapsed"])
 
 
 def _fits(known: dict[str, Tensor], value: Tensor) -> bool:
@@ -187,14 +114,16 @@ def _fits(known: dict[str, Tensor], value: Tensor) -> bool:
     return all(one.shape == value.shape for one in known.values() if one.dim())
 
 
-def content(run: Run, settings: Settings) -> dict[str, Any]:
-    """What a checkpoint holds. Samples and rates follow from the step, so no generator's state is needed."""
+def content(run: Run) -> dict[str, Any]:
+    """What a checkpoint holds. Samples and rates follow from its counts: no generator's state is needed."""
     return {
         "sam": run.sam.state_dict(),
         "average": run.average.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
+        "size": run.sam.image_encoder.img_size,
         "step": run.step,
-        "steps": settings.steps,
+        "seen": run.seen,
+        "elapsed": run.elapsed,
     }
 
 
@@ -211,85 +140,155 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def resume(settings: Settings) -> Run:
-    """Go on where the folder's run stopped; from before its decay, if this run is to end elsewhere."""
+    """Go on where the folder's run stopped. Its end may be another now; rate and size follow from that."""
     saved = read(settings.last)
-    ended = dataclasses.replace(settings, steps=saved["steps"])
-    if settings.steps != ended.steps and saved["step"] > ended.decay_from:
-        saved = read(settings.stable)
     if settings.curves.is_file():
         lines = settings.curves.read_text().splitlines(keepends=True)
-        settings.curves.write_text("".join(x for x in lines if json.loads(x)["step"] <= saved["step"]))
-    return restore(saved, settings.stage(saved["step"]).size, settings.device)
+        with whole_file(settings.curves) as part:
+            part.write_text("".join(x for x in lines if json.loads(x)["step"] <= saved["step"]))
+    return restore(saved, settings.arch, saved["size"], settings.device)
 
 
-def train(run: Run, settings: Settings, photos: Photos, told: Callable[[dict[str, Any]], None]) -> None:
-    """Train to the last step.
+def save(path: Path, run: Run) -> None:
+    """Write a checkpoint, whole or not at all."""
+    with whole_file(path) as part:
+        torch.save(content(run), part)
+
+
+class _Journal:
+    """Adds records to the curves, and validates and saves when it is time.
+
+    Args:
+        run: what is trained.
+        settings: of the run.
+        photos: to validate on.
+        told: called with every record.
+        clock: seconds.
+    """
+
+    def __init__(self, run: Run, settings: Settings, photos: Photos, told: Told, clock: Clock) -> None:
+        self.run, self.settings, self.photos, self.told, self.clock = run, settings, photos, told, clock
+        self.window: list[dict[str, float]] = []
+        self.images, self.window_began = 0, clock()
+        self.saved_at = clock()
+        self.validated = int(VALIDATIONS * settings.progress(run.step, run.elapsed))
+        self.validating = 0.0  # seconds
+
+    def stepped(self, values: dict[str, float], images: int) -> None:
+        """After a step, with what is known of it."""
+        self.window.append(values)
+        self.images += images
+        if self.run.step % LOG_EVERY == 0:
+            self._log()
+        due = int(VALIDATIONS * self.settings.progress(self.run.step, self.run.elapsed))
+        if VALIDATIONS > due > self.validated and self.validating <= 0.1 * self.run.elapsed:
+            self._validate()
+            self.validated = due
+        if self.clock() - self.saved_at > SAVE_SECONDS:
+            save(self.settings.last, self.run)
+            self.saved_at = self.clock()
+
+    def ended(self) -> None:
+        """After the last step."""
+        if self.window:
+            self._log()
+        save(self.settings.last, self.run)
+        self._validate()
+
+    def _log(self) -> None:
+        means = {key: round(sum(x[key] for x in self.window) / len(self.window), 5) for key in self.window[0]}
+        seconds = max(self.clock() - self.window_began, 1e-9)
+        rates = {"steps_s": len(self.window) / seconds, "images_s": self.images / seconds}
+        self._record(**means, **{key: round(value, 3) for key, value in rates.items()})
+        self._restart()
+
+    def _restart(self) -> None:
+        self.window, self.images, self.window_began = [], 0, self.clock()
+
+    def _validate(self) -> None:
+        began = self.clock()
+        with torch.autocast(
+            self.run.average.pixel_mean.device.type, torch.bfloat16, enabled=self.settings.bfloat16
+        ):
+            scores: dict[str, Score] = validate(self.run.average, self.photos, PICTURES, SCENES)
+        self.validating += self.clock() - began
+        self._record(validation={source: dataclasses.asdict(score) for source, score in scores.items()})
+        self.window_began += self.clock() - began
+
+    def _record(self, **values: Any) -> None:
+        run = self.run
+        common = {"step": run.step, "seconds": round(run.elapsed, 1), "size": run.sam.image_encoder.img_size}
+        with self.settings.curves.open("a") as curves:
+            curves.write(json.dumps({**common, **values}) + "\n")
+        self.told({**common, **values})
+
+
+def train(run: Run, settings: Settings, photos: Photos, told: Told, clock: Clock = time.monotonic) -> None:
+    """Train to the end.
 
     Args:
         run: changed in place.
         settings: what to do.
         photos: to draw samples from.
         told: called with every record that is added to the curves.
+        clock: seconds; what `minutes` are measured with.
     """
-    saved_at = time.monotonic()
-
-    def record(**values: Any) -> None:
-        with settings.curves.open("a") as curves:
-            curves.write(json.dumps(values) + "\n")
-        told(values)
-
-    while run.step < settings.steps:
-        stage = settings.stage(run.step)
-        if run.sam.image_encoder.img_size != stage.size:
-            resized = restore(content(run, settings), stage.size, settings.device)
-            run.sam, run.average, run.optimizers = resized.sam, resized.average, resized.optimizers
-        window: list[dict[str, float]] = []
-        began = time.monotonic()
-        for batch in _batches(photos, settings, run.step):
-            if run.step == settings.decay_from:
-                save(settings.stable, run, settings)
-            window.append(_step(run, settings, batch))
+    progress = settings.progress(run.step, run.elapsed)
+    if progress >= 1:
+        return
+    began = clock() - run.elapsed
+    journal = _Journal(run, settings, photos, told, clock)
+    while progress < 1:
+        stage = settings.stage(progress)
+        _resize(run, settings, stage)
+        for batch in _batches(photos, settings, stage, run.seen):
+            values = _step(run, settings, batch, progress)
             run.step += 1
-            if run.step % LOG_EVERY == 0:
-                means = {key: round(sum(x[key] for x in window) / len(window), 5) for key in window[0]}
-                seconds = (time.monotonic() - began) / len(window)
-                record(step=run.step, size=stage.size, pace=settings.pace(run.step), seconds=seconds, **means)
-                window, began = [], time.monotonic()
-            if run.step % VALIDATE_EVERY == 0 or run.step == settings.steps:
-                scores = validate(run.average, photos)
-                record(step=run.step, size=stage.size, validation=dataclasses.asdict(scores))
-                began = time.monotonic()
-            if time.monotonic() - saved_at > SAVE_SECONDS or run.step == settings.steps:
-                save(settings.last, run, settings)
-                saved_at = time.monotonic()
+            run.seen += len(batch["image"])
+            run.elapsed = clock() - began
+            journal.stepped(values, len(batch["image"]))
+            run.elapsed = clock() - began
+            progress = settings.progress(run.step, run.elapsed)
+            if progress >= 1 or settings.stage(progress) != stage:
+                break
+    journal.ended()
 
 
-def save(path: Path, run: Run, settings: Settings) -> None:
-    """Write a checkpoint, whole or not at all."""
-    with whole_file(path) as part:
-        torch.save(content(run, settings), part)
+def _resize(run: Run, settings: Settings, stage: Stage) -> None:
+    """Bring a run to the image size of a stage, compiled where that is asked for."""
+    if run.sam.image_encoder.img_size != stage.size:
+        resized = restore(content(run), settings.arch, stage.size, settings.device)
+        run.sam, run.average, run.optimizers = resized.sam, resized.average, resized.optimizers
+    if settings.compiled:
+        for block in run.sam.image_encoder.blocks:
+            block.compile()  # one graph for all windowed blocks and one for all global ones
 
 
-def _batches(photos: Photos, settings: Settings, step: int) -> Iterator[dict[str, Tensor]]:
-    """The batches from a step to the end of its stage."""
-    stage = settings.stage(step)
-    later = [other.start for other in settings.stages if other.start > step]
-    stop = min([*later, settings.steps])
-    samples = Samples(photos, stage.size, step * stage.batch, stop * stage.batch, settings.seed)
-    return iter(DataLoader(samples, stage.batch, num_workers=settings.workers))
+def _batches(photos: Photos, settings: Settings, stage: Stage, seen: int) -> Iterator[dict[str, Tensor]]:
+    """Batches without end from a sample on."""
+    samples = Samples(photos, stage.size, seen, seen + 10**9, settings.seed)
+    workers = settings.workers
+    return iter(
+        DataLoader(
+            samples,
+            settings.images(stage),
+            num_workers=workers,
+            pin_memory=settings.device != "cpu",
+            multiprocessing_context="fork" if workers else None,  # shares the pictures in memory
+            prefetch_factor=4 if workers else None,
+        )
+    )
 
 
-def _step(run: Run, settings: Settings, batch: dict[str, Tensor]) -> dict[str, float]:
+def _step(run: Run, settings: Settings, batch: dict[str, Tensor], progress: float) -> dict[str, float]:
     """One update of the weights and their average."""
-    pace = settings.pace(run.step)
+    pace = settings.pace(run.step, progress)
     for optimizer, rate in zip(run.optimizers, (MATRIX_RATE, RATE), strict=True):
         for group in optimizer.param_groups:
-            group["lr"] = rate * pace
+            group["lr"] = rate * pace * (settings.batch / 8) ** 0.5
     batch = {name: value.to(settings.device, non_blocking=True) for name, value in batch.items()}
-    clicks = 1 if run.step % 3 else batch["points"].shape[2]
-    boxed, clicked = losses(run.sam, batch, clicks, settings.bfloat16)
-    share = batch["boxes"].shape[1] / batch["masks"].shape[1]
-    total = share * boxed.total + (1 - share) * clicked.total
+    asked = losses(run.sam, batch, Asking.at(run.step), settings.bfloat16)
+    total = asked.total(batch["boxes"].shape[1] / batch["masks"].shape[1])
     run.sam.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(run.sam.parameters(), 1.0)
@@ -300,67 +299,13 @@ def _step(run: Run, settings: Settings, batch: dict[str, Tensor]) -> dict[str, f
     keep = min(AVERAGING, (1 + run.step) / (10 + run.step))
     with torch.no_grad():
         torch._foreach_lerp_(list(run.average.parameters()), list(run.sam.parameters()), 1 - keep)
+    return {"pace": pace, "loss": float(total.detach()), **_seen(asked), "norm": float(norm)}
+
+
+def _seen(asked: Asked) -> dict[str, float]:
+    """What a batch's answers were like."""
     return {
-        "loss": float(total.detach()),
-        "box_iou": float(boxed.overlap.detach()),
-        "point_iou": float(clicked.overlap.detach()),
-        "iou_error": float(boxed.iou.detach()) ** 0.5,
-        "norm": float(norm),
+        "box": float(asked.boxed.overlap.detach()),
+        "click": float(asked.clicked.overlap.detach()),
+        "iou_error": float(asked.boxed.iou.detach()) ** 0.5,
     }
-
-
-def losses(sam: Any, batch: dict[str, Tensor], clicks: int, bfloat16: bool) -> tuple[Losses, Losses]:
-    """Of the prompts by box and of those by points.
-
-    A box, or several points, are answered by the first mask. One point may mean several things: the other
-    three answer it, and the closest is taught.
-    """
-    images = torch.stack([sam.preprocess(image.float()) for image in batch["image"]])
-    boxes = batch["boxes"].flatten(0, 1)  # [B P, 4]
-    points = (
-        batch["points"][:, :, :clicks].flatten(0, 1),
-        batch["point_labels"][:, :, :clicks].flatten(0, 1),
-    )
-    split = batch["boxes"].shape[1]
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
-        features = sam.image_encoder(images)
-    box_logits, box_iou = decode(sam, features, bfloat16, boxes=boxes)
-    point_logits, point_iou = decode(sam, features, bfloat16, points=points)
-    answers = slice(1, None) if clicks == 1 else slice(0, 1)
-    return (
-        objective(box_logits[:, :1], box_iou[:, :1], batch["masks"][:, :split].flatten(0, 1)),
-        objective(point_logits[:, answers], point_iou[:, answers], batch["masks"][:, split:].flatten(0, 1)),
-    )
-
-
-def decode(
-    sam: Any,
-    features: Tensor,
-    bfloat16: bool,
-    boxes: Tensor | None = None,
-    points: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """All four masks of the same number of prompts for each image.
-
-    Args:
-        sam: Meta's Sam or one like it.
-        features: [B, C, h, w].
-        bfloat16: whether the decoder computes in it; positions of prompts need more digits.
-        boxes: [B P, 4], those of an image together.
-        points: [B P, n, 2] and [B P, n].
-
-    Returns:
-        logits [B P, 4, 4 h, 4 w] and predicted IoU [B P, 4].
-    """
-    sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=None)
-    each = len(sparse) // len(features)
-    # The decoder takes one image at a time, and adds the dense prompt to it; so images go in with that.
-    dense = dense + features.float().repeat_interleave(each, dim=0)
-    with torch.autocast(features.device.type, torch.bfloat16, enabled=bfloat16):
-        logits, iou = sam.mask_decoder.predict_masks(
-            image_embeddings=torch.zeros_like(dense[:1]),
-            image_pe=sam.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-        )
-    return logits, iou

@@ -34,7 +34,7 @@ class Losses:
         return self.entropy + self.dice + self.iou
 
 
-def box_entropy(logits: Tensor, masks: Tensor) -> Tensor:
+def box_entropy(logits: Tensor, masks: Tensor, known: Tensor) -> Tensor:
     """Binary cross entropy, summed over the picture and divided by the pixels of the mask's tight box.
 
     Outside of its box nearly every pixel is easy: a mean over the picture, as in SAM's focal loss, leaves a
@@ -44,14 +44,16 @@ def box_entropy(logits: Tensor, masks: Tensor) -> Tensor:
     Args:
         logits: [..., H, W].
         masks: 0..1, same shape.
+        known: 0..1, same shape: how much of a pixel counts.
 
     Returns:
         [...].
     """
-    entropy = F.binary_cross_entropy_with_logits(logits, masks, reduction="none").sum(dim=(-2, -1))
+    entropy = F.binary_cross_entropy_with_logits(logits, masks, weight=known, reduction="none")
     inside = masks > 0.5
     least = LEAST * masks.shape[-2] * masks.shape[-1]
-    return entropy / (_extent(inside.any(-1)) * _extent(inside.any(-2))).clamp(min=least)
+    extent = _extent(inside.any(-1)) * _extent(inside.any(-2))
+    return entropy.sum(dim=(-2, -1)) / extent.clamp(min=least)
 
 
 def _extent(line: Tensor) -> Tensor:
@@ -60,47 +62,50 @@ def _extent(line: Tensor) -> Tensor:
     return (ever & still).sum(-1)
 
 
-def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
+def dice_loss(logits: Tensor, masks: Tensor, known: Tensor) -> Tensor:
     """One minus twice the overlap by the sum of the areas, of probabilities.
 
     Args:
         logits: [..., H, W].
         masks: 0..1, same shape.
+        known: 0..1, same shape: how much of a pixel counts.
 
     Returns:
         [...], 0..1.
     """
-    chance = torch.sigmoid(logits)
+    chance, true = torch.sigmoid(logits) * known, masks * known
     overlap = (chance * masks).sum(dim=(-2, -1))
-    areas = chance.sum(dim=(-2, -1)) + masks.sum(dim=(-2, -1))
+    areas = chance.sum(dim=(-2, -1)) + true.sum(dim=(-2, -1))
     return 1 - (2 * overlap + 1) / (areas + 1)
 
 
-def mask_iou(logits: Tensor, masks: Tensor) -> Tensor:
-    """IoU of the masks at threshold 0 [...], from [..., H, W] both."""
-    found, true = logits > 0, masks > 0.5
+def mask_iou(logits: Tensor, masks: Tensor, known: Tensor) -> Tensor:
+    """IoU of the masks at threshold 0 [...], from [..., H, W] all, over pixels that are mostly known."""
+    counts = known > 0.5
+    found, true = (logits > 0) & counts, (masks > 0.5) & counts
     both = (found & true).sum(dim=(-2, -1))
     either = (found | true).sum(dim=(-2, -1))
     return both / either.clamp(min=1)
 
 
-def objective(logits: Tensor, predicted_iou: Tensor, masks: Tensor) -> Losses:
+def objective(logits: Tensor, predicted_iou: Tensor, masks: Tensor, known: Tensor) -> Losses:
     """The loss for one way of prompting: all terms weigh the same.
 
     Of several masks for one prompt, only the one with the least loss is taught its shape, so that they learn
     to be different answers; all are taught their IoU.
 
     Args:
-        logits: [N, T, h, w], T answers to each of N prompts, at the decoder's resolution.
+        logits: [N, T, H, W], T answers to each of N prompts.
         predicted_iou: [N, T].
-        masks: 0..1 [N, H, W], finer than the answers, where boundaries and thin parts are decided.
+        masks: 0..1 [N, H, W].
+        known: 0..1 [N, H, W], how much of a pixel counts.
     """
-    large = F.interpolate(logits.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False)
-    true = masks[:, None].expand_as(large)
-    entropy, dice = box_entropy(large, true), dice_loss(large, true)  # [N, T]
+    large = logits.float()
+    true, counts = masks[:, None].expand_as(large), known[:, None].expand_as(large)
+    entropy, dice = box_entropy(large, true, counts), dice_loss(large, true, counts)  # [N, T]
     best = (entropy + dice).argmin(dim=1, keepdim=True)
     with torch.no_grad():
-        actual = mask_iou(large, true)
+        actual = mask_iou(large, true, counts)
     return Losses(
         entropy=entropy.gather(1, best).mean(),
         dice=dice.gather(1, best).mean(),

@@ -1,24 +1,56 @@
-"""A folder in COCO's panoptic layout, made of drawn pictures, and a SAM small enough to train in a test."""
+"""Folders of drawn pictures like those that training reads, and a SAM small enough to train in a test."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from structsam_export.models.architectures import ARCHITECTURES, Architecture
-from structsam_export.training import loop
-from structsam_export.training.data import Photos, read_photos
+from structsam_export.models.architectures import Architecture
+from structsam_export.training.nano import NANO
+from structsam_export.training.photos import Photos, read_data, read_photos
 
 ANNOTATED, PLAIN = 24, 2
 THING, STUFF = 1, 9
+SOURCES = {"coco_minis": "instance", "duts_tr": "salient (union, 1 id)", "powerlines_pld": "thin structure"}
+MAPPED = 4
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of 80 x 60 with a thing, a stuff region and a crowd, ids 100 .. 123; then two without any."""
-    folder = tmp_path_factory.mktemp("coco")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A panoptic folder and one of label maps, side by side."""
+    data = tmp_path_factory.mktemp("data")
+    _panoptic(data / "coco-train")
+    _maps(data / "train")
+    return data
+
+
+@pytest.fixture(scope="session")
+def folder(data: Path) -> Path:
+    """Panoptic: 80 x 60 with a thing, a stuff region and a crowd, ids 100 .. 123; then two without any."""
+    return data / "coco-train"
+
+
+def _maps(folder: Path) -> None:
+    """For each of SOURCES, pictures of 48 x 40 with an object in two pieces, another, and unknown pixels."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    labels = np.zeros((40, 48), np.uint8)
+    labels[4:20, 4:20] = labels[4:20, 30:44] = 1
+    labels[26:36, 4:40] = 2
+    labels[38:] = 255
+    rng = np.random.default_rng(1)
+    for source in SOURCES:
+        for index in range(MAPPED):
+            image = np.where(labels[..., None] == 1, 220, rng.integers(0, 120, (40, 48, 3))).astype(np.uint8)
+            Image.fromarray(image).save(folder / "images" / f"{source}_{index}.png")
+            Image.fromarray(labels).save(folder / "labels" / f"{source}_{index}.png")
+    (folder / "sources.json").write_text(json.dumps({name: {"kind": kind} for name, kind in SOURCES.items()}))
+
+
+def _panoptic(folder: Path) -> None:
     masks = folder / "annotations" / "panoptic_tiny"
     masks.mkdir(parents=True)
     (folder / "images").mkdir()
@@ -44,7 +76,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "annotations": annotations[::-1],  # their order must not matter
     }
     masks.with_suffix(".json").write_text(json.dumps(listing))
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +83,20 @@ def photos(folder: Path) -> Photos:
     return read_photos(folder)
 
 
-@pytest.fixture
-def small_nano(tiny_architecture: Architecture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What training builds while a test runs."""
-    monkeypatch.setitem(ARCHITECTURES, loop.ARCH, tiny_architecture)
+@pytest.fixture(scope="session")
+def every(data: Path) -> Photos:
+    return read_data(data)
+
+
+@pytest.fixture(scope="session")
+def tiny_nano(tiny_architecture: Architecture) -> Architecture:
+    """What training builds in a test: tokens of 8 pixels, as the real one has."""
+    return replace(
+        tiny_architecture,
+        patch=NANO.patch,
+        width=32,
+        decoder_mlp=32,
+        decoder_heads=2,
+        depth=2,
+        global_blocks=(1,),
+    )

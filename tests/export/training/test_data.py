@@ -1,4 +1,4 @@
-"""Reading COCO's panoptic layout, samples and prompts."""
+"""Samples and prompts."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,42 +10,20 @@ from PIL import Image
 from torch import Tensor
 
 from structsam_export.training.data import (
-    HELD_OUT,
+    SMALL,
     Example,
-    Photos,
     Prompts,
     Samples,
     ask,
     cut_out,
-    read_photos,
+    targets,
     thin_set,
     tight_box,
     view,
 )
-from structsam_runtime.errors import UserError
+from structsam_export.training.photos import UNKNOWN, Photo, Photos, read_photos
 
 COCO = Path(__file__).parents[4] / "shared" / "data" / "coco-train"
-
-
-def test_the_last_annotated_pictures_are_held_out(photos: Photos) -> None:
-    assert [photo.id for photo in photos.train] == [100, 101, 102, 103]
-    assert [photo.id for photo in photos.held_out] == list(range(104, 104 + HELD_OUT))
-    assert [photo.id for photo in photos.plain] == [124, 125]
-    assert len(photos.textures) == 6
-
-
-def test_segments_are_read_and_crowds_are_not(photos: Photos) -> None:
-    photo = photos.train[0]
-    labels = np.asarray(photo.labels)
-    assert photo.things == (1,)
-    assert (labels[10:50, 5:45] == 1).all()
-    assert (labels[:8] == 2).all()
-    assert (labels[55:] == 0).all()
-
-
-def test_a_folder_without_annotations_is_a_users_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no annotations/panoptic_\*\.json"):
-        read_photos(tmp_path)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -67,26 +45,28 @@ def test_shapes_and_types(photos: Photos) -> None:
     sample = Samples(photos, 64, 0, 1, prompts=Prompts(boxes=5, points=2, clicks=3))[0]
     assert {name: (value.dtype, tuple(value.shape)) for name, value in sample.items()} == {
         "image": (torch.uint8, (3, 64, 64)),
-        "masks": (torch.float32, (7, 32, 32)),
+        "masks": (torch.uint8, (7, 32, 32)),
+        "known": (torch.uint8, (32, 32)),
         "boxes": (torch.float32, (5, 4)),
         "points": (torch.float32, (2, 3, 2)),
         "point_labels": (torch.int64, (2, 3)),
+        "chances": (torch.float32, (7,)),
     }
 
 
 def example() -> Example:
     labels = np.zeros((40, 40), np.uint8)
     labels[4:20, 6:30], labels[25:39, 2:9] = 1, 2
-    labels[10:14, 10:20] = 3  # a hole in 1
+    labels[10:17, 10:20] = 3  # a hole in 1
     return Example(np.zeros((40, 40, 3), np.uint8), labels, (1, 2, 3))
 
 
 def test_prompts_ask_for_their_masks() -> None:
     made = example()
-    asked = ask(made, made.objects, Prompts(boxes=30, points=30), np.random.default_rng(0))
+    asked = ask(made, targets(made), Prompts(boxes=30, points=30), np.random.default_rng(0))
     quarters = {
         label: [
-            [np.mean(made.labels[2 * y : 2 * y + 2, 2 * x : 2 * x + 2] == label) for x in range(20)]
+            [np.sum(made.labels[2 * y : 2 * y + 2, 2 * x : 2 * x + 2] == label) for x in range(20)]
             for y in range(20)
         ]
         for label in made.objects
@@ -110,8 +90,47 @@ def test_prompts_ask_for_their_masks() -> None:
 def test_every_object_is_asked_for_before_any_again() -> None:
     made = example()
     for seed in range(10):
-        asked = ask(made, made.objects, Prompts(boxes=2, points=1), np.random.default_rng(seed))
+        asked = ask(made, targets(made), Prompts(boxes=2, points=1), np.random.default_rng(seed))
         assert len(np.unique(asked["masks"].numpy(), axis=0)) == 3
+
+
+def test_parts_of_a_union_are_asked_for_beside_it() -> None:
+    """Of a label in three pieces, one of them too small; and nothing of one in a single piece."""
+    labels = np.zeros((40, 40), np.uint8)
+    labels[2:12, 2:12] = labels[20:30, 20:36] = labels[35:38, 2:6] = 1
+    labels[12:14, 12:14] = 1  # touches the first at its corner
+    labels[2:12, 20:39] = 2
+    apart = Example(np.zeros((40, 40, 3), np.uint8), labels, (1, 2), union=True)
+    found = {mask.tobytes() for mask in targets(apart)}
+    first, second = labels == 1, labels == 1
+    first[15:], second[:15], second[31:] = False, False, False
+    assert found == {mask.tobytes() for mask in (labels == 1, labels == 2, first, second)}
+    assert {mask.tobytes() for mask in targets(replace(apart, union=False))} == {
+        mask.tobytes() for mask in (labels == 1, labels == 2)
+    }
+
+
+def test_what_is_not_known_is_told(every: Photos) -> None:
+    photo = every.sources["coco_minis"][0]
+    shown = view(photo, np.random.default_rng(3), 48)
+    assert UNKNOWN not in shown.objects
+    made = example()
+    made.labels[30:, 20:] = UNKNOWN
+    known = ask(made, targets(made), Prompts(), np.random.default_rng(0))["known"]
+    assert known.unique().tolist() == [0, 4]
+    assert (known == 0).nonzero().amin(0).tolist() == [15, 10]
+
+
+def test_thin_things_stay_as_thin_as_they_are(every: Photos) -> None:
+    """A line of one pixel is never made of dots: each view shows it whole, or a crop of it."""
+    labels = np.zeros((256, 512), np.uint8)
+    labels[128] = 1
+    line = Photo("line", Image.new("RGB", (512, 256)), Image.fromarray(labels), (1,), thin=True)
+    shown = [view(line, np.random.default_rng(seed), 64).labels == 1 for seed in range(30)]
+    crossed = [mask for mask in shown if mask.any()]
+    assert len(crossed) > 10
+    for mask in crossed:
+        assert mask.any(axis=0).all()
 
 
 def test_tight_box() -> None:
@@ -156,9 +175,9 @@ def test_the_thin_set_is_always_the_same_and_of_held_out_pictures(photos: Photos
 def test_on_coco() -> None:
     photos = read_photos(COCO)
     assert (len(photos.train), len(photos.held_out), len(photos.plain)) == (80, 20, 28)
-    assert not {photo.id for photo in photos.train} & {photo.id for photo in photos.held_out}
-    samples = Samples(photos, 224, 0, 30)
-    for index in range(30):
+    assert not {photo.name for photo in photos.train} & {photo.name for photo in photos.held_out}
+    samples = Samples(photos, 224, 0, 10)
+    for index in range(10):
         sample = samples[index]
-        assert (sample["masks"].flatten(1).sum(1) >= 100 / 4).all()
+        assert (sample["masks"].flatten(1).sum(1, dtype=torch.int64) >= SMALL).all()
         assert sample["image"].float().std() > 1

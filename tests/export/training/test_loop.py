@@ -1,169 +1,132 @@
-"""Training on pictures of 80 x 60 pixels with a SAM of four blocks."""
+"""Training on pictures of 80 x 60 pixels with a SAM of two blocks."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from structsam_export.models.architectures import DEFAULT
-from structsam_export.models.checkpoints import build_sam, randomize
-from structsam_export.training import loop
+from structsam_export.models.architectures import Architecture
+from structsam_export.training import loop, schedule
 from structsam_export.training.curves import plot
-from structsam_export.training.data import Photos, Samples
-from structsam_export.training.loop import (
-    Settings,
-    Stage,
-    begin,
-    content,
-    decode,
-    losses,
-    read,
-    restore,
-    resume,
-    train,
-)
-from structsam_export.training.validate import Scores, box_ious, validate
+from structsam_export.training.data import Samples
+from structsam_export.training.loop import begin, content, read, restore, resume, train
+from structsam_export.training.photos import Photos
+from structsam_export.training.schedule import WARMUP, Settings, Stage
+from structsam_export.training.validate import Score
 from structsam_runtime.errors import UserError
 
-STAGES = (Stage(0, 32, 2), Stage(4, 64, 1))
+STAGES = (Stage(0.5, 32), Stage(1.0, 48))
 
 
-def settings(folder: Path, steps: int, stages: tuple[Stage, ...] = STAGES) -> Settings:
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step is of one picture, is logged and saved, and validation takes no time."""
+    monkeypatch.setattr(schedule, "BATCH_SIZE", 32)
+    monkeypatch.setattr(loop, "validate", lambda *_: {"coco": Score(0.5, 0.25, 0.1, 3)})
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+
+
+def settings(folder: Path, arch: Architecture, **changes: Any) -> Settings:
     folder.mkdir(exist_ok=True)
-    return Settings(folder, steps, workers=0, stages=stages)
-
-
-@pytest.fixture
-def quick(small_nano: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training whose validation takes no time."""
-    monkeypatch.setattr(loop, "validate", lambda sam, photos: Scores(0.5, 0.25, (2, 3)))
+    return Settings(folder, stages=STAGES, arch=arch, batch=1, **changes)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_nano_fits_in_a_package() -> None:
-    sam = build_sam(DEFAULT)
-    numbers = sum(value.numel() for value in sam.state_dict().values())
-    assert 3e6 < numbers < 8e6  # times two bytes in half precision: under 16 MB
-    assert sam.image_encoder(torch.zeros(1, 3, 512, 512)).shape == (1, 128, 32, 32)
+class Stop(Exception):
+    """What interrupts a run."""
 
 
-def test_pace_rises_stays_and_falls(tmp_path: Path) -> None:
-    long = Settings(tmp_path, 1000)
-    assert long.decay_from == 250
-    assert long.pace(0) == 1 / 60
-    assert [long.pace(step) for step in (59, 100, 250)] == [1, 1, 1]
-    assert long.pace(625) == 0.5
-    assert long.pace(999) == 1 / 750
+def interrupt(record: dict[str, Any]) -> None:
+    if record["step"] == 3 and "loss" in record:
+        raise Stop
 
 
-def test_a_run_from_weights_warms_up_and_falls_in_its_own_steps(tmp_path: Path) -> None:
-    later = Settings(tmp_path, 9000, first=8000)
-    assert later.decay_from == 8250
-    assert [later.pace(step) for step in (8000, 8059, 8250, 8625, 8999)] == [1 / 60, 1, 1, 0.5, 1 / 750]
+class Ticks:
+    """A clock on which every reading takes half a second."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 0.5
+        return self.now
 
 
-def test_stages_by_step(tmp_path: Path) -> None:
-    short = settings(tmp_path, 9)
-    assert [short.stage(step).size for step in (0, 3, 4, 8)] == [32, 32, 64, 64]
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
 
 
-@pytest.mark.usefixtures("small_nano")
-def test_decode_is_sams_own_decoder_image_by_image(tmp_path: Path) -> None:
-    sam = begin(settings(tmp_path, 1)).sam.eval()
-    randomize(sam)
-    features = torch.randn(2, sam.prompt_encoder.embed_dim, 2, 2)
-    boxes = torch.rand(6, 4) * 32
-    logits, iou = decode(sam, features, bfloat16=False, boxes=boxes)
-    for image in range(2):
-        sparse, dense = sam.prompt_encoder(points=None, boxes=boxes[3 * image : 3 * image + 3], masks=None)
-        expected, expected_iou = sam.mask_decoder.predict_masks(
-            features[image : image + 1], sam.prompt_encoder.get_dense_pe(), sparse, dense
-        )
-        part = slice(3 * image, 3 * image + 3)
-        torch.testing.assert_close(logits[part], expected, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(iou[part], expected_iou, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.usefixtures("small_nano")
-def test_one_click_is_answered_by_three_masks_and_all_else_by_the_first(
-    photos: Photos, tmp_path: Path
-) -> None:
-    sam = begin(settings(tmp_path, 1)).sam
-    batch = {name: value[None] for name, value in Samples(photos, 32, 0, 1)[0].items()}
-    heads = sam.mask_decoder.output_hypernetworks_mlps
-
-    def taught(clicks: int) -> list[bool]:
-        sam.zero_grad()
-        losses(sam, batch, clicks, bfloat16=False)[1].total.backward()
-        return [bool(head.layers[-1].bias.grad.any()) for head in heads]
-
-    assert taught(3) == [True, False, False, False]
-    first, *others = taught(1)
-    assert not first
-    assert any(others)
-
-
-@pytest.mark.usefixtures("quick")
 def test_a_run_that_resumes_is_the_run_that_did_not_stop(
-    photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    every: Photos, tmp_path: Path, tiny_nano: Architecture
 ) -> None:
     """Bit for bit, across a change of the image size and into the decay."""
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "LOG_EVERY", 1)
-    whole = settings(tmp_path / "whole", 8)
+    whole = settings(tmp_path / "whole", tiny_nano, steps=4)
     run = begin(whole)
-    train(run, whole, photos, lambda record: None)
+    train(run, whole, every, lambda record: None)
 
-    class Stop(Exception):
-        pass
-
-    def interrupt(record: dict[str, Any]) -> None:
-        if record["step"] == 6 and "loss" in record:
-            raise Stop
-
-    parted = settings(tmp_path / "parted", 8)
-    first = begin(parted)
+    parted = settings(tmp_path / "parted", tiny_nano, steps=4)
     with pytest.raises(Stop):
-        train(first, parted, photos, interrupt)
+        train(begin(parted), parted, every, interrupt)
     second = resume(parted)
-    assert second.step == 5  # the sixth was done but not saved
-    train(second, parted, photos, lambda record: None)
+    assert second.step == 2  # the third was done but not saved
+    assert (second.seen, run.seen) == (2, 4)
+    train(second, parted, every, lambda record: None)
     assert same(run.sam.state_dict(), second.sam.state_dict())
     assert same(run.average.state_dict(), second.average.state_dict())
-
-    def curve(name: str) -> list[float]:
-        lines = [json.loads(line) for line in (tmp_path / name / "curves.jsonl").read_text().splitlines()]
-        return [line["loss"] for line in lines if "loss" in line]
-
-    assert curve("whole") == curve("parted")
-    assert len(curve("whole")) == 8
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parted")
+    assert len(losses(tmp_path / "whole")) == 4
+    assert [record["size"] for record in map(json.loads, whole.curves.read_text().splitlines())][-1] == 48
     plot(whole.curves, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_longer_run_goes_on_from_before_the_decay(photos: Photos, tmp_path: Path) -> None:
-    short = settings(tmp_path, 8)
-    train(begin(short), short, photos, lambda record: None)
-    assert resume(short).step == 8
-    assert resume(settings(tmp_path, 20)).step == short.decay_from == 2
+def test_a_run_by_the_clock_ends_by_it(every: Photos, tmp_path: Path, tiny_nano: Architecture) -> None:
+    """Through all stages, however few steps that is; and a longer run goes on."""
+    timed = settings(tmp_path / "timed", tiny_nano, minutes=0.25)
+    records: list[dict[str, Any]] = []
+    run = begin(timed)
+    train(run, timed, every, records.append, Ticks())
+    assert 15 <= run.elapsed <= 20
+    assert run.step > 2
+    assert {record["size"] for record in records} == {32, 48}
+    assert "validation" in records[-1]
+    assert read(timed.last)["step"] == run.step
+    again = resume(timed)
+    train(again, timed, every, records.append, Ticks())
+    assert again.step == run.step
+    longer = settings(tmp_path / "timed", tiny_nano, minutes=0.5)
+    train(again, longer, every, records.append, Ticks())
+    assert again.step > run.step
 
 
-@pytest.mark.usefixtures("small_nano")
-def test_a_size_changes_only_positions(tmp_path: Path) -> None:
-    short = settings(tmp_path, 1)
-    run = begin(short)
-    randomize(run.sam)
-    larger = restore(content(run, short), 64, "cpu").sam.state_dict()
+def test_steps_lower_the_loss(every: Photos, tmp_path: Path, tiny_nano: Architecture) -> None:
+    """Of a sample that is seen again and again; and the average follows."""
+    learning = settings(tmp_path, tiny_nano, steps=1000)
+    sample = Samples(every, 32, 0, 1)[0]
+    batch = {name: value[None] for name, value in sample.items()}
+    run = begin(learning)
+    run.step = WARMUP  # at the full rate
+    before = copy.deepcopy(run.average.state_dict())
+    lost = [loop._step(run, learning, batch, 0.0)["loss"] for _ in range(12)]
+    assert lost[-1] < lost[0]
+    changed = run.average.state_dict()
+    assert all(not torch.equal(changed[name], before[name]) for name in before if "blocks.0" in name)
+
+
+def test_a_size_changes_only_positions(tmp_path: Path, tiny_nano: Architecture) -> None:
+    run = begin(settings(tmp_path, tiny_nano, steps=1))
+    larger = restore(content(run), tiny_nano, 64, "cpu").sam.state_dict()
     own = run.sam.state_dict()
-    changed = {name for name in own if not torch.equal(own[name], larger[name])}
+    changed = {name for name in own if own[name].shape != larger[name].shape}
     assert "image_encoder.pos_embed" in changed
     assert all("pos" in name for name in changed)
 
@@ -171,27 +134,3 @@ def test_a_size_changes_only_positions(tmp_path: Path) -> None:
 def test_no_checkpoint_is_a_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint at"):
         read(tmp_path / "last.pt")
-
-
-@pytest.mark.usefixtures("small_nano")
-def test_validation_compares_in_the_pictures_pixels(
-    photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A decoder that fills a known part of the input, on a picture that is scaled and padded."""
-    sam = begin(settings(tmp_path, 1)).average
-    photo = photos.held_out[0]  # 80 x 60 becomes 32 x 24, and the decoder answers with 8 x 8
-
-    def left_half(*_: object, sparse_prompt_embeddings: Tensor, **__: object) -> tuple[Tensor, None]:
-        logits = -torch.ones(len(sparse_prompt_embeddings), 1, 8, 8)
-        logits[..., :4] = 1
-        return logits, None
-
-    monkeypatch.setattr(sam.mask_decoder, "forward", left_half)
-    labels = torch.ones(60, 80, dtype=torch.uint8).numpy()
-    labels[:, 40:] = 2
-    ious = box_ious(sam, np.asarray(photo.image), labels, [1, 2])
-    assert ious[0] > 0.95
-    assert ious[1] < 0.05
-    scores = validate(sam, photos)
-    assert scores.prompts[0] == len(photos.held_out)
-    assert 0 <= scores.thin <= scores.photos <= 1

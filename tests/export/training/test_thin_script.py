@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from structsam_export.training.data import Photos, thin_set
+from structsam_export.training.data import thin_set
+from structsam_export.training.photos import Photos
 from structsam_runtime.evaluation.datasets import open_dataset
 
 RunScript = Callable[[str, str], tuple[int | str | None, str, str]]

@@ -1,4 +1,4 @@
-"""scripts/train_nano.py as a person calls it, with a SAM of four blocks."""
+"""scripts/train_nano.py as a person calls it, with a SAM of two blocks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from structsam_export.models.architectures import Architecture
 from structsam_export.models.checkpoints import build_sam, load_weights
-from structsam_export.training import loop
+from structsam_export.training import loop, schedule, validate
 
 Call = Callable[[str], tuple[int | str | None, str, str]]
 RunScript = Callable[[str, str], tuple[int | str | None, str, str]]
@@ -15,17 +16,22 @@ RunScript = Callable[[str, str], tuple[int | str | None, str, str]]
 
 @pytest.fixture
 def train_nano(
-    small_nano: None,
-    folder: Path,
+    tiny_nano: Architecture,
+    data: Path,
     tmp_path: Path,
     run_script: RunScript,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Call:
     """Runs the script in this process: exit code, stdout, stderr. Its data are at `data`."""
-    (tmp_path / "data").symlink_to(folder)
+    (tmp_path / "data").symlink_to(data)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loop, "STAGES", (loop.Stage(0, 32, 1),))
-    monkeypatch.setattr(loop.Settings.__init__, "__defaults__", ("cpu", 1, False, 0, 0, loop.STAGES))
+    defaults = schedule.Settings.__init__.__defaults__
+    stages = (schedule.Stage(0.5, 32), schedule.Stage(1.0, 48))
+    monkeypatch.setattr(schedule.Settings.__init__, "__defaults__", (*defaults[:-2], stages, tiny_nano))
+    monkeypatch.setattr(schedule, "BATCH_SIZE", 32)
+    monkeypatch.setattr(loop, "PICTURES", 1)
+    monkeypatch.setattr(loop, "SCENES", 1)
+    monkeypatch.setattr(validate, "thin_set", lambda *_: [])
 
     def call(line: str) -> tuple[int | str | None, str, str]:
         return run_script("train_nano", line)
@@ -33,43 +39,41 @@ def train_nano(
     return call
 
 
-def test_train_resume_score_and_export(train_nano: Call, tmp_path: Path) -> None:
-    code, out, err = train_nano("-o run --steps 4 --workers 0")
+def test_train_resume_score_and_export(train_nano: Call, tmp_path: Path, tiny_nano: Architecture) -> None:
+    code, out, err = train_nano("-o run --steps 2 --batch 1")
     assert (code, out) == (0, "")
-    assert "step      4  32 px  photos 0." in err
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "last.pt",
-        "stable.pt",
-        "curves.jsonl",
-        "curves.png",
-    }
+    assert "step 2, 0." in err
+    assert " min, 48 px\nsource" in err
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"last.pt", "curves.jsonl", "curves.png"}
     assert train_nano("-o run --steps 4")[::2] == (
         2,
         "error: run already holds a run; add --resume, or give -o another folder\n",
     )
-    assert train_nano("-o run --steps 5 --workers 0 --resume")[0] == 0
+    assert train_nano("-o run --minutes 0.0001 --resume")[0] == 0  # it is over
     code, out, _ = train_nano("-o run --validate --export nano.safetensors")
     assert code == 0
-    assert out.startswith("step 5, 32 px, mean IoU with box prompts: photographs 0.")
+    assert out.startswith("step 2, 48 px: mean IoU by box and by click, error of predicted IoU\nsource ")
+    assert "coco-train " in out
     weights = load_file(tmp_path / "nano.safetensors")
-    load_weights(build_sam(loop.ARCH, 32), weights, loop.ARCH, "what was exported")
-    code, _, err = train_nano("-o more --from nano.safetensors --step 5 --steps 7 --workers 0")
+    load_weights(build_sam(tiny_nano), weights, "tiny", "what was exported")
+    code, _, err = train_nano("-o more --from nano.safetensors --minutes 0.0001 --batch 1")
     assert code == 0
-    assert "step      7  32 px" in err
+    assert "step 1, 0." in err
 
 
 @pytest.mark.parametrize(
     ("line", "told"),
     [
         (
-            "--from none.safetensors",
-            "error: --from none.safetensors cannot be read; expected a file of --export\n",
+            "--steps 7 --from none.safetensors",
+            "no checkpoint at none.safetensors; give --checkpoint an existing file",
         ),
-        ("--step 5", "error: --step 5 without --from would skip training; leave it out\n"),
+        ("", "a run ends by --steps or by --minutes; give one of them"),
+        ("--steps 7 --minutes 1", "a run ends by --steps or by --minutes; give one of them"),
     ],
 )
 def test_bad_beginnings(train_nano: Call, line: str, told: str) -> None:
-    assert train_nano(f"-o run --steps 7 --workers 0 {line}")[::2] == (2, told)
+    assert train_nano(f"-o run {line}")[::2] == (2, f"error: {told}\n")
 
 
 def test_nothing_to_score(train_nano: Call) -> None:
