@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,15 @@ from PIL import Image, ImageFile
 from ..errors import UserError
 from .formats import FORMATS, PROGRAMS, foreign
 from .jpeg import scans
+from .tolerant import READERS
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
 """A path, the bytes of a file, a file that is open for reading bytes, or a picture that Pillow has opened."""
 
 MAX_PIXELS = 110_000_000
 """More than nearly all cameras have, and less than 2 GB of memory while the hungriest format is decoded."""
+PILLOWS = Image.MAX_IMAGE_PIXELS or MAX_PIXELS
+_LIMIT = threading.RLock()
 PASSES = 24
 """How many times a decoder may go through ``max_pixels`` pixels; a progressive JPEG has some ten scans."""
 HEAD = 132
@@ -51,14 +55,22 @@ def opened(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image
             yield _bounded(source, name, max_pixels)
             return
         with _file(source, name) as file:
-            image = _bounded(_identified(file, name), name, max_pixels)
-            if image.format in ("JPEG", "MPO"):
+            with _allowed(max_pixels):
+                image = _bounded(_identified(file, name), name, max_pixels)
+            if image.format == "JPEG":
                 _check_scans(image, file, name, max_pixels)
-            yield image
+            if image.format == "DDS":
+                _check_length(image, file, name)
+            with _allowed(image.width * image.height):
+                yield image
     except UserError:
         raise
     except FileNotFoundError as error:
         raise UserError(f"no file {name}; expected a picture") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"{name} is too large: {error} Make it smaller, or allow more (--max-pixels, in Python max_pixels)"
+        ) from error
     except MemoryError as error:
         raise UserError(f"{name} cannot be read as a picture: it takes more memory than there is") from error
     except Exception as error:  # Pillow's decoders raise nearly everything when they meet damage
@@ -112,9 +124,11 @@ def _identified(file: BinaryIO, name: str) -> ImageFile.ImageFile:
                 reason = accepted
             elif accepted:
                 file.seek(0)
-                image = factory(file, "")
+                image = READERS.get(kind, factory)(file, "")
                 if all(image.size):
                     return image
+        except Image.DecompressionBombError:
+            raise
         except Exception as error:  # it may be another format
             reason = reason or (f"{kind}: {_reason(error)}" if accept and head else "")
     kind = foreign(head)
@@ -136,6 +150,20 @@ def _bounded(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     return image
 
 
+@contextmanager
+def _allowed(pixels: int) -> Iterator[None]:
+    """Raise Pillow's own limit, one number for the process, which some decoders and `crop` look at again."""
+    if pixels <= PILLOWS:
+        yield
+        return
+    with _LIMIT:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
 def _check_scans(image: Image.Image, file: BinaryIO, name: str, max_pixels: int) -> None:
     place = file.tell()
     file.seek(0)
@@ -146,6 +174,14 @@ def _check_scans(image: Image.Image, file: BinaryIO, name: str, max_pixels: int)
             f"{name} is too large: {count} scans of {image.width} x {image.height} pixels, each of which goes"
             " through the whole picture; save it again"
         )
+
+
+def _check_length(image: ImageFile.ImageFile, file: BinaryIO, name: str) -> None:
+    """Some versions of Pillow go on, pixel by pixel, behind the end of a file without compression."""
+    size = file.seek(0, os.SEEK_END)
+    for codec, _, offset, args in image.tile:
+        if codec == "dds_rgb" and offset + args[0] // 8 * image.width * image.height > size:
+            raise UserError(f"{name} cannot be read as a picture: the file is cut short")
 
 
 def _reason(error: Exception) -> str:
