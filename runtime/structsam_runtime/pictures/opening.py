@@ -178,7 +178,9 @@ def _check_scans(image: Image.Image, file: BinaryIO, name: str, max_pixels: int)
 
 def _check_length(image: ImageFile.ImageFile, file: BinaryIO, name: str) -> None:
     """Some versions of Pillow go on, pixel by pixel, behind the end of a file without compression."""
+    place = file.tell()
     size = file.seek(0, os.SEEK_END)
+    file.seek(place)
     for codec, _, offset, args in image.tile:
         if codec == "dds_rgb" and offset + args[0] // 8 * image.width * image.height > size:
             raise UserError(f"{name} cannot be read as a picture: the file is cut short")
