@@ -182,19 +182,21 @@ def read_pictures(folder: Path | None) -> Arrays:
         return {f"skimage.{name}": getattr(data, name)() for name in ("coffee", "astronaut", "chelsea")}
     if not folder.is_dir():
         raise UserError(f"no folder {folder}; expected a folder of images to verify on")
-    listing, pictures, errors, note = list_pictures(folder, deep=False), {}, [], Once()
-    listing.say()
+    listing, note = list_pictures(folder, deep=False), Once()
+    pictures: Arrays = {}
+    errors: list[UserError] = []
     for name in listing.pictures:
         try:
             pictures[name] = read_image(folder / name, note=note)
         except UserError as error:
             errors.append(error)
-    if errors and not pictures:
-        raise errors[0]
-    for error in errors:
-        say("skipped", f"{error}; it is left out")
     if not pictures:
-        raise UserError(f"no image in {folder}; expected files like photo.jpg or photo.png")
+        raise next(
+            iter(errors), UserError(f"no image in {folder}; expected files like photo.jpg or photo.png")
+        )
+    listing.say()
+    for broken in errors:
+        say("skipped", f"{broken}; it is left out")
     return pictures
 
 

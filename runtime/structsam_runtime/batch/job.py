@@ -112,9 +112,9 @@ def find_images(folder: Path) -> list[str]:
         UserError: there is no such folder, or no picture in it.
     """
     listing = list_pictures(folder)
-    listing.say()
     if not listing.pictures:
         raise UserError(f"no picture in {folder}; expected files named .jpg, .png, .tif, .webp ...")
+    listing.say()
     return listing.pictures
 
 

@@ -79,7 +79,7 @@ def spread(pixels: NDArray[np.uint8], note: Note) -> NDArray[np.uint8]:
         " are stretched to 0..255",
     )
     table = np.clip(np.rint((np.arange(256) - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
-    return table[pixels]
+    return np.asarray(table[pixels])
 
 
 def _dark(pieces: list[NDArray[np.uint8]], note: Note) -> list[NDArray[np.uint8]]:

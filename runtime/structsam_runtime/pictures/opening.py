@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from PIL import Image, ImageFile
 
@@ -86,7 +86,7 @@ def name_of(source: Source) -> str:
 
 
 @contextmanager
-def _file(source: Source, name: str) -> Iterator[BinaryIO]:
+def _file(source: Any, name: str) -> Iterator[BinaryIO]:
     if isinstance(source, (str, os.PathLike)):
         mode = Path(source).stat().st_mode
         if not stat.S_ISREG(mode):  # a pipe would be waited for, a device may have no end
@@ -131,9 +131,9 @@ def _identified(file: BinaryIO, name: str) -> ImageFile.ImageFile:
             raise
         except Exception as error:  # it may be another format
             reason = reason or (f"{kind}: {_reason(error)}" if accept and head else "")
-    kind = foreign(head)
-    if kind:
-        raise UserError(f"{name} is {kind}; convert it to PNG or JPEG")
+    other = foreign(head)
+    if other:
+        raise UserError(f"{name} is {other}; convert it to PNG or JPEG")
     why = f" ({reason})" if reason else "" if head else " (it is empty)"
     raise UserError(f"{name} is not a picture that Pillow can read{why}; expected PNG, JPEG, TIFF ...")
 
@@ -176,12 +176,13 @@ def _check_scans(image: Image.Image, file: BinaryIO, name: str, max_pixels: int)
         )
 
 
-def _check_length(image: ImageFile.ImageFile, file: BinaryIO, name: str) -> None:
+def _check_length(image: Image.Image, file: BinaryIO, name: str) -> None:
     """Some versions of Pillow go on, pixel by pixel, behind the end of a file without compression."""
     place = file.tell()
     size = file.seek(0, os.SEEK_END)
     file.seek(place)
-    for codec, _, offset, args in image.tile:
+    tiles: list[Any] = getattr(image, "tile", [])
+    for codec, _, offset, args in tiles:
         if codec == "dds_rgb" and offset + args[0] // 8 * image.width * image.height > size:
             raise UserError(f"{name} cannot be read as a picture: the file is cut short")
 

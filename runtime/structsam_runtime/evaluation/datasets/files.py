@@ -67,13 +67,13 @@ def pictures_in(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     listing = list_pictures(folder, deep=False)
-    listing.say()
     for path in map(folder.joinpath, listing.pictures):
         if path.stem in found:
             raise UserError(f"{folder} has {found[path.stem].name} and {path.name}; expected one of a name")
         found[path.stem] = path
     if not found:
         raise UserError(f"no pictures in {folder}; found {_listing(folder)}")
+    listing.say()
     return found
 
 
