@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -407,6 +408,7 @@ def summary(made: Export) -> str:
     gmac, unmerged = macs.total / 1e9, macs.unmerged / 1e9
     plans = "" if report.plans is None else f", plans agree in {100 * report.plans:.2f} % of the tokens"
     weights = ["weights are random: its masks mean nothing"] if made.config.random_weights else []
+    folder = shlex.quote(str(made.folder))
     removed = ", ".join(f"{share:.1%} in {PLACES[kind]}" for kind, share in made.removed.items())
     return "\n".join(
         [
@@ -417,7 +419,7 @@ def summary(made: Export) -> str:
             f"mask IoU with PyTorch {report.mask_iou:.4f}{plans}",
             *fragile(made),
             *weights,
-            f"next: structsam predict {made.folder} photo.jpg --box 100 80 400 360 -o overlay.png",
+            f"next: structsam predict {folder} photo.jpg --box 100 80 400 360 -o overlay.png",
         ]
     )
 

@@ -31,7 +31,8 @@ from structsam_runtime.contract import (
 )
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import Model
-from structsam_runtime.predict.image import PICTURES, Frame, prepare, read_image
+from structsam_runtime.pictures import Once, list_pictures, read_image, say
+from structsam_runtime.predict.image import Frame, prepare
 from structsam_runtime.predict.prior import prior
 from structsam_runtime.predict.prompts import encode
 from structsam_runtime.runners.base import Runner, TensorSpec
@@ -167,13 +168,13 @@ def read_pictures(folder: Path | None) -> Arrays:
     """Pictures to verify on, by name: the user's, or photographs that scikit-image ships.
 
     Args:
-        folder: every image in it is read; None for the photographs.
+        folder: every image in it is read; what is left out is said on stderr. None for the photographs.
 
     Returns:
         uint8 RGB [H, W, 3] each.
 
     Raises:
-        UserError: no such folder, no image in it, or a file that is not an image.
+        UserError: no such folder, or no image in it that can be read.
     """
     if folder is None:
         from skimage import data
@@ -181,10 +182,22 @@ def read_pictures(folder: Path | None) -> Arrays:
         return {f"skimage.{name}": getattr(data, name)() for name in ("coffee", "astronaut", "chelsea")}
     if not folder.is_dir():
         raise UserError(f"no folder {folder}; expected a folder of images to verify on")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
-    if not paths:
-        raise UserError(f"no image in {folder}; expected files like photo.jpg or photo.png")
-    return {path.name: read_image(path) for path in paths}
+    listing, note = list_pictures(folder, deep=False), Once()
+    pictures: Arrays = {}
+    errors: list[UserError] = []
+    for name in listing.pictures:
+        try:
+            pictures[name] = read_image(folder / name, note=note)
+        except UserError as error:
+            errors.append(error)
+    if not pictures:
+        raise next(
+            iter(errors), UserError(f"no image in {folder}; expected files like photo.jpg or photo.png")
+        )
+    listing.say()
+    for broken in errors:
+        say("skipped", f"{broken}; it is left out")
+    return pictures
 
 
 def samples(pictures: Arrays, model: Model) -> list[Sample]:

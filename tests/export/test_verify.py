@@ -1,11 +1,13 @@
 """What verification asks of an export: that its runners compute what PyTorch does, and by which plans."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from structsam_export.choices import Flatness
@@ -30,6 +32,7 @@ from structsam_export.verify import (
     verify,
 )
 from structsam_runtime.contract import decoder_specs, encoder_specs
+from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import Model
 from structsam_runtime.predict.image import Frame
 from structsam_runtime.runners.base import Array, Runner, TensorSpec
@@ -244,3 +247,24 @@ def test_an_encoder_that_merges_nothing_needs_no_tap(shipped: Shipped) -> None:
     assert (report.error, report.plans) == (0, None)
     shipped.encoder = Changed(shipped.encoder, lambda made: {n: 1.01 * v for n, v in made.items()})
     assert missed(shipped.report()) == {"largest embedding error"}
+
+
+def test_pictures_of_ones_own_and_what_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A broken one is left out with a word; where nothing else is there, it is the error."""
+    (tmp_path / "broken.jpg").write_text("no picture")
+    with pytest.raises(UserError, match=r"broken\.jpg is not a picture"):
+        read_pictures(tmp_path)
+    Image.new("RGB", (8, 6)).save(tmp_path / "b.gif")
+    Image.new("L", (8, 6)).save(tmp_path / "a.bmp")
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "folder.png").mkdir()
+    pictures = read_pictures(tmp_path)
+    assert {name: picture.shape for name, picture in pictures.items()} == {
+        "a.bmp": (6, 8, 3),
+        "b.gif": (6, 8, 3),
+    }
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert first == "skipped 1 (folders): folder.png"
+    assert second == "skipped 1 (not named like pictures): notes.txt"
+    assert third.startswith(f"note: {tmp_path}/broken.jpg is not a picture")
+    assert third.endswith("; it is left out")

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import whole_file
 from ..manifest import Manifest, sha256
-from ..predict.image import PICTURES
+from ..pictures import MAX_PIXELS, list_pictures
 from ..runners import file_of
 
 RECORD = "batch.json"
@@ -34,6 +34,7 @@ class Job:
         embeddings: keep the embedding of every picture too.
         record: what two runs must share for their results to go together.
         verified: as `Predictor.load` takes it.
+        max_pixels: a picture with more fails before it is decoded.
     """
 
     images: Path
@@ -45,6 +46,7 @@ class Job:
     embeddings: bool
     record: Mapping[str, Any]
     verified: bool = True
+    max_pixels: int = MAX_PIXELS
 
     def result(self, image: str) -> Path:
         """The file of a picture's masks. It appears last and whole: a picture that has one is done."""
@@ -60,11 +62,12 @@ def plan(
     points_per_side: int = 32,
     embeddings: bool = False,
     verified: bool = True,
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[Job, list[str]]:
     """A job, and the pictures that it is about; nothing is written yet.
 
     Args:
-        images, output, model, runner, points_per_side, embeddings, verified: see `Job`.
+        images, output, model, runner, points_per_side, embeddings, verified, max_pixels: see `Job`.
         prompts: a file that `read_boxes` reads: only its pictures, and in them only what is in the boxes.
 
     Returns:
@@ -103,22 +106,21 @@ def plan(
         embeddings,
         record,
         verified,
+        max_pixels,
     ), names
 
 
 def find_images(folder: Path) -> list[str]:
-    """All pictures below a folder but hidden ones: paths within it, with slashes, sorted.
+    """All pictures below a folder: paths within it, with slashes, sorted. What is skipped is said on stderr.
 
     Raises:
         UserError: there is no such folder, or no picture in it.
     """
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}; expected one with pictures")
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
-    names = [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
-    if not names:
-        raise UserError(f"no picture in {folder}; expected {', '.join(sorted(PICTURES))}")
-    return sorted(names)
+    listing = list_pictures(folder)
+    if not listing.pictures:
+        raise UserError(f"no picture in {folder}; expected files named .jpg, .png, .tif, .webp ...")
+    listing.say()
+    return listing.pictures
 
 
 def read_boxes(path: Path) -> Boxes:

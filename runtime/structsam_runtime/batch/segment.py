@@ -11,9 +11,9 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import whole_file
+from ..pictures import Once, read_image
 from ..predict.automatic.generator import AutomaticMaskGenerator
 from ..predict.embedding import Embedding
-from ..predict.image import read_image
 from ..predict.predictor import Predictor
 from .job import Job, check
 
@@ -58,6 +58,7 @@ class Segmenter:
         self._everything = AutomaticMaskGenerator(
             self._predictor, points_per_side=job.points_per_side, output_mode="coco_rle"
         )
+        self._note = Once()
         self._stack = ExitStack()
 
     def __enter__(self) -> "Segmenter":
@@ -99,7 +100,7 @@ class Segmenter:
 
     def _look(self, image: str) -> tuple[str, Embedding | None]:
         """A picture's masks as JSON, and its embedding if it is kept."""
-        rgb = read_image(self.job.images / image)
+        rgb = read_image(self.job.images / image, self.job.max_pixels, self._note)
         boxes = None if self.job.boxes is None else self.job.boxes[image]
         if boxes or self.job.embeddings:
             self._predictor.set_image(rgb)

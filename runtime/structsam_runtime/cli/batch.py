@@ -16,6 +16,7 @@ from .. import UserError
 from ..batch import ray as cluster
 from ..batch import segment as batch
 from ..batch.job import begin, plan
+from ..pictures import MAX_PIXELS
 from ..runners import RUNNERS
 from .console import FAILED
 
@@ -42,6 +43,9 @@ def main(
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Keep embeddings too: NAME.npz, 4 MB each.")
     ] = False,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Larger pictures fail before they are decoded.")
+    ] = MAX_PIXELS,
     address: Annotated[
         str | None, typer.Option(help="Of a Ray cluster; local starts one on this machine.")
     ] = None,
@@ -59,7 +63,7 @@ def main(
     if workers and not address:
         raise UserError("--workers needs --address; local starts a cluster on this machine")
     job, names = plan(
-        images, output, model, runner, prompts, points_per_side or 32, embeddings, verified=not unverified
+        images, output, model, runner, prompts, points_per_side or 32, embeddings, not unverified, max_pixels
     )
     begin(job)
     left = [name for name in names if not job.result(name).exists()]

@@ -12,7 +12,7 @@ from ..benchmarking.race import race
 from ..benchmarking.report import table
 from ..benchmarking.tables import check_result, write_result
 from ..files import check_output
-from ..predict.image import read_image
+from ..pictures import read_image
 from ..runners import RUNNERS
 
 

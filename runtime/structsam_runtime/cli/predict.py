@@ -17,9 +17,10 @@ from PIL import Image
 
 from .. import AutomaticMaskGenerator, Predictor, UserError
 from ..files import check_output, whole_file
+from ..pictures import MAX_PIXELS, read_image
+from ..pictures.writing import check_holds, save
 from ..predict.automatic.annotations import annotated
 from ..predict.drawing import Pointed, draw, draw_everything
-from ..predict.image import read_image
 from ..runners import RUNNERS
 from .console import numbers
 
@@ -60,6 +61,9 @@ def main(
     mask: Annotated[
         Path | None, typer.Option(help="Also write the mask (all masks together) as 0 and 255.")
     ] = None,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="A larger picture is refused before it is decoded.")
+    ] = MAX_PIXELS,
     runner: Annotated[str, typer.Option(help=f"One of {', '.join(RUNNERS)}.")] = "cpu",
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Load .onnx files that you changed, as by quantisation.")
@@ -79,7 +83,10 @@ def main(
         _check_no_setting([*settings, *(["annotations"] if annotations else [])])
         asked = _asked(box or [], point or [], negative or [])
     _check_outputs(output, mask, annotations, photo)
-    rgb = read_image(photo)
+    rgb = read_image(photo, max_pixels)
+    check_holds(output, "RGB", *rgb.shape[:2])
+    if mask:
+        check_holds(mask, "L", *rgb.shape[:2])
     with Predictor.load(out, runner, verified=not unverified) as predictor:
         if everything:
             found = _find(predictor, rgb, settings)
@@ -87,9 +94,9 @@ def main(
         else:
             masks, iou = _predict(predictor, rgb, asked, multimask)
             drawing, union = draw(rgb, masks, iou, asked), np.logical_or.reduce(masks)
-    _save(drawing, output)
+    save(drawing, output)
     if mask:
-        _save(Image.fromarray(union.astype(np.uint8) * 255), mask)
+        save(Image.fromarray(union.astype(np.uint8) * 255), mask)
     if annotations:
         with whole_file(annotations) as part:
             part.write_text(json.dumps(annotated(found, photo.name, *rgb.shape[:2])) + "\n")
@@ -171,8 +178,3 @@ def _find(predictor: Predictor, rgb: NDArray[np.uint8], settings: dict[str, Any]
     print(f"{len(found)} masks in {seconds:.1f} s", end="")
     print("" if found else "; lower --pred-iou-thresh or --stability-score-thresh to see more")
     return sorted(found, key=lambda one: -one["area"])
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    with whole_file(path) as part:
-        picture.save(part)

@@ -1,74 +1,18 @@
 """Photographs in, encoder input out."""
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import UserError
 from ..manifest import Fit, Model, Resampling
+from ..pictures import read_image
 from . import spline
 
-PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-"""Suffixes of files that are taken for pictures where a folder is named."""
-
-
-def read_image(path: Path | str) -> NDArray[np.uint8]:
-    """Read a picture as it is meant to be looked at.
-
-    The EXIF orientation is applied; of an animation the first picture is taken. Grey, palette and CMYK become
-    RGB; alpha is dropped, leaving the colours that were stored under it. 16-bit grey is scaled by 1/257, so
-    that 0xffff is 255 (Pillow itself reduces 16-bit RGB, by dropping the low byte).
-
-    Returns:
-        uint8 RGB [H, W, 3], range 0..255.
-
-    Raises:
-        UserError: the file is missing, is not a picture, is cut short, or has pixels without a defined range
-            (32-bit integers beyond 65535, floating point).
-    """
-    path = Path(path)
-    try:
-        with Image.open(path) as image:
-            return _rgb(ImageOps.exif_transpose(image), path)
-    except FileNotFoundError as error:
-        raise UserError(f"no file {path}; expected a picture") from error
-    except UnidentifiedImageError as error:
-        raise UserError(
-            f"{path} is not a picture that Pillow can read; expected PNG, JPEG, TIFF ..."
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path} is too large: {error}") from error
-    # Pillow's decoders report damage in all of these ways.
-    except (OSError, EOFError, SyntaxError, ValueError, struct.error) as error:
-        raise UserError(f"{path} cannot be read as a picture: {error}") from error
-
-
-def _rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _grey16(image, path)
-    if image.mode in (
-        "P",
-        "PA",
-        "RGBa",
-    ):  # straight to RGB, a transparent palette or premultiplied alpha would blend
-        image = image.convert("RGBA")
-    return np.array(image.convert("RGB"), dtype=np.uint8)  # [H, W, 3]
-
-
-def _grey16(image: Image.Image, path: Path) -> NDArray[np.uint8]:
-    """Wide grey values; some versions of Pillow open 16-bit files with 32-bit pixels."""
-    grey = np.asarray(image)  # [H, W]
-    if grey.dtype.kind == "f" or grey.min() < 0 or grey.max() > 0xFFFF:
-        raise UserError(
-            f"{path} has {grey.dtype} pixels beyond 16 bits, whose range is not defined; convert it to 8 bits"
-        )
-    rounded = (grey.astype(np.uint32) + 128) // 257
-    return np.repeat(rounded.astype(np.uint8)[:, :, None], 3, axis=2)
+__all__ = ["Frame", "picture_size", "prepare", "read_image"]
 
 
 @dataclass(frozen=True)

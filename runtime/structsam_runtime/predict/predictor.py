@@ -32,7 +32,7 @@ from ..runners import create
 from ..runners.base import Array, DeviceArray, Memory, Runner
 from . import masks, prompts
 from .embedding import Embedding
-from .image import Frame, prepare
+from .image import Frame, picture_size, prepare
 from .prior import prior
 from .prompts import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, TOP_LEFT, Encoded, Prompt
 
@@ -159,19 +159,23 @@ class Predictor:
         """Forget the picture."""
         self._picture: _Picture | None = None
 
-    def set_image(self, image: NDArray[np.uint8]) -> None:
+    def set_image(self, image: NDArray[np.uint8], image_format: str = "RGB") -> None:
         """Run the encoder. The embedding stays where it was computed, which is where the decoder reads it.
 
         A prompt-aware encoder waits for the first prompt.
 
         Args:
-            image: uint8 RGB [H, W, 3], range 0..255.
+            image: uint8 [H, W, 3], range 0..255.
+            image_format: the order of its channels, ``RGB``, or ``BGR`` as OpenCV reads pictures.
 
         Raises:
-            UserError: another dtype or shape; no picture is set afterwards.
+            UserError: another dtype, shape or format; no picture is set afterwards.
         """
         self.reset_image()
-        tensor, frame = prepare(image, self.model)
+        if image_format not in ("RGB", "BGR"):
+            raise UserError(f"the image_format is {image_format!r}, expected 'RGB' or 'BGR'")
+        picture_size(image)
+        tensor, frame = prepare(image if image_format == "RGB" else image[:, :, ::-1], self.model)
         if self.model.prior:
             self._picture = _Picture(frame, image=tensor)
         else:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from pycocotools.mask import decode
 
 from structsam_runtime import Embedding, Predictor
@@ -261,3 +261,40 @@ def test_ray_that_is_not_installed_is_told(
     code, _, err = command(f"{IN_BOXES} --address local")
     assert (code, err.count("\n")) == (2, 1)
     assert 'pip install "structsam[cluster]"' in err
+
+
+def test_a_folder_of_all_sorts(desk: Path, command: Batch, photos: dict[str, NDArray[np.uint8]]) -> None:
+    """Odd pictures are segmented, bad ones fail alone, what is none is counted, and nothing is started."""
+    images = desk / "images"
+    rgb = Image.fromarray(photos["coffee"][:40, :60])
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[TiffImagePlugin.X_RESOLUTION], tags[TiffImagePlugin.X_RESOLUTION] = 2, "72"
+    rgb.save(images / "odd.jpg", exif=b"Exif\0\0II\x2a\0\x08\0\0\0" + tags.tobytes(8))
+    rgb.save(images / "moving.gif", save_all=True, append_images=[rgb.rotate(90)])
+    rgb.save(images / "drawing.eps")
+    (images / "drawing.eps").rename(images / "script.jpg")
+    rgb.save(images / "whole.dds")
+    (images / "cut.jpg").write_bytes((images / "whole.dds").read_bytes()[:200])
+    (images / "notes.txt").write_text("no picture")
+    (images / "loop").symlink_to(images)
+    for number in range(2):
+        deep = np.linspace(0, 999, 2400).astype(np.uint16).reshape(40, 60)
+        Image.fromarray(deep).save(images / f"deep{number}.png")
+    code, out, err = command("images -o masks --model OUT --points-per-side 1 --max-pixels 200000")
+    assert code == 3
+    assert out == "masks: 6 pictures segmented, 0 were, 4 failed\n"
+    assert err.splitlines()[:2] == [
+        "skipped 1 (not named like pictures): notes.txt",
+        "skipped 1 (links to folders that are listed already): loop",
+    ]
+    said = [line for line in err.splitlines() if line.startswith("note: ")]
+    assert [line.rpartition("/")[2].partition(" ")[0] for line in said] == ["deep0.png", "moving.gif"]
+    lines = (desk / "masks/errors.jsonl").read_text().splitlines()
+    told = {line["image"]: line["error"] for line in map(json.loads, lines)}
+    assert list(told) == ["astronaut.png", "coffee.png", "cut.jpg", "script.jpg"]
+    for name, message in {
+        "coffee.png": "600 x 400 pixels, more than 200000",
+        "cut.jpg": "cannot be read as a picture",
+        "script.jpg": "is PostScript",
+    }.items():
+        assert message in told[name]

@@ -160,3 +160,31 @@ def test_help(predict: Predict) -> None:
     code, out, _ = predict("--help")
     assert code == 0
     assert "--box" in out
+
+
+def test_what_cannot_be_done_is_said_before_the_work(predict: Predict, photo: Path) -> None:
+    """Before a model is loaded: there is none."""
+    Image.new("L", (16_400, 20)).save(photo.parent / "wide.png")
+    ended = predict(f"none wide.png {BOX} -o overlay.webp")
+    assert ended[::2] == (2, ended[2])
+    assert ended[2].startswith("error: cannot write overlay.webp: WEBP cannot hold 16400 x 20 pixels")
+    ended = predict(f"none photo.png {BOX} -o overlay.png --mask mask.h5")
+    assert ended[2].startswith("error: cannot write mask.h5: HDF5 cannot hold 600 x 400 pixels")
+    ended = predict(f"none photo.png {BOX} -o overlay.png --max-pixels 239999")
+    assert ended == (
+        2,
+        "",
+        "error: photo.png is too large: 600 x 400 pixels, more than 239999; make it smaller, or allow as many"
+        " (--max-pixels 240000, in Python max_pixels)\n",
+    )
+    assert {path.name for path in photo.parent.iterdir()} == {"photo.png", "wide.png"}
+
+
+def test_a_picture_that_is_stretched_is_told(predict: Predict, photo: Path) -> None:
+    twelve = np.linspace(0, 4095, 20_000).astype(np.uint16).reshape(100, 200)
+    Image.fromarray(twelve).save(photo.parent / "twelve.png")
+    code, _, err = predict("OUT twelve.png --box 10 10 80 80 -o overlay.png --max-pixels 20000")
+    assert (code, err) == (
+        0,
+        "note: twelve.png has uint16 pixels with values from 0 to 4095; they are stretched to 0..255\n",
+    )

@@ -213,15 +213,11 @@ def test_read_refuses_what_is_not_a_picture(tmp_path: Path, photos: dict[str, ND
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "coffee.jpg").read_bytes()[:5000])
     (tmp_path / "text.jpg").write_text("not a picture")
     (tmp_path / "empty.png").touch()
-    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
-    Image.fromarray(np.full((4, 4), 70000, np.int32)).save(tmp_path / "wide.tif")
     for name, message in {
         "none.jpg": "no file",
         "text.jpg": "is not a picture that Pillow can read",
         "empty.png": "is not a picture that Pillow can read",
         "cut.jpg": "cannot be read as a picture: .*truncated",
-        "float.tif": "float32 pixels beyond 16 bits",
-        "wide.tif": "int32 pixels beyond 16 bits",
         ".": "cannot be read as a picture",
     }.items():
         with pytest.raises(UserError, match=message) as error:
@@ -238,10 +234,7 @@ def test_read_refuses_damage_inside_a_png(tmp_path: Path, photos: dict[str, NDAr
         read_image(tmp_path / "damaged.png")
 
 
-def test_read_refuses_a_decompression_bomb(
-    tmp_path: Path, photos: dict[str, NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_read_refuses_a_decompression_bomb(tmp_path: Path, photos: dict[str, NDArray[np.uint8]]) -> None:
     Image.fromarray(photos["coffee"]).save(tmp_path / "coffee.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UserError, match="is too large"):
-        read_image(tmp_path / "coffee.png")
+        read_image(tmp_path / "coffee.png", max_pixels=1000)

@@ -241,3 +241,21 @@ def test_refuses_runners_that_are_no_encoder_and_decoder(export_folder: Path, sa
 def test_load_checks_the_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no manifest\.json"):
         Predictor.load(tmp_path)
+
+
+def test_bgr_is_rgb_the_other_way_round(export_folder: Path, photos: dict[str, NDArray[np.uint8]]) -> None:
+    rgb = photos["chelsea"]
+    with Predictor.load(export_folder, threads=1) as predictor:
+        predictor.set_image(rgb)
+        expected = predictor.get_image_embedding()
+        predictor.set_image(rgb[:, :, ::-1], "BGR")
+        np.testing.assert_array_equal(predictor.get_image_embedding(), expected)
+        predictor.set_image(rgb, image_format="BGR")
+        assert not np.array_equal(predictor.get_image_embedding(), expected)
+        for wrong in (rgb[:, :, 0], rgb[0], "rgb"):
+            with pytest.raises(UserError, match="expected uint8 RGB"):
+                predictor.set_image(wrong, "BGR")
+        with pytest.raises(UserError, match="image_format is 'bgr', expected 'RGB' or 'BGR'"):
+            predictor.set_image(rgb, image_format="bgr")
+        with pytest.raises(UserError, match="no picture is set"):
+            predictor.get_image_embedding()

@@ -8,7 +8,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ...predict.image import read_image
+from ...errors import UserError
+from ...pictures import Once, read_image
+
+_note = Once()
 
 Box: TypeAlias = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels; (x1, y1) is the last pixel inside, not the first one outside."""
@@ -64,7 +67,7 @@ class Annotated(ABC):
         Raises:
             UserError: the file is missing or broken.
         """
-        return read_image(self.picture)
+        return read_image(self.picture, note=_note)
 
     def objects(self) -> list[Object]:
         """The objects of at least ``min_area`` pixels, and every crowd region.
@@ -74,7 +77,13 @@ class Annotated(ABC):
         Raises:
             UserError: the annotation is missing, broken, or of another size than the picture.
         """
-        return [found for found in self._decode() if found.crowd or found.area >= self.min_area]
+        try:
+            drawn = self._decode()
+        except UserError:
+            raise
+        except Exception as error:  # what annotation files hold has no bounds
+            raise UserError(f"the annotation of {self.name} cannot be read: {error!r}") from error
+        return [found for found in drawn if found.crowd or found.area >= self.min_area]
 
     @abstractmethod
     def _decode(self) -> list[Object]:

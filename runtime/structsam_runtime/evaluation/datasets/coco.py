@@ -1,6 +1,6 @@
 """COCO: things in photographs, each with a mask.
 
-Instances (``coco``), splits val2017 and train2017; polygons and run lengths, decoded by pycocotools::
+Instances (``coco``), splits val2017 and train2017; polygons and run lengths::
 
     coco/
         annotations/instances_val2017.json
@@ -18,7 +18,8 @@ Of the panoptic segments the things are read ("isthing"): stuff such as sky has 
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from typing import Any
 from ...errors import UserError
 from .base import Annotated, Object
 from .files import check_size, locate, optional, read_json, read_rgb_ids
+from .outlines import mask_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +39,14 @@ class Instances(Annotated):
 
     def _decode(self) -> list[Object]:
         described = self.index.imgs[self.image_id]
-        check_size(self.picture, "its annotation", (described["height"], described["width"]))
+        height, width = described["height"], described["width"]
+        check_size(self.picture, "its annotation", (height, width))
         return [
-            Object(self.index.annToMask(drawn).astype(bool), drawn["category_id"], bool(drawn.get("iscrowd")))
+            Object(
+                mask_of(drawn["segmentation"], height, width),
+                drawn["category_id"],
+                bool(drawn.get("iscrowd")),
+            )
             for drawn in self.index.imgToAnns[self.image_id]
         ]
 
@@ -71,9 +78,11 @@ def read_instances(root: Path, split: str) -> list[Annotated]:
     with contextlib.redirect_stdout(io.StringIO()), _complete(path):  # it reports its progress with print
         index.createIndex()
     with _complete(path):
+        files = sorted((number, about["file_name"]) for number, about in index.imgs.items())
+        names = _names([file for _, file in files])
         return [
-            Instances(name=Path(file).stem, picture=folder / file, index=index, image_id=number)
-            for number, file in sorted((number, about["file_name"]) for number, about in index.imgs.items())
+            Instances(name=names[file], picture=folder / file, index=index, image_id=number)
+            for number, file in files
         ]
 
 
@@ -90,9 +99,10 @@ def read_panoptic(root: Path, split: str) -> list[Annotated]:
     with _complete(path):
         files = {about["id"]: about["file_name"] for about in content["images"]}
         things = {about["id"] for about in content["categories"] if about["isthing"]}
+        names = _names([drawn["file_name"] for drawn in content["annotations"]])
         return [
             Panoptic(
-                name=Path(drawn["file_name"]).stem,
+                name=names[drawn["file_name"]],
                 picture=folder / files[drawn["image_id"]],
                 segments=segments / drawn["file_name"],
                 things=tuple(
@@ -105,6 +115,12 @@ def read_panoptic(root: Path, split: str) -> list[Annotated]:
         ]
 
 
+def _names(files: Sequence[str]) -> dict[str, str]:
+    """What pictures are called: by the stem of the file or, where folders share one, by its path."""
+    stems = Counter(Path(file).stem for file in files)
+    return {file: Path(file).stem if stems[Path(file).stem] == 1 else file for file in files}
+
+
 def _pictures(root: Path, split: str) -> Path:
     (folder,) = locate(root, [(split,), (f"images/{split}",), ("images",)])
     return folder
@@ -114,5 +130,5 @@ def _pictures(root: Path, split: str) -> Path:
 def _complete(path: Path) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not in COCO's format: {error!r}") from error

@@ -1,21 +1,21 @@
 """Finding and reading the files of a dataset, with one line for whatever is wrong with them."""
 
-import contextlib
 import importlib
 import json
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from ...errors import UserError
-from ...predict.image import PICTURES, read_image
+from ...pictures import list_pictures, opened
+from ...pictures.levels import narrow
+from ...pictures.reading import orientation, oriented, size_of
+from ...pictures.tiff import lay_out
 
-TURNED = {5, 6, 7, 8}  # EXIF orientations that exchange width and height
 FOREGROUND = 128  # a grey mask is foreground above this value (paper, appendix B)
 LISTED = 8
 
@@ -60,20 +60,20 @@ def _listing(folder: Path) -> str:
 
 
 def pictures_in(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder by their stem, sorted. Hidden files and other kinds of file are passed over.
+    """The pictures of a folder by their stem, sorted. What is none is said on stderr.
 
     Raises:
         UserError: there are none, or two have the same stem.
     """
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in PICTURES or path.name.startswith("."):
-            continue
+    listing = list_pictures(folder, deep=False)
+    for path in map(folder.joinpath, listing.pictures):
         if path.stem in found:
             raise UserError(f"{folder} has {found[path.stem].name} and {path.name}; expected one of a name")
         found[path.stem] = path
     if not found:
         raise UserError(f"no pictures in {folder}; found {_listing(folder)}")
+    listing.say()
     return found
 
 
@@ -106,24 +106,10 @@ def pairs(images: Path, masks: Path, names: Path | None = None) -> dict[str, tup
 
 def _stems(names: Path) -> list[str]:
     try:
-        lines = names.read_text().splitlines()
+        lines = _regular(names).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{names} cannot be read as a list of names: {error}") from error
     return sorted({Path(line.strip()).stem for line in lines if line.strip()})
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path) as image:
-            yield image
-    except FileNotFoundError as error:
-        raise UserError(f"no file {path}; the dataset is not complete") from error
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not a picture that Pillow can read") from error
-    # Pillow's decoders report damage in all of these ways.
-    except (OSError, EOFError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as a picture: {error}") from error
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
@@ -138,9 +124,11 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
         UserError: the file is missing or broken; or it is not empty and yet nothing in it is above 128, as in
             a mask of zeros and ones.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
+        lay_out(image)
+        image.load()
         wide = image.mode.startswith(("I", "F"))
-        grey = read_image(path)[:, :, 0] if wide else np.asarray(_grey(ImageOps.exif_transpose(image)))
+        grey = oriented(_eight_bits(image, path) if wide else np.asarray(_grey(image)), orientation(image))
     brightest = int(grey.max())
     if 0 < brightest <= FOREGROUND:
         raise UserError(
@@ -148,6 +136,14 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
             f" {FOREGROUND}; write it in black and white"
         )
     return np.asarray(grey > FOREGROUND)
+
+
+def _eight_bits(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """16 bits to 8 by their range: stretched like a photograph, a mask of zeros and ones would look well."""
+    grey = np.asarray(image)  # [H, W]; some versions of Pillow open 16-bit files with 32-bit pixels
+    if grey.dtype.kind == "f" or grey.min() < 0 or grey.max() > 0xFFFF:
+        raise UserError(f"{path} has {grey.dtype} pixels beyond 16 bits; write the mask in black and white")
+    return narrow(grey)
 
 
 def _grey(image: Image.Image) -> Image.Image:
@@ -164,7 +160,7 @@ def read_ids(path: Path) -> NDArray[np.uint16]:
     Raises:
         UserError: the file is missing or broken, or has several channels or values beyond 16 bits.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         if image.mode not in ("L", "P") and not image.mode.startswith("I"):
             raise UserError(f"{path} has the mode {image.mode}, expected one channel of 8 or 16 bits, ids")
         ids = np.asarray(image)
@@ -182,24 +178,12 @@ def read_rgb_ids(path: Path) -> NDArray[np.uint32]:
     Raises:
         UserError: the file is missing, broken or not RGB.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         if image.mode != "RGB":
             raise UserError(f"{path} has the mode {image.mode}, expected RGB with the ids of segments")
         rgb = np.asarray(image).astype(np.uint32)  # [H, W, 3]
     ids: NDArray[np.uint32] = rgb @ np.array([1, 256, 65536], np.uint32)
     return ids
-
-
-def size_of(picture: Path) -> tuple[int, int]:
-    """Height and width of a picture as `read_image` gives it, from its header.
-
-    Raises:
-        UserError: the file is missing or is not a picture.
-    """
-    with _opened(picture) as image:
-        # Asked for EXIF that is not in its header, a PNG would be decoded to look behind the pixels.
-        turned = "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation) in TURNED
-        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def check_size(picture: Path, annotation: object, shape: tuple[int, ...]) -> None:
@@ -228,13 +212,20 @@ def read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
         UserError: the file is missing or not JSON, or lacks a key.
     """
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        content = json.loads(_regular(path).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
     lacking = [key for key in keys if not isinstance(content, dict) or key not in content]
     if lacking:
         raise UserError(f"{path} has no {', '.join(lacking)}; expected annotations in COCO's format")
     return dict(content)
+
+
+def _regular(path: Path) -> Path:
+    """The same path. A pipe would be waited for, for ever."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not a regular file")
+    return path
 
 
 def optional(module: str) -> Any:

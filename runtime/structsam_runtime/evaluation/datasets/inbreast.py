@@ -12,6 +12,7 @@ asymmetries ...) is there, without objects. Radiologists drew every mass as one 
 
 import plistlib
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
@@ -21,10 +22,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ...errors import UserError
+from ...pictures import MAX_PIXELS
 from .base import Annotated, Object
 from .files import locate, optional
+from .outlines import check_polygon
 
 MASS = "mass"
+DEFLATED = "1.2.840.10008.1.2.1.99"
 PERCENTILES = (0.5, 99.5)
 Polygon = list[tuple[float, float]]
 
@@ -49,11 +53,8 @@ class Mammogram(Annotated):
         return np.repeat(grey[:, :, None], 3, axis=2)
 
     def _decode(self) -> list[Object]:
-        header = _read(self.picture, stop_before_pixels=True)
-        if "Rows" not in header or "Columns" not in header:
-            raise UserError(f"{self.picture} has no Rows and Columns, expected a DICOM picture")
-        size = int(header.Columns), int(header.Rows)
-        return [Object(_fill(polygon, size)) for polygon in masses(self.outlines)]
+        height, width = _size(_read(self.picture, stop_before_pixels=True), self.picture)
+        return [Object(_fill(polygon, height, width)) for polygon in masses(self.outlines)]
 
 
 def windowed(values: NDArray[np.uint16]) -> NDArray[np.uint8]:
@@ -94,27 +95,43 @@ def _point(text: str) -> tuple[float, float]:
     return float(x), float(y)
 
 
-def _fill(polygon: Polygon, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The pixels inside and on a polygon; none where it has fewer than three corners. ``size`` is W, H."""
-    canvas = Image.new("1", size)
+def _fill(polygon: Polygon, height: int, width: int) -> NDArray[np.bool_]:
+    """The pixels inside and on a polygon; none where it has fewer than three corners."""
+    canvas = Image.new("1", (width, height))
     if len(polygon) > 2:
-        ImageDraw.Draw(canvas).polygon(polygon, fill=1)
+        ImageDraw.Draw(canvas).polygon(check_polygon([*chain(*polygon)], height, width), fill=1)
     return np.array(canvas)
 
 
 def _read(path: Path, **options: bool) -> Any:
     pydicom = optional("pydicom")
     try:
+        if pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
+            raise UserError(f"{path} is deflated as a whole, to a size that it does not say; write it plain")
         return pydicom.dcmread(path, **options)
-    except (pydicom.errors.InvalidDicomError, OSError, EOFError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # pydicom raises nearly everything when it meets damage
         raise UserError(f"{path} cannot be read as DICOM: {error}") from error
+
+
+def _size(dicom: Any, path: Path) -> tuple[int, int]:
+    """Height and width, pixels; nothing is decoded."""
+    if "Rows" not in dicom or "Columns" not in dicom:
+        raise UserError(f"{path} has no Rows and Columns, expected a DICOM picture")
+    height, width, frames = int(dicom.Rows), int(dicom.Columns), int(dicom.get("NumberOfFrames") or 1)
+    if height * width * max(1, frames) > MAX_PIXELS:
+        raise UserError(f"{path} is too large: {frames} x {height} x {width} pixels, more than {MAX_PIXELS}")
+    return height, width
 
 
 def _pixels(dicom: Any, path: Path) -> NDArray[np.uint16]:
     try:
+        _size(dicom, path)
         meaning, values = dicom.PhotometricInterpretation, dicom.pixel_array
-    # pydicom reports missing tags, damage and compression that it has no decoder for in these ways.
-    except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # missing tags, damage, compression that pydicom has no decoder for
         raise UserError(f"the pixels of {path} cannot be read: {error}") from error
     if meaning != "MONOCHROME2" or values.ndim != 2 or values.dtype not in (np.uint8, np.uint16):
         raise UserError(
@@ -132,8 +149,8 @@ def read_inbreast(root: Path, split: str) -> list[Annotated]:
     """
     optional("pydicom")
     dicoms, outlines = locate(root, [("AllDICOMs", "AllXML")], ["INbreast Release 1.0"])
-    pictures = {path.stem.partition("_")[0]: path for path in sorted(dicoms.glob("*.dcm"))}
-    drawn = sorted(outlines.glob("*.xml"))
+    pictures = {path.stem.partition("_")[0]: path for path in sorted(dicoms.glob("*.dcm")) if path.is_file()}
+    drawn = sorted(path for path in outlines.glob("*.xml") if path.is_file())
     if not drawn:
         raise UserError(f"no *.xml in {outlines}; expected the outlines of INbreast")
     lacking = [path.name for path in drawn if path.stem not in pictures]

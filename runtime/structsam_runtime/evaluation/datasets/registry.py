@@ -1,5 +1,6 @@
 """The datasets by name."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -96,6 +97,10 @@ def open_dataset(name: str, root: Path, split: str | None = None, min_area: int 
     min_area = min_area if min_area is not None else family.min_area
     try:
         pictures = family.read(root, split)
-    except UserError as error:
-        raise UserError(f"cannot open {name} ({split}): {error}") from error
+    except Exception as error:  # what annotation files hold has no bounds
+        reason = error if isinstance(error, UserError) else repr(error)
+        raise UserError(f"cannot open {name} ({split}): {reason}") from error
+    twice = [picture for picture, count in Counter(found.name for found in pictures).items() if count > 1]
+    if twice:
+        raise UserError(f"cannot open {name} ({split}): it has {twice[0]} twice; remove one")
     return Dataset(name, split, min_area, tuple(replace(found, min_area=min_area) for found in pictures))

@@ -180,3 +180,67 @@ def test_real_segments_are_those_that_coco_describes() -> None:
 def test_real_pictures_have_the_size_of_their_masks() -> None:
     for annotated in open_dataset("coco-panoptic", REAL, "train2017").pictures[:5]:
         assert {found.mask.shape for found in annotated.objects()} <= {annotated.image().shape[:2]}
+
+
+def test_pictures_of_one_name_in_two_folders_are_two(tmp_path: Path, save: Callable[..., Path]) -> None:
+    images = [
+        {"id": number, "file_name": name, "height": 6, "width": 9}
+        for number, name in enumerate(["a/1.jpg", "b/1.jpg", "b/2.jpg"], start=42)
+    ]
+    write_instances(tmp_path, save, "val2017", images=images)
+    for image in images:
+        save(tmp_path / "val2017" / str(image["file_name"]))
+    dataset = open_dataset("coco", tmp_path)
+    assert [one.name for one in dataset] == ["a/1.jpg", "b/1.jpg", "2"]
+    assert [one.image().shape for one in dataset] == [(6, 9, 3)] * 3
+    write_instances(tmp_path, save, "val2017", images=[images[0], images[0] | {"id": 7}])
+    with pytest.raises(UserError, match=r"cannot open coco \(val2017\): it has a/1\.jpg twice; remove one"):
+        open_dataset("coco", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"segmentation": [[1e9, 1, 5, 1, 5, 3]]}, "a polygon leaves its picture of 9 x 6 pixels"),
+        ({"segmentation": {"size": [6, 9], "counts": [3, 4]}}, "run lengths cover 7 of 54 pixels"),
+        ({"segmentation": 5}, "a segmentation is 5, expected"),
+        ({"category_id": None, "segmentation": {}}, "run lengths have the size None"),
+    ],
+)
+def test_an_annotation_that_would_harm_is_one_line(
+    tmp_path: Path, save: Callable[..., Path], change: dict[str, Any], message: str
+) -> None:
+    whole = {"id": 1, "image_id": 42, "category_id": 90, "segmentation": [[2, 1, 5, 1, 5, 3]]}
+    write_instances(tmp_path, save, "val2017", annotations=[whole | change])
+    with pytest.raises(UserError, match=message):
+        open_dataset("coco", tmp_path).pictures[1].objects()
+    lacking = {key: value for key, value in whole.items() if key != "segmentation"}
+    write_instances(tmp_path, save, "val2017", annotations=[lacking])
+    with pytest.raises(UserError, match="the annotation of 000000000042 cannot be read: KeyError"):
+        open_dataset("coco", tmp_path).pictures[1].objects()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        json.dumps({"images": [5], "annotations": [], "categories": []}),
+        json.dumps({"images": [{"id": 1, "file_name": 7}], "annotations": [], "categories": []}),
+        json.dumps({"images": 7, "annotations": 7, "categories": 7}),
+        json.dumps({"images": [{"id": [], "file_name": "a.jpg"}], "annotations": [], "categories": []}),
+    ],
+    ids=lambda content: str(content)[:30],
+)
+@pytest.mark.parametrize("name", ["coco", "coco-panoptic"])
+def test_whatever_an_index_holds_is_one_line(
+    tmp_path: Path, save: Callable[..., Path], name: str, content: str
+) -> None:
+    write_instances(tmp_path, save, "val2017")
+    (tmp_path / "annotations/panoptic_val2017").mkdir()
+    for kind in ("instances", "panoptic"):
+        (tmp_path / f"annotations/{kind}_val2017.json").write_text(content)
+    try:
+        dataset = open_dataset(name, tmp_path)
+    except UserError:
+        return
+    assert not len(dataset)

@@ -177,3 +177,33 @@ def test_pydicom_is_asked_for_when_the_dataset_is_opened(
     monkeypatch.setitem(sys.modules, "pydicom", None)  # Python then says that there is no such module
     with pytest.raises(UserError, match=r'needs pydicom; pip install "structsam\[evaluate\]"'):
         open_dataset("inbreast", tmp_path)
+
+
+def test_a_picture_of_absurd_size_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    picture, _ = write(tmp_path, 11, [("Mass", DIAMOND)])
+    pydicom = pytest.importorskip("pydicom")
+    header = pydicom.dcmread(picture)
+    header.Rows = header.Columns = 65_535
+    header.save_as(picture)
+    (annotated,) = open_dataset("inbreast", tmp_path)
+    for read in (annotated.image, annotated.objects):
+        with pytest.raises(UserError, match=r"11_.*\.dcm is too large: 1 x 65535 x 65535 pixels"):
+            read()
+
+
+def test_a_file_that_is_deflated_as_a_whole_is_refused(tmp_path: Path) -> None:
+    picture, _ = write(tmp_path, 11, [("Mass", DIAMOND)])
+    pydicom = pytest.importorskip("pydicom")
+    header = pydicom.dcmread(picture)
+    header.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    header.save_as(picture, enforce_file_format=True)
+    (annotated,) = open_dataset("inbreast", tmp_path)
+    with pytest.raises(UserError, match=r"\.dcm is deflated as a whole"):
+        annotated.image()
+
+
+def test_an_outline_far_outside_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, 11, [("Mass", [(1e9, 1.0), (2.0, 2.0), (1.0, 3.0)])])
+    (annotated,) = open_dataset("inbreast", tmp_path)
+    with pytest.raises(UserError, match="a polygon leaves its picture"):
+        annotated.objects()
