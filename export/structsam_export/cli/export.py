@@ -33,11 +33,13 @@ def _list_methods(wanted: bool) -> None:
 
 def main(
     arch: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help=f"{', '.join(ARCHITECTURES)}; the first needs no download.", rich_help_panel=WEIGHTS
+            help=f"{', '.join(ARCHITECTURES)}. Default: the checkpoint's, else {DEFAULT}.",
+            rich_help_panel=WEIGHTS,
+            metavar="NAME",
         ),
-    ] = DEFAULT,
+    ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -219,6 +221,7 @@ def main(
     from ..comparing import NotFiniteError
     from ..config import ExportConfig
     from ..engine import BuildError
+    from ..models.checkpoints import architecture_named
     from ..pipeline import LintError, VerificationError, export, summary
     from ..progress import Progress
     from ..recipe import Recipe, Uniform
@@ -240,7 +243,7 @@ def main(
             {"method": spec != MethodSpec(DEFAULT_METHOD), **flags, "plan_every": plan_every > 1}
         )
     config = ExportConfig(
-        arch=arch,
+        arch=architecture_named(arch, checkpoint),
         checkpoint=checkpoint,
         random_weights=random_weights,
         merging=Recipe.read(recipe) if recipe else Uniform.typed(spec, **flags),
