@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from http.client import HTTPException
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, BinaryIO
 from urllib.request import Request, urlopen
 
 from rich.console import Console
-from rich.progress import wrap_file
+from rich.progress import Progress
 
 from structsam_runtime.errors import UserError
 from structsam_runtime.files import whole_file
@@ -108,14 +107,11 @@ def _go_on(url: str, file: BinaryIO) -> None:
             begun = file.truncate()
         length = int(answer.headers.get("Content-Length") or 0)
         console = Console(stderr=True)
-        with wrap_file(
-            answer,
-            length,
-            description=url.rpartition("/")[2],
-            console=console,
-            disable=not console.is_terminal,
-        ) as source:
-            shutil.copyfileobj(source, file, 1 << 20)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as shown:
+            bar = shown.add_task(url.rpartition("/")[2], total=begun + length or None, completed=begun)
+            while part := answer.read1(1 << 20):  # what is there: a silent server leaves it with us
+                file.write(part)
+                shown.advance(bar, len(part))
     if file.tell() < begun + length:
         raise ConnectionError(f"ended after {file.tell()} of {begun + length} bytes")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _compat_pickle
 import itertools
 import json
 import pickle
@@ -196,7 +197,9 @@ def _globals(pickled: bytes | BinaryIO) -> Iterator[str]:
     try:
         for operation, argument, _ in pickletools.genops(pickled):
             if operation.name == "GLOBAL":
-                yield str(argument).replace(" ", ".").replace("__builtin__.", "builtins.")
+                module, _, name = str(argument).partition(" ")  # as Python 2 called them
+                now = _compat_pickle.IMPORT_MAPPING.get(module, module), name
+                yield ".".join(_compat_pickle.NAME_MAPPING.get((module, name), now))
     except Exception:  # the unpickler itself says what is wrong
         return
 
@@ -271,7 +274,7 @@ def _unpickled(path: Path, names: frozenset[str], mmap: bool) -> Contents:
     try:
         loaded = _load(path, strange, mmap)
     except pickle.UnpicklingError as error:
-        if "unsupported global" in str(error).lower():
+        if any(word in str(error).lower() for word in ("unsupported global", "persistent_load")):
             raise UserError(
                 f"{path} holds Python objects that could run code, not only tensors; {EXPECTED}, "
                 "so save its state_dict() alone"
@@ -290,27 +293,30 @@ def _unpickled(path: Path, names: frozenset[str], mmap: bool) -> Contents:
 def _load(path: Path, strange: Sequence[str], mmap: bool) -> Any:
     """What a file of `torch.save` holds, with something in the place of every strange class.
 
-    How a class is filled shows only when it is read: most like a dict or an object with attributes, which
-    `_Mapping` takes both, and a few with a state of their own, which is what `_Thing` takes.
+    Only when the file is read it shows which classes are filled like a dict or like a list.
     """
-    try:
-        return _load_with(_Mapping, path, strange, mmap)
-    except Exception:
-        if not strange:
-            raise
-    return _load_with(_Thing, path, strange, mmap)
+    kinds: dict[str, type[Any]] = dict.fromkeys(strange, _Thing)
+    while True:
+        try:
+            return _load_with(kinds, path, mmap)
+        except pickle.UnpicklingError as error:
+            filled = re.search(r"(SETITEM|lists)\b.*\bStandIn(\d+)\b", str(error))
+            if filled is None or kinds[strange[int(filled[2])]] is not _Thing:
+                raise
+            kinds[strange[int(filled[2])]] = _Mapping if filled[1] == "SETITEM" else _Sequence
 
 
-def _load_with(usual: type[Any], path: Path, strange: Sequence[str], mmap: bool) -> Any:
-    def of(name: str) -> type[Any]:
-        return _Thing if name.startswith("numpy.") else _Sequence if name.endswith(".deque") else usual
-
+def _load_with(kinds: Mapping[str, type[Any]], path: Path, mmap: bool) -> Any:
+    """The same with what each class is known to be filled like."""
     stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-        (of(name), name) for name in strange
+        (type(f"StandIn{index}", (kind,), {}), name) for index, (name, kind) in enumerate(kinds.items())
     ]
     with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
         warnings.simplefilter("ignore")  # of pickles that PyTorch did not write
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        if mmap and path.suffix != ".safetensors":  # whose name alone PyTorch would go by
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _flat(loaded: Any) -> Iterator[tuple[str, Tensor]]:
