@@ -36,7 +36,8 @@ class ExportConfig:
 
     Attributes:
         arch: a name in ARCHITECTURES.
-        checkpoint: a state dict; None takes the architecture's own, unless random_weights.
+        checkpoint: a file, or a folder of `save_pretrained`; None takes the architecture's own, unless
+            random_weights.
         random_weights: seeded weights instead of trained ones.
         merging: what merges where, as flags say it or block by block.
         seed: of random weights and of random choices; block i draws with seed + i.

@@ -43,7 +43,7 @@ def main(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="Your own SAM, MedSAM or fine-tune. Default: vit_nano's shipped, Meta's downloaded.",
+            help="Your own SAM or fine-tune, file or folder. Default: shipped or Meta's, downloaded.",
             rich_help_panel=WEIGHTS,
             metavar="PATH",
         ),

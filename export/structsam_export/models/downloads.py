@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -127,7 +128,8 @@ def _state(path: Path, digest: str) -> dict[str, Any]:
 
 
 def _remember(path: Path, digest: str) -> None:
-    with whole_file(_record(path)) as part:
+    """Note that a file has a hash; where that cannot be written, it is computed anew every time."""
+    with contextlib.suppress(UserError), whole_file(_record(path)) as part:
         part.write_text(json.dumps(_state(path, digest)))
 
 
@@ -146,5 +148,4 @@ def _check(path: Path, expected: str) -> None:
         raise UserError(
             f"{path} has sha256 {found[:12]}.., expected {expected[:12]}..; delete it to download it again"
         )
-    if os.access(path.parent, os.W_OK):
-        _remember(path, expected)
+    _remember(path, expected)

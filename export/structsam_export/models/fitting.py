@@ -86,7 +86,7 @@ def _check_kinds(own: Weights, weights: Weights, source: str) -> None:
     """Refuse tensors that are anything but plain floating-point numbers in memory."""
     for name in own.keys() & weights.keys():
         value = weights[name]
-        kind = _kind(value) or ("without data" if value.is_meta and not own[name].is_meta else "")
+        kind = not_a_weight(value) or ("without data" if value.is_meta and not own[name].is_meta else "")
         if kind:
             raise UserError(
                 f"{source}: {name} is {kind}; expected float32, float16 or bfloat16, so save the "
@@ -94,8 +94,8 @@ def _check_kinds(own: Weights, weights: Weights, source: str) -> None:
             )
 
 
-def _kind(value: Tensor) -> str:
-    """What a tensor is that cannot be a weight; empty for one that can."""
+def not_a_weight(value: Tensor) -> str:
+    """What a tensor is that cannot be a weight, such as `bool` or `sparse_coo`; empty for one that can."""
     if value.is_nested or value.layout is not torch.strided:
         return "nested" if value.is_nested else f"{str(value.layout).removeprefix('torch.')}"
     if value.is_quantized or value.dtype not in DTYPES:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from structsam_runtime.errors import UserError
 
+from .fitting import not_a_weight
 from .reading import Contents
 
 Weights = dict[str, Tensor]
@@ -59,6 +60,13 @@ class Kind:
         )
 
 
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two weights hold the same; what are no weights is told when they are loaded."""
+    if any(not_a_weight(value) or value.is_meta for value in (one, other)):
+        return True
+    return torch.equal(one.float(), other.float())
+
+
 def _from_hugging_face(weights: Weights) -> Weights:
     """Meta's names of a `transformers.SamModel`, whose layouts are Meta's.
 
@@ -69,7 +77,7 @@ def _from_hugging_face(weights: Weights) -> Weights:
         weights.get(f"{part}.positional_embedding")
         for part in ("shared_image_embedding", "prompt_encoder.shared_embedding")
     )
-    if image is not None and prompts is not None and not torch.equal(image, prompts):
+    if image is not None and prompts is not None and not _equal(image, prompts):
         raise UserError(
             "shared_image_embedding and prompt_encoder.shared_embedding differ in the checkpoint, and a SAM "
             "has one for both; expected the same values"
@@ -203,7 +211,7 @@ def recognise(contents: Contents, source: str) -> tuple[Weights, list[str]]:
     kind = next((kind for kind in KINDS if kind.fits(names)), None)
     if kind and kind.advice:
         raise UserError(f"{source} is {kind.name}, not a SAM that can be read: {kind.advice}")
-    if not own:
+    if not own or (kind is None and any(name.startswith("torch.nn.modules.") for name in contents.objects)):
         objects = ", ".join(sorted(contents.objects)[:3])
         raise UserError(
             f"{source} holds Python objects ({objects}), not named tensors; expected a PyTorch state dict of "

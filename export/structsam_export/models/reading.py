@@ -76,7 +76,13 @@ def read_contents(path: Path) -> Contents:
         if twice := sorted(tensors.keys() & contents.tensors.keys()):
             raise UserError(f"{path} has {twice[0]} in two of its files; {EXPECTED}")
         tensors |= contents.tensors
-    return Contents(tensors, frozenset().union(*(contents.objects for contents in read)))
+    objects = {shown(name) for contents in read for name in contents.objects}
+    return Contents({shown(name): value for name, value in tensors.items()}, frozenset(objects))
+
+
+def shown(name: str) -> str:
+    """A name from a file as a terminal may show it: what would move the cursor is escaped."""
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -120,7 +126,9 @@ def _shards(index: Path) -> list[Path]:
         raise UserError(f"{index} is JSON without a weight_map; {EXPECTED}, or the index of its shards")
     found = [index.with_name(Path(name).name) for name in sorted(set(shards.values()))]
     if missing := [one.name for one in found if not one.is_file()]:
-        raise UserError(f"no {missing[0]} beside {index}, which lists it; copy all files of the checkpoint")
+        raise UserError(
+            f"no {shown(missing[0])} beside {index}, which lists it; copy all files of the checkpoint"
+        )
     return found
 
 
@@ -151,7 +159,9 @@ def _read_safetensors(path: Path) -> Contents:
 
 
 def _damaged(path: Path) -> UserError:
-    return UserError(f"{path} is damaged or no checkpoint; {EXPECTED}, download it again")
+    return UserError(
+        f"{path} is damaged or no checkpoint; {EXPECTED}, download it again or save it again with torch.save"
+    )
 
 
 def _read_zip(path: Path) -> Contents:
@@ -179,7 +189,7 @@ def _check_zip(path: Path, parts: list[zipfile.ZipInfo], names: list[str], pickl
     if any(name.endswith("/constants.pkl") for name in names):
         raise UserError(f"{path} is a TorchScript program; {EXPECTED}, so save its state_dict() alone")
     if not pickled:
-        holding = f" holding {names[0]}" if names else ""
+        holding = f" holding {shown(names[0])}" if names else ""
         raise UserError(f"{path} is a zip archive{holding}, not a checkpoint; {EXPECTED}, so unpack it")
     if next(part.file_size for part in parts if part.filename.endswith("/data.pkl")) > PICKLE:
         raise _damaged(path)

@@ -135,3 +135,11 @@ def test_the_hash_is_computed_once_for_a_size_and_time(
     download("tiny")
     assert len(hashed) == 3
     assert server.asked == []
+
+
+def test_a_cache_that_cannot_be_written_is_read_all_the_same(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sam.pth").write_bytes(CONTENT)
+    (tmp_path / "sam.pth.checked").mkdir()  # no record can take its place
+    assert download("tiny") == tmp_path / "sam.pth"

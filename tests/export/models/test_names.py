@@ -1,7 +1,9 @@
 """What a checkpoint is, by its names: found behind any prefix, renamed where it can be, else named."""
 
+import contextlib
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +189,12 @@ def test_a_model_that_was_saved_whole_is_refused_with_its_class() -> None:
         recognise(Contents({}, frozenset({"mine.Net"})), "sam.pth")
 
 
+def test_a_model_that_was_saved_whole_beside_tensors_is_refused_with_its_class() -> None:
+    objects = frozenset({"torch.nn.modules.conv.Conv2d"})
+    with pytest.raises(UserError, match=r"Python objects \(torch.nn.modules.conv.Conv2d\)"):
+        recognise(Contents({"optimizer.state.0.step": torch.ones(1)}, objects), "sam.pth")
+
+
 def test_every_kind_is_met_by_a_test(weights: dict[str, Tensor]) -> None:
     told = {kind.name for kind in KINDS for _, match in FOREIGN.values() if match.startswith(kind.name[:20])}
     assert {kind.name for kind in KINDS if kind.advice} == told
@@ -237,6 +245,29 @@ def test_the_recorded_masks_can_tell_models_apart() -> None:
         shares = (answers[name] > 0).float().mean((1, 2))
         assert ((shares > 0.05) & (shares < 0.95)).all()
     assert (overlap(answers["point_masks"], answers["box_masks"]) < 0.99).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value > 0,
+        lambda value: value.to_sparse(),
+        lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+        lambda value: value.to("meta"),
+        lambda value: value.flatten()[0],
+        lambda value: value.half() * torch.inf,
+    ],
+)
+def test_a_sam_of_transformers_without_plain_numbers_is_refused(
+    small_hf: str, tmp_path: Path, change: Callable[[Tensor], Tensor]
+) -> None:
+    weights, _ = hf.recorded(RECORDED)
+    torch.save({name: change(value) for name, value in weights.items()}, tmp_path / "sam.bin")
+    with pytest.raises(UserError):
+        load_sam(small_hf, 0, tmp_path / "sam.bin", random_weights=False)
+    with contextlib.suppress(UserError):
+        architecture_named(None, tmp_path / "sam.bin")
 
 
 def test_positions_that_are_not_tied_are_refused() -> None:

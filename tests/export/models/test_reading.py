@@ -262,6 +262,11 @@ def test_mappings_that_hold_themselves_and_each_other_end(tmp_path: Path) -> Non
     assert list(read_contents(tmp_path / "sam.pth").tensors) == ["a.x"]
 
 
+def test_names_from_a_file_cannot_move_the_cursor(tmp_path: Path) -> None:
+    torch.save({"a\x1b[2J\r": torch.ones(1), "größe": torch.ones(1)}, tmp_path / "sam.pth")
+    assert list(read_contents(tmp_path / "sam.pth").tensors) == [r"a\x1b[2J\r", "größe"]
+
+
 # Folders and shards
 
 
