@@ -37,7 +37,8 @@ class ExportConfig:
 
     Attributes:
         arch: a name in ARCHITECTURES.
-        checkpoint: a state dict; None takes the architecture's own, unless random_weights.
+        checkpoint: a file, or a folder of `save_pretrained`; None takes the architecture's own, unless
+            random_weights.
         random_weights: seeded weights instead of trained ones.
         family: a name in FAMILIES, of what the weights were trained for; empty is the architecture's own.
         merging: what merges where, as flags say it or block by block.

@@ -51,7 +51,7 @@ def manifest(
         config: what was asked for.
         sam: with its patched encoder.
         folder: holds the files that were made, and nothing else.
-        weights: where they came from, and their hash.
+        weights: where they came from, their hash, and the type that they had there.
         macs: of the encoder.
         verification: a `verify.Report` as a dictionary.
         engine: library, version, GPUs and profiles, if engines were built.

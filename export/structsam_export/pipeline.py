@@ -25,7 +25,6 @@ from structsam_runtime.contract import (
     PRIOR,
 )
 from structsam_runtime.errors import UserError
-from structsam_runtime.manifest import sha256
 from structsam_runtime.predict.predictor import BATCH
 from structsam_runtime.runners.onnxruntime import OnnxRuntimeRunner
 from structsam_runtime.runners.tensorrt import PLUGINS
@@ -46,7 +45,7 @@ from .graph.precision import set_precision
 from .graph.save import save
 from .graph.trace import trace
 from .meta import FILE, meta_iou, write_meta
-from .models.checkpoints import download, load_sam, own_weights
+from .models.checkpoints import download, load_sam, own_weights, provenance
 from .models.family import FAMILIES
 from .progress import Progress
 from .staging import check_folder, staged
@@ -197,11 +196,10 @@ def patch(config: ExportConfig, encoder: Any) -> None:
 
 
 def weights_source(config: ExportConfig) -> dict[str, str | None]:
-    """Where the weights came from, for the manifest."""
+    """Where the weights came from and what type they had there, for the manifest."""
     if config.random_weights:
-        return {"source": f"random, seed {config.seed}", "sha256": None}
-    path = config.checkpoint or own_weights(config.arch)
-    return {"source": path.name, "sha256": sha256(path)}
+        return {"source": f"random, seed {config.seed}", "sha256": None, "dtype": None}
+    return {**provenance(config.checkpoint or own_weights(config.arch))}
 
 
 def build_encoder(config: ExportConfig, sam: Any, path: Path, progress: Progress) -> Any:

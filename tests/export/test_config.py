@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from structsam_export import pipeline
 from structsam_export.choices import Attention, DecoderLayout, Engine, Gradient, Precision, Target
@@ -26,6 +27,7 @@ from structsam_export.merging import (
 )
 from structsam_export.merging.registry import METHODS
 from structsam_export.models.architectures import ARCHITECTURES
+from structsam_export.models.checkpoints import build_sam
 from structsam_export.recipe import Uniform
 from structsam_runtime.cli.program import structsam
 from structsam_runtime.errors import UserError
@@ -199,6 +201,24 @@ def test_a_command_makes_the_same_config(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(SystemExit):
             structsam([*shlex.split(config.command())[1:], "--force", "-o", "out"])
         assert asked[-1] == config
+
+
+def test_a_checkpoint_says_its_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command without --arch asks it; without either the default stays."""
+    asked: list[ExportConfig] = []
+
+    def made(config: ExportConfig, *_: Any) -> None:
+        asked.append(config)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(pipeline, "export", made)
+    small = dataclasses.replace(ARCHITECTURES["vit_nano"], embed_dim=96, depth=4, global_blocks=(1, 3))
+    monkeypatch.setitem(ARCHITECTURES, "small", small)
+    torch.save({"model": build_sam(small, 64).state_dict()}, tmp_path / "sam.pth")
+    for line in ("", f"--checkpoint {tmp_path / 'sam.pth'}", "--arch vit_l --random-weights"):
+        with pytest.raises(SystemExit):
+            structsam(["export", *shlex.split(line)])
+    assert [config.arch for config in asked] == ["vit_nano", "small", "vit_l"]
 
 
 # Methods

@@ -21,6 +21,7 @@ from ..config import ExportConfig
 from ..evaluating import evaluate_all, write
 from ..merging.registry import METHODS
 from ..models.architectures import ARCHITECTURES, DEFAULT
+from ..models.checkpoints import architecture_named
 from ..models.family import FAMILIES
 from ..pipeline import weights_source
 from ..progress import Progress
@@ -48,7 +49,10 @@ def main(
     ablations: Annotated[
         bool, typer.Option("--ablations", help="Those of Table 4, and every other choice, too.")
     ] = False,
-    arch: Annotated[str | None, typer.Option(help=f"{', '.join(ARCHITECTURES)}; default: {DEFAULT}.")] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(ARCHITECTURES)}; default: the checkpoint's, else {DEFAULT}."),
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Your own. Default: Meta's, downloaded.")
     ] = None,
@@ -83,7 +87,9 @@ def main(
     if outs:
         what, subjects = of_exports(outs, runner or "cpu", checkpoint, Progress())
     else:
-        config = ExportConfig(arch or DEFAULT, checkpoint, random_weights, family, image_size=image_size)
+        config = ExportConfig(
+            architecture_named(arch, checkpoint), checkpoint, random_weights, family, image_size=image_size
+        )
         specs = [*(method or METHODS), *([*ABLATIONS, *CHOICES] if ablations else [])]
         subjects = in_pytorch(config, variants(config, specs, rate or RATES), Progress())
         what = described(config, weights_source(config))

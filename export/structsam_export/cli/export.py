@@ -34,15 +34,17 @@ def _list_methods(wanted: bool) -> None:
 
 def main(
     arch: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help=f"{', '.join(ARCHITECTURES)}; the first needs no download.", rich_help_panel=WEIGHTS
+            help=f"{', '.join(ARCHITECTURES)}. Default: the checkpoint's, else {DEFAULT}.",
+            rich_help_panel=WEIGHTS,
+            metavar="NAME",
         ),
-    ] = DEFAULT,
+    ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="Your own SAM, MedSAM or fine-tune. Default: vit_nano's shipped, Meta's downloaded.",
+            help="Your own SAM or fine-tune, file or folder. Default: shipped or Meta's, downloaded.",
             rich_help_panel=WEIGHTS,
             metavar="PATH",
         ),
@@ -236,6 +238,7 @@ def main(
     from ..comparing import NotFiniteError
     from ..config import ExportConfig
     from ..engine import BuildError
+    from ..models.checkpoints import architecture_named
     from ..pipeline import LintError, VerificationError, export, summary
     from ..progress import Progress
     from ..recipe import Recipe, Uniform
@@ -257,7 +260,7 @@ def main(
             {"method": spec != MethodSpec(DEFAULT_METHOD), **flags, "plan_every": plan_every > 1}
         )
     config = ExportConfig(
-        arch=arch,
+        arch=architecture_named(arch, checkpoint),
         checkpoint=checkpoint,
         random_weights=random_weights,
         family=family,

@@ -21,6 +21,7 @@ from ..config import ExportConfig
 from ..description import model_of
 from ..merging.registry import METHODS
 from ..models.architectures import ARCHITECTURES, DEFAULT
+from ..models.checkpoints import architecture_named
 from ..models.family import FAMILIES
 from ..pipeline import load
 from ..progress import shown
@@ -33,7 +34,10 @@ def main(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The plot; its numbers go beside it as .json.")
     ],
-    arch: Annotated[str, typer.Option(help=f"{', '.join(ARCHITECTURES)}.")] = DEFAULT,
+    arch: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(ARCHITECTURES)}. Default: the checkpoint's, else {DEFAULT}."),
+    ] = None,
     checkpoint: Annotated[Path | None, typer.Option(metavar="PATH")] = None,
     random_weights: Annotated[bool, typer.Option("--random-weights")] = False,
     family: Annotated[
@@ -51,9 +55,10 @@ def main(
     Every method merges the features of the same, unmerged encoder.
     """
     check_drawing(output, photo, PICTURES)
+    architecture = architecture_named(arch, checkpoint)
     configs = {
         name: ExportConfig.of(
-            arch,
+            architecture,
             name,
             rate,
             checkpoint=checkpoint,

@@ -20,6 +20,7 @@ from ..config import ExportConfig
 from ..merging.registry import DEFAULT as DEFAULT_METHOD
 from ..merging.registry import METHODS
 from ..models.architectures import ARCHITECTURES, DEFAULT
+from ..models.checkpoints import architecture_named
 from ..models.family import FAMILIES
 
 FORMATS = (".png", ".jpg", ".pdf", ".svg")
@@ -28,7 +29,10 @@ FORMATS = (".png", ".jpg", ".pdf", ".svg")
 def main(
     photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="Any picture.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The panels: .png, .jpg, .pdf or .svg.")],
-    arch: Annotated[str, typer.Option(help=f"{', '.join(ARCHITECTURES)}.")] = DEFAULT,
+    arch: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(ARCHITECTURES)}. Default: the checkpoint's, else {DEFAULT}."),
+    ] = None,
     checkpoint: Annotated[Path | None, typer.Option(metavar="PATH")] = None,
     random_weights: Annotated[bool, typer.Option("--random-weights")] = False,
     family: Annotated[
@@ -60,9 +64,10 @@ def main(
     if checkpoint is not None and random_weights:
         raise UserError("--checkpoint and --random-weights exclude each other; give one of them")
     names = METHODS if all_methods else dict.fromkeys(method or [DEFAULT_METHOD])
+    architecture = architecture_named(arch, checkpoint)
     configs = [
         ExportConfig.of(
-            arch,
+            architecture,
             name,
             rate,
             checkpoint=checkpoint,

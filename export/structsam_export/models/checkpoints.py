@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import math
-import os
-import pickle
 import sys
 from functools import cache, partial
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from structsam_runtime.errors import UserError
+from structsam_runtime.manifest import sha256
 
-from .architectures import ARCHITECTURES, Architecture
+from .architectures import ARCHITECTURES, DEFAULT, Architecture
+from .downloads import cache_folder, download, own_weights
 from .family import FAMILIES
+from .fitting import architecture_of, load_weights
+from .names import recognise
+from .reading import read_contents, weight_files
 
-META = "https://dl.fbaipublicfiles.com/segment_anything/"
-SHIPPED = Path(__file__).parents[1] / "weights"
-"""Checkpoints that are part of this package."""
+__all__ = [
+    "architecture_named",
+    "build_sam",
+    "cache_folder",
+    "download",
+    "load_sam",
+    "load_weights",
+    "own_weights",
+    "provenance",
+    "randomize",
+    "read_checkpoint",
+    "sam_modules",
+]
 
 
 @cache
@@ -132,163 +142,55 @@ def randomize(sam: nn.Module, seed: int = 0) -> None:
             value.copy_(normal(value.shape, fan_in**-0.5))
 
 
-def cache_folder() -> Path:
-    """Where downloaded checkpoints are kept: $STRUCTSAM_CACHE, or structsam in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("STRUCTSAM_CACHE") or Path(home) / "structsam")
-
-
-def own_weights(arch: str) -> Path:
-    """Where an architecture's own checkpoint is, or will be once it was downloaded."""
-    size = ARCHITECTURES[arch]
-    return (cache_folder() if size.sha256 else SHIPPED) / size.file
-
-
-def download(arch: str) -> Path:
-    """An architecture's own checkpoint: shipped, from the cache, or from Meta, with a progress bar.
-
-    Returns:
-        The file. A download appears in the cache whole and checked by its hash, or not at all.
-
-    Raises:
-        UserError: no network, or not the file that was expected.
-    """
-    path, size = own_weights(arch), ARCHITECTURES[arch]
-    if path.is_file():
-        return path
-    url = META + size.file
-    instead = "use --checkpoint PATH for a file you have, or --random-weights to try without one"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=size.sha256, progress=sys.stderr.isatty())
-    except (OSError, HTTPException, RuntimeError) as error:  # torch's word for a wrong hash is RuntimeError
-        reason = " ".join(str(error).split())
-        raise UserError(f"cannot download {url} ({reason}); {instead}") from error
-    return path
-
-
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, read without running any code in it.
+    """The tensors of a checkpoint by Meta's names, read without running any code in it.
 
-    Takes safetensors, a plain state dict (Meta, MedSAM) and one wrapped in {"model": ...} or
-    {"state_dict": ...}, with or without DataParallel's "module." before the names.
-
-    Raises:
-        UserError: no such file, not a checkpoint, cut short, or one that wants to run code.
-    """
-    expected = "expected a PyTorch state dict of a SAM"
-    if not path.is_file():
-        raise UserError(f"no checkpoint at {path}; give --checkpoint an existing file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged or no safetensors; {expected}, download it again") from error
-    except pickle.UnpicklingError as error:
-        if "unsupported global" in str(error).lower():
-            raise UserError(
-                f"{path} holds Python objects that could run code, not only tensors; {expected}, "
-                "so save its state_dict() alone"
-            ) from error
-        raise UserError(f"{path} is damaged or no checkpoint; {expected}, download it again") from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise UserError(f"{path} is damaged or no checkpoint; {expected}, download it again") from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    named = isinstance(loaded, dict) and all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
-    )
-    if not named:
-        raise UserError(f"{path} holds {type(loaded).__name__}, not named tensors; {expected}")
-    return {name.removeprefix("module."): value for name, value in loaded.items()}
-
-
-def load_weights(sam: nn.Module, weights: dict[str, Tensor], arch: str, source: str) -> None:
-    """Put a checkpoint's tensors into a Sam of the same architecture, any image size.
-
-    Position embeddings of another image size are interpolated (bicubic), relative positions of global blocks
-    linearly, as SAM does itself.
+    Takes every file that `reading` knows and every kind of model that `names` can read.
 
     Raises:
-        UserError: the file is not a SAM of that architecture; says what differs.
+        UserError: no such file, not a checkpoint, cut short, one that wants to run code, or of another model.
     """
-    own = sam.state_dict()
-    grid = _grid(weights)
-    weights = {
-        name: _resize(name, value, own[name].shape, grid) if name in own else value
-        for name, value in weights.items()
-        if name not in ("pixel_mean", "pixel_std")  # not parameters: Sam does not save them
+    return recognise(read_contents(path), str(path))[0]
+
+
+def architecture_named(arch: str | None, checkpoint: Path | None) -> str:
+    """The architecture that was asked for, else that of the checkpoint, else the default.
+
+    Raises:
+        UserError: the checkpoint is of none; see `architecture_of`.
+    """
+    if arch is not None or checkpoint is None:
+        return arch or DEFAULT
+    return architecture_of(read_checkpoint(checkpoint), str(checkpoint))
+
+
+def provenance(path: Path) -> dict[str, str]:
+    """What a manifest says of a checkpoint: its name, its hash, and the types that its numbers had.
+
+    Args:
+        path: a file, or a folder of `save_pretrained`, whose hash is that of its files' hashes.
+    """
+    hashes = [sha256(file) for file in weight_files(path)]
+    both = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    types = {str(value.dtype).removeprefix("torch.") for value in read_checkpoint(path).values()}
+    return {
+        "source": path.name,
+        "sha256": hashes[0] if len(hashes) == 1 else both,
+        "dtype": ", ".join(sorted(types)),
     }
-    missing = sorted(own.keys() - weights.keys())
-    unknown = sorted(weights.keys() - own.keys())
-    shaped = [name for name in own if name in weights and weights[name].shape != own[name].shape]
-    if missing or unknown or shaped:
-        raise UserError(
-            f"{source} is not a SAM {arch}: {_difference(own, weights, missing, unknown, shaped)}"
-        )
-    sam.load_state_dict(weights)
-
-
-def _difference(
-    own: dict[str, Tensor],
-    weights: dict[str, Tensor],
-    missing: list[str],
-    unknown: list[str],
-    shaped: list[str],
-) -> str:
-    """What a person needs to see of how two sets of tensors differ."""
-    found = []
-    if missing:
-        found.append(f"{len(missing)} tensors are missing ({missing[0]} ..)")
-    if unknown:
-        found.append(f"{len(unknown)} are unknown ({unknown[0]} ..)")
-    if shaped:
-        name = shaped[0]
-        found.append(
-            f"{len(shaped)} have another shape ({name} is {list(weights[name].shape)}, "
-            f"expected {list(own[name].shape)})"
-        )
-    fits = [arch for arch, size in ARCHITECTURES.items() if _first(weights) == (size.embed_dim, size.patch)]
-    advice = f"; it has the width of {fits[0]}, so try --arch {fits[0]}" if fits and shaped else ""
-    return ", ".join(found) + advice
-
-
-def _first(weights: dict[str, Tensor]) -> tuple[int, int] | None:
-    """C and the patch size of the encoder in a checkpoint, if it has one."""
-    kernel = weights.get("image_encoder.patch_embed.proj.weight")  # [C, 3, p, p]
-    return None if kernel is None or kernel.dim() != 4 else (kernel.shape[0], kernel.shape[-1])
-
-
-def _grid(weights: dict[str, Tensor]) -> int | None:
-    """Rows of the feature map that a checkpoint was trained on, if it is an encoder's."""
-    embedding = weights.get("image_encoder.pos_embed")
-    return embedding.shape[1] if embedding is not None and embedding.dim() == 4 else None
-
-
-def _resize(name: str, value: Tensor, shape: torch.Size, grid: int | None) -> Tensor:
-    """Fit a position embedding to another image size; everything else is left as it is.
-
-    Only relative positions over the whole map change with it: others of a wrong length are a wrong model.
-    """
-    if value.dim() != len(shape) or value.shape == shape:
-        return value
-    if name.endswith("pos_embed") and value.shape[-1] == shape[-1]:  # [1, H, W, C]
-        channels_first = value.permute(0, 3, 1, 2).float()
-        return F.interpolate(channels_first, size=shape[1:3], mode="bicubic").permute(0, 2, 3, 1)
-    whole = grid is not None and value.shape[0] == 2 * grid - 1
-    if "rel_pos" in name and whole and value.shape[-1] == shape[-1]:  # [2 side - 1, d]
-        return F.interpolate(value.T[None].float(), size=shape[0], mode="linear")[0].T
-    return value
 
 
 def load_sam(arch: str, image_size: int, checkpoint: Path | None, random_weights: bool, seed: int = 0) -> Any:
-    """A Sam with the weights that were asked for; see `read_checkpoint`, `download` and `randomize`."""
+    """A Sam with the weights that were asked for; see `read_checkpoint`, `download` and `randomize`.
+
+    What was interpolated or left out is a line on standard error.
+    """
     sam = build_sam(arch, image_size)
     if random_weights:
         randomize(sam, seed)
-    else:
-        path = checkpoint or download(arch)
-        load_weights(sam, read_checkpoint(path), arch, str(path))
+        return sam
+    path = checkpoint or download(arch)
+    weights, left_out = recognise(read_contents(path), str(path))
+    for line in [*left_out, *load_weights(sam, weights, arch, str(path))]:
+        print(f"{path.name}: {line}", file=sys.stderr)
     return sam

@@ -20,7 +20,7 @@ EXTRAS = {
     "cluster": ("ray",),
     "export,cpu": (
         *("onnx", "onnx_graphsurgeon", "onnx_ir", "onnxruntime", "onnxscript", "polygraphy"),
-        *("safetensors", "segment_anything", "skimage", "torch", "tqdm"),
+        *("safetensors", "segment_anything", "skimage", "torch"),
     ),
 }
 """Which extras bring a package, by the name it is imported under. Engines for GPUs name theirs themselves."""

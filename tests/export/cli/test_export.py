@@ -193,7 +193,7 @@ def test_a_bad_checkpoint_is_one_line_and_exit_code_2(command: Command, tmp_path
 def test_a_checkpoint_that_cannot_be_downloaded_is_one_line(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("structsam_export.models.checkpoints.META", (tmp_path / "nowhere").as_uri() + "/")
+    monkeypatch.setattr("structsam_export.models.downloads.META", (tmp_path / "nowhere").as_uri() + "/")
     monkeypatch.setenv("STRUCTSAM_CACHE", str(tmp_path / "cache"))
     code, out, err = command("--arch", "tiny", "--image-size", "64", "--output", "made")
     assert (code, out, err.count("\n")) == (2, "", 1)
