@@ -378,7 +378,7 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
         ({"method": "tomesd:cell=3"}, "a cell of 3 x 3 does not divide both"),
         (
             {"method": "structsam:place=mean:cells=no"},
-            "is not possible: place=mean is that of a cell, and cells=no has none",
+            "is not possible: place=mean needs cells, and cells=no has none",
         ),
         (
             HALF | {"method": "structsam:cells=no"},

@@ -88,7 +88,7 @@ def test_panels_are_what_each_method_does_alone(tiny: str) -> None:
     assert [panel.title for panel in tokens] == [
         "photograph",
         "StructSAM, energy in block 1\ngradient: bright stays",
-        "PiToMe, energy in block 1\nlikeness: bright merges",
+        "PiToMe, energy in block 1\nsimilarity: bright merges",
         "StructSAM, block 1\nglobal: 400 tokens to 178",
         "PiToMe, block 1\nglobal: 400 tokens to 200",
     ]
