@@ -80,7 +80,7 @@ def test_among_all_tokens(
 
 
 def test_a_gathered_bias_knows_no_mean_places(encoder: Any) -> None:
-    with pytest.raises(ValueError, match="a cell's mean place is none"):
+    with pytest.raises(ValueError, match="gather does not support place=mean"):
         MergedAttention(encoder.blocks[0].attn, 14, footprint=2, form=Attention.GATHER)
 
 
