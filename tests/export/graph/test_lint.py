@@ -120,7 +120,8 @@ def test_a_message_says_what_is_there_what_is_taken_and_what_to_do(model_of: Mod
             rule="top-k",
             node="y",
             op="TopK",
-            message="has k = 4000; TensorRT takes 3840: select those left out, or in two stages",
+            message="has k = 4000; TensorRT takes at most 3840: select the elements that are left out, "
+            "or select in two stages",
         )
     ]
 
