@@ -72,7 +72,10 @@ def test_one_run_tells_times_memory_and_operators_of_all(benchmark: Benchmark, d
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("one earlier.json -o result.json", "earlier.json is the result of another run, whose times do not"),
+        (
+            "one earlier.json -o result.json",
+            "earlier.json is a result file, and times of different runs are not comparable",
+        ),
         ("one one -o result.json", "two of the exports have the same folder name"),
         (
             "one --rival mine -o result.json",

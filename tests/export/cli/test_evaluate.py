@@ -187,7 +187,7 @@ def test_all_methods_on_both_datasets(done: Path) -> None:
     assert {row["gmac"] for row in rows if row["model"] == "tome-r55"} != {"0.0"}
     text = (done / "tables.md").read_text()
     assert "coco-panoptic-val2017: 2 pictures, 4 box prompts.\n" in text
-    assert "Left out: pictures without a prompt (1), objects without a pixel (1)." in text
+    assert "Left out: pictures without a prompt (1), objects without pixels (1)." in text
     assert "**Weights are random" in text
     assert "| ToMe | 0.55 | 50.0% / 50.0% |" in text
     assert "nan" not in text
@@ -260,7 +260,7 @@ def test_pictures_can_be_added_and_until_then_fewer_count(desk: Path, command: E
     assert command(f"{line} --method tome --limit 3")[0] == 0
     code, out, _ = command(f"{line} --method algm --limit 1")
     assert code == 0
-    assert "1 pictures, 1 box prompts. Left out: pictures that not every model has seen (2)." in out
+    assert "1 pictures, 1 box prompts. Left out: pictures without results of every model (2)." in out
     code, out, _ = command(f"{line} --method tome --method algm")
     assert code == 0
     assert "folder-all: 3 pictures, 3 box prompts." in out
@@ -346,7 +346,7 @@ def test_an_export_beside_its_model_in_pytorch(export: Path, again: Path, comman
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--method tome", "leave --method out: exports have their own"),
+        ("--method tome", "leave --method out: the exports define these"),
         ("--rate 0.5 --ablations", "leave --rate and --ablations out"),
         ("--arch vit_b", "leave --arch out"),
         ("--random-weights --image-size 224", "leave --random-weights and --image-size out"),
@@ -378,7 +378,7 @@ def test_mistakes_with_exports(export: Path, desk: Path, command: Evaluate, line
         (f"{FOLDER} {TINY} -o results --method nose", "--method nose is unknown; expected one of structsam"),
         (f"{FOLDER} {TINY} -o results --rate 0", "--rate 0 is the unmerged model"),
         (f"{FOLDER} {TINY} -o results --rate 0.9", "the rate of window blocks is 0.9"),
-        (f"{FOLDER} {TINY} -o results --runner cpu", "leave --runner out: only exports have one"),
+        (f"{FOLDER} {TINY} -o results --runner cpu", "leave --runner out: it applies to exports only"),
         (f"{FOLDER} --arch tiny --image-size 8 -o results", "--image-size 8 is not a multiple of 16"),
         (f"{FOLDER} --arch tiny --checkpoint gone.pth -o results", "no checkpoint at gone.pth"),
         (f"gone {FOLDER} -o results", "no folder gone; expected the output folder of structsam export"),

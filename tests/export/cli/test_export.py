@@ -105,7 +105,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "recipe that is none": (["--recipe", "file"], "file cannot be read as JSON"),
     "recipe and flags": (
         ["--recipe", "file", "--rate", "0", "--method", "tome", "--merge-mlp"],
-        "--recipe says what every block does; leave --method and --rate and --merge-mlp out",
+        "--recipe defines every block; leave --method and --rate and --merge-mlp out",
     ),
     "unknown option": (["--half"], "--half"),
     "argument too many": (["photo.jpg"], "photo.jpg"),
@@ -113,16 +113,16 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "image size": (["--image-size", "100"], "--image-size 100 is not a multiple of 16"),
     "windows of a prompt without one": (
         ["--prompt-windows", "2"],
-        "--prompt-windows without --prompt-aware would do nothing; add it",
+        "--prompt-windows without --prompt-aware has no effect; add it",
     ),
     "prompts where there is one window": (["--prompt-aware"], "--image-size 224 has only one; expected more"),
     "prompts for another method": (
         ["--prompt-aware", "--method", "tome", "--image-size", "320"],
-        "--prompt-aware is for methods that merge late where prompts are, not for tome",
+        "--prompt-aware is not supported by --method tome",
     ),
     "all windows for prompts": (
         ["--prompt-aware", "--prompt-windows", "4", "--image-size", "320"],
-        "--prompt-windows is 4 of the 4 at --image-size 320; expected 1 to 3",
+        "--prompt-windows is 4, and --image-size 320 has 4 windows; expected 1 to 3",
     ),
     "block that is not there": (["--skip-blocks", "0,99"], "--skip-blocks 0,99 names a block"),
     "a server that has no such backend": (
@@ -130,7 +130,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "--triton-repository does not go with --engine tensorrt-rtx",
     ),
     "a repository around the export": (["--triton-repository", "."], "would hold one another"),
-    "blocks in words": (["--skip-blocks", "all"], "--skip-blocks all is no list of block numbers"),
+    "blocks in words": (["--skip-blocks", "all"], "--skip-blocks all is not a list of block numbers"),
     "both kinds of weights": (["--checkpoint", "more.pth"], "exclude each other"),
     "output that is there": (["--output", "export"], "holds an export already; choose another"),
     "output with other files": (["--output", "mine"], "holds files that are not an export"),

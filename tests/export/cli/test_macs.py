@@ -45,7 +45,7 @@ def test_the_preset_explains_the_papers_flops(macs: Macs, arch: str, counted: st
     """To 0.03 %, by a reading that was searched for: block 0 unmerged, the authors' bipartite code."""
     code, out, _ = macs(f"--arch {arch} --preset paper-flops")
     assert code == 0
-    assert f"priced as published: {counted}" in out
+    assert f"counted as in the paper: {counted}" in out
     assert float(counted) == pytest.approx(paper, rel=3e-4)
     first = out.splitlines()[1].split()
     assert first[:2] == ["0", "window"]
