@@ -70,7 +70,7 @@ def test_every_feed_is_run_and_the_runner_closed(runner: TorchRunner) -> None:
 
 def test_what_is_not_finite_is_told_by_runner_and_output(runner: TorchRunner) -> None:
     feeds = [{"x": np.array([value], np.float32)} for value in (1, 0)]
-    with pytest.raises(NotFiniteError, match=r"^PyTorch gave NaN or infinity in y$"):
+    with pytest.raises(NotFiniteError, match=r"^PyTorch returned NaN or infinity in y$"):
         run_all(runner, feeds)
 
 

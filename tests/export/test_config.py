@@ -382,16 +382,16 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
         ),
         (
             HALF | {"method": "structsam:cells=no"},
-            "follows the order of all tokens, which fp16 does not",
+            "sorts all tokens, and fp16 changes that order",
         ),
         ({"checkpoint": Path("sam.pth"), "random_weights": True}, "exclude each other; give one of them"),
         ({"seed": -1}, "--seed -1 is negative; expected 0 or more"),
         (
             {"method": "tome", "rate_window": 0.8},
-            "the rate of window blocks is 0.8; expected 0 to 0.75, as for any method",
+            "the rate of window blocks is 0.8; expected 0 to 0.75, the limit of all methods",
         ),
-        ({"skip_blocks": (3, 12)}, "--skip-blocks 3,12 names a block that is not there"),
-        ({"plan_every": 0}, "--plan-every 0 is no number of blocks; expected 1 or more"),
+        ({"skip_blocks": (3, 12)}, "--skip-blocks 3,12 names a block that does not exist"),
+        ({"plan_every": 0}, "--plan-every 0 is too small; expected 1 or more"),
         (
             {"attention": Attention.OPERATOR},
             "--attention operator needs opset 23 of ONNX, and --target cpu has 20; "
@@ -399,11 +399,11 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
         ),
         (
             {"attention": Attention.OPERATOR, "engine": Engine.TENSORRT_RTX},
-            "--attention operator is built in fp16 alone; add --fp16 or leave it out",
+            "engines with --attention operator need fp16; add --fp16 or leave --attention out",
         ),
         (
             {"attention": Attention.GATHER, "method": "structsam:place=mean"},
-            "--attention gather knows no mean places",
+            "--attention gather does not support place=mean",
         ),
         ({"skip_blocks": (-1,)}, "expected numbers from 0 to 11"),
         (PROMPTED | {"method": "tome"}, "merge late where prompts are, not for tome; leave one of them out"),

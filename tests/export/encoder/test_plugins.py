@@ -159,13 +159,13 @@ def test_kernels_are_for_the_papers_algorithm_alone() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"engine": None}, "--plugins goes with --engine tensorrt alone: plugins are for engines"),
-        ({"engine": Engine.TENSORRT_RTX}, "alone: tensorrt-rtx takes no plugins"),
+        ({"engine": None}, "--plugins needs --engine tensorrt: ONNX graphs use no plugins"),
+        ({"engine": Engine.TENSORRT_RTX}, "needs --engine tensorrt: tensorrt-rtx supports no plugins"),
         ({"method": "tome"}, "has no kernels for --method tome; drop one"),
         ({"method": "structsam:destination=max"}, "has no kernels for --method structsam:destination=max"),
         ({"method": "structsam:reduction=replace"}, "has no kernels for --method structsam:reduction=repl"),
-        ({"merge_mlp": True}, "has none for --merge-mlp and --plan-every"),
-        ({"plan_every": 2}, "has none for --merge-mlp and --plan-every"),
+        ({"merge_mlp": True}, "has no kernels for --merge-mlp and --plan-every"),
+        ({"plan_every": 2}, "has no kernels for --merge-mlp and --plan-every"),
     ],
 )
 def test_what_plugins_do_not_go_with_is_refused(
