@@ -159,7 +159,7 @@ def test_pictures_that_some_models_have_not_seen_wait(write: Write) -> None:
     for summary in summaries:
         assert (summary.counts.pictures, summary.counts.prompts, summary.counts.waiting) == (2, 2, 1)
     assert summaries[0].quality["iou"].mean == pytest.approx(0.6, abs=1e-12)
-    assert "2 pictures, 2 box prompts. Left out: pictures that not every model has seen (1)." in markdown(
+    assert "2 pictures, 2 box prompts. Left out: pictures without results of every model (1)." in markdown(
         WHAT, summaries
     )
 
@@ -172,9 +172,7 @@ def test_pictures_without_a_prompt_are_counted_and_no_more(write: Write) -> None
     assert (summary.counts.empty, summary.counts.waiting) == (3, 0)
     assert summary.quality["iou"].mean == pytest.approx(0.7, abs=1e-12)
     assert summary.images_per_second == 1 / 0.25
-    assert "Left out: pictures without a prompt (2), objects without a pixel (3)." in markdown(
-        WHAT, [summary]
-    )
+    assert "Left out: pictures without a prompt (2), objects without pixels (3)." in markdown(WHAT, [summary])
 
 
 @pytest.mark.parametrize("truth", [{}, {"a": []}, {"a": [true(0, 0)]}, {"a": [true(crowd=True)]}])
@@ -183,7 +181,7 @@ def test_without_any_prompt_it_says_so(
 ) -> None:
     write("one", truth, {UNMERGED: (facts("Baseline", 0.0), {picture: [] for picture in truth})})
     assert report(tmp_path) == []
-    assert "No picture has an object that a box could prompt for." in markdown(WHAT, [])
+    assert "No picture has an object with a box." in markdown(WHAT, [])
     assert len(as_csv([]).splitlines()) == 1
 
 

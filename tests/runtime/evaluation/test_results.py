@@ -162,7 +162,7 @@ def test_results_of_something_else_are_refused_and_kept(
 def test_another_dataset_in_another_folder_has_its_own_pictures(results: Results) -> None:
     results.add_truth(TrueObjects("a", None, ()))
     Results(results.folder.parent / "two").begin(["c"], WHAT, {"x": FACTS})
-    with pytest.raises(UserError, match="pictures that this dataset has not, such as a; choose another"):
+    with pytest.raises(UserError, match="pictures that are not in this dataset, such as a; choose another"):
         results.begin(["c"], WHAT, {})
 
 

@@ -209,10 +209,10 @@ def test_others_agree_with_the_unmerged_model_object_by_object(
 def test_the_unmerged_model_has_to_come_first(
     picture: Drawn, predictor: Predictor, stopped: Any, results: Results
 ) -> None:
-    with pytest.raises(UserError, match="the unmerged model has not seen cat; evaluate it first"):
+    with pytest.raises(UserError, match="the unmerged model has no results for cat; evaluate it first"):
         list(evaluate("x", stopped, [picture], results))
     list(evaluate(UNMERGED, predictor, [picture], results))
-    with pytest.raises(UserError, match="has not seen dog"):
+    with pytest.raises(UserError, match="has no results for dog"):
         list(evaluate("x", predictor, [picture, replace(picture, name="dog")], results))
     assert list(results.found("x")) == ["cat"]
 
@@ -254,7 +254,7 @@ def test_a_model_that_overflows_is_told_and_leaves_nothing(
         return masks, scores, low_res
 
     monkeypatch.setattr(predictor, "predict", overflowed)
-    with pytest.raises(UserError, match=f"{UNMERGED} gives NaN or infinity for cat"):
+    with pytest.raises(UserError, match=f"{UNMERGED} returns NaN or infinity for cat"):
         list(evaluate(UNMERGED, predictor, [picture], results))
     assert results.found(UNMERGED) == {}
 

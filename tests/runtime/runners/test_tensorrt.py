@@ -103,7 +103,7 @@ def test_plugins_that_do_not_load_are_told_of(library: Any, engine_file: EngineF
         pass
     plugins.write_text("of another machine")
     with (
-        pytest.raises(UserError, match=r"TensorRT 10.3.0 cannot load .*plugins.so; build it here"),
+        pytest.raises(UserError, match=r"TensorRT 10.3.0 cannot load .*plugins.so; build it on this machine"),
         TensorRtRunner(engine_file(), "tensorrt", plugins=plugins),
     ):
         pass
@@ -191,7 +191,7 @@ def test_what_stays_on_the_device_is_not_overwritten(
         gc.collect()
         assert len(cuda.memory) == BUFFERS + 6
     assert cuda.memory == {}
-    with pytest.raises(UserError, match="this array is gone with the runner that made it"):
+    with pytest.raises(UserError, match="the runner of this array is closed"):
         left[0]["double"].numpy()
 
 
@@ -278,19 +278,19 @@ def test_mistakes_before_loading_are_one_line(
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)  # what import finds for a blocked module
     assert "cuda-python is not installed; pip install" in refused(runner)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    assert 'which does not import here; pip install "structsam[rtx]"' in refused(runner)
+    assert 'which cannot be imported; pip install "structsam[rtx]"' in refused(runner)
     assert library.engine is None
 
 
 def test_an_engine_that_does_not_load_is_one_line(library: Any, cuda: Any, engine_file: EngineFile) -> None:
     path = engine_file("9.0.0")
     told = refused(TensorRtRunner(path, "tensorrt"))
-    assert f"tensorrt 10.3.0 cannot load {path}; it may be cut short, of another version" in told
+    assert f"tensorrt 10.3.0 cannot load {path}; it may be truncated, of another version" in told
     assert told.endswith("export again: the engine is of version 9.0.0")
     path.write_bytes(path.read_bytes()[:-5])
     assert refused(TensorRtRunner(path, "tensorrt")).endswith("the engine ends too early")
     told = refused(TensorRtRunner(engine_file(broken="context"), "tensorrt"))
-    assert "has no room on the GPU to run" in told
+    assert "has not enough GPU memory to run" in told
     assert (cuda.memory, cuda.streams) == ({}, {})
 
 
