@@ -181,8 +181,8 @@ class Recipe:
         """
         if len(self.blocks) != architecture.depth:
             raise UserError(
-                f"the recipe {self.source or self.name} has {len(self.blocks)} blocks, "
-                f"expected {architecture.depth}, the blocks of this architecture"
+                f"the recipe {self.source or self.name} has {len(self.blocks)} blocks; "
+                f"expected {architecture.depth}, as many as the architecture has"
             )
         return self
 

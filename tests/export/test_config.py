@@ -394,7 +394,7 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
         ({"plan_every": 0}, "--plan-every 0 is too small; expected 1 or more"),
         (
             {"attention": Attention.OPERATOR},
-            "--attention operator needs opset 23 of ONNX, and --target cpu has 20; "
+            "--attention operator needs ONNX opset 23, and --target cpu has 20; "
             "expected --target tensorrt11 or rtx",
         ),
         (
@@ -406,12 +406,18 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
             "--attention gather does not support place=mean",
         ),
         ({"skip_blocks": (-1,)}, "expected numbers from 0 to 11"),
-        (PROMPTED | {"method": "tome"}, "merge late where prompts are, not for tome; leave one of them out"),
-        (PROMPTED | {"method": "structsam:cells=no"}, "not for structsam:cells=no; leave one of them out"),
+        (
+            PROMPTED | {"method": "tome"},
+            "--prompt-aware is not supported by --method tome; leave one of them out",
+        ),
+        (
+            PROMPTED | {"method": "structsam:cells=no"},
+            "not supported by --method structsam:cells=no; leave one of them out",
+        ),
         (PROMPTED | {"rate_background": 0.8}, "the rate of windows without a prompt is 0.8; expected 0 to"),
-        (PROMPTED | {"prompt_windows": 25}, "is 25 of the 25 at --image-size 1024; expected 1 to 24"),
-        (PROMPTED | {"prompt_windows": -1}, "is -1 of the 25 at"),
-        (PROMPTED | {"prompt_windows": 0}, "is 0 of the 25 at"),
+        (PROMPTED | {"prompt_windows": 25}, "is 25, and --image-size 1024 has 25 windows; expected 1 to 24"),
+        (PROMPTED | {"prompt_windows": -1}, "is -1, and --image-size 1024 has 25 windows"),
+        (PROMPTED | {"prompt_windows": 0}, "is 0, and --image-size 1024 has 25 windows"),
         (PROMPTED | {"rate_background": None}, "prompt_windows is 2 without rate_background; give both"),
         (PROMPTED | {"image_size": 224}, "--image-size 224 has only one; expected more than 224"),
     ],

@@ -92,7 +92,7 @@ def test_flags_and_the_same_block_by_block_are_one_recipe() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({**MIXED, "blocks": MIXED["blocks"][:3]}, "mixed.json has 3 blocks, expected 12, which"),
+        ({**MIXED, "blocks": MIXED["blocks"][:3]}, "mixed.json has 3 blocks; expected 12, as many as"),
         (
             {**MIXED, "colour": 1, "shape": 2},
             "mixed.json has unknown keys colour, shape; expected blocks, name",

@@ -104,7 +104,7 @@ def test_choices_are_all_different_and_none_is_of_table_4() -> None:
             0.5,
             "--method structsam:gradient=prewitt is not possible; expected sobel or central",
         ),
-        ("structsam:skip_blocks=0,x", 0.5, "gives skip_blocks the value '0,x'"),
+        ("structsam:skip_blocks=0,x", 0.5, "skip_blocks does not take '0,x'"),
         ("structsam:skip_blocks=9", 0.5, "--skip-blocks 9 names a block that does not exist"),
         ("structsam:cell=3", 0.5, "a cell of 3 x 3 does not divide"),
         ("structsam", 0.8, "the rate of window blocks is 0.8; expected 0 to 0.75"),

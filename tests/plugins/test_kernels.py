@@ -238,7 +238,7 @@ def test_features_that_cannot_be_moved_in_packs_are_refused(kernels: TensorKerne
     start = x.data_ptr()
     with pytest.raises(KernelError, match="16 bytes; the layer is batch 1, height 8"):
         kernels.kernels.merge(layer, 1, start, 0, start)  # 12 halves are 24 bytes
-    with pytest.raises(KernelError, match="do not start at"):
+    with pytest.raises(KernelError, match="the address of features"):
         kernels.kernels.unmerge(layer, 0, start, 0, start + 4, start)
     with pytest.raises(KernelError, match="neither fp32 nor fp16"):
         kernels.kernels.merge(layer, 2, start, 0, start)

@@ -161,7 +161,7 @@ def test_kernels_are_for_the_papers_algorithm_alone() -> None:
     [
         ({"engine": None}, "--plugins needs --engine tensorrt: ONNX graphs use no plugins"),
         ({"engine": Engine.TENSORRT_RTX}, "needs --engine tensorrt: tensorrt-rtx supports no plugins"),
-        ({"method": "tome"}, "has no kernels for --method tome; drop one"),
+        ({"method": "tome"}, "has no kernels for --method tome; leave one of them out"),
         ({"method": "structsam:destination=max"}, "has no kernels for --method structsam:destination=max"),
         ({"method": "structsam:reduction=replace"}, "has no kernels for --method structsam:reduction=repl"),
         ({"merge_mlp": True}, "has no kernels for --merge-mlp and --plan-every"),

@@ -169,7 +169,7 @@ def test_a_shape_outside_the_profile_is_one_line(library: Any, cuda: Any, engine
 def test_shapes_that_do_not_fit_each_other_are_one_line(library: Any, engine_file: EngineFile) -> None:
     with TensorRtRunner(engine_file(), "tensorrt", cuda_graph=True) as runner:
         for _ in range(2):  # a refusal is not remembered as the shape
-            with pytest.raises(UserError, match=r"fit each other: image \[2, 3, 4\].*named batch must be"):
+            with pytest.raises(UserError, match=r"do not match: image \[2, 3, 4\].*named batch must be"):
                 runner.infer(feeds(2) | {"label": np.zeros(3, np.int32)})
         for seed in range(4):
             check(runner.infer(feeds(2, seed)), feeds(2, seed))
