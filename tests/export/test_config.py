@@ -172,7 +172,7 @@ def test_json_gives_back_the_same_config() -> None:
         ),
     ],
 )
-def test_a_command_has_what_is_not_so_by_itself(changes: dict[str, Any], command: str) -> None:
+def test_a_command_has_options_that_differ_from_the_default(changes: dict[str, Any], command: str) -> None:
     assert ExportConfig.of(**{"arch": "vit_b"} | changes).command() == f"structsam export {command}"
 
 
@@ -271,7 +271,7 @@ def test_windows_of_a_prompt_have_the_rate_of_window_blocks_and_all_else_the_bac
     assert unmerged == StructSAM(0.5, prompt_windows=2, rate_prompt=0.0)
 
 
-def test_what_follows_from_the_engine_follows_it() -> None:
+def test_the_target_follows_the_engine() -> None:
     config = ExportConfig.of("vit_b")
     assert (config.written_for, config.form) == (Target.CPU, Attention.WIDENED)
     built = dataclasses.replace(config, engine=Engine.TENSORRT_RTX)
@@ -344,7 +344,7 @@ def test_arguments_reach_the_method() -> None:
 
 @pytest.mark.parametrize("image_size", [64, 160, 224, 512, 1024, 4096])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
+def test_valid_sizes_are_accepted(arch: str, image_size: int) -> None:
     assert ExportConfig.of(arch, image_size=image_size).image_size == image_size
 
 
@@ -422,14 +422,14 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
         (PROMPTED | {"image_size": 224}, "--image-size 224 has only one; expected more than 224"),
     ],
 )
-def test_what_cannot_be_is_refused_with_what_was_expected(changes: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_refused_with_the_expected_ones(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as refused:
         ExportConfig.of(**{"arch": "vit_b"} | changes)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("cell", "image_size"), [(2, 336), (7, 1024), (14, 1024)])
-def test_a_refused_cell_is_not_among_those_that_are_offered(cell: int, image_size: int) -> None:
+def test_a_refused_cell_is_not_offered(cell: int, image_size: int) -> None:
     """And what is offered would be taken."""
     with pytest.raises(UserError) as refused:
         ExportConfig.of("vit_b", f"structsam:cell={cell}", image_size=image_size)

@@ -79,7 +79,7 @@ def test_nothing_is_timed_where_something_is_wrong(
         (f"{TRY} --engine tensorrt", "--engine tensorrt runs on a GPU; leave it out with --device cpu"),
     ],
 )
-def test_mistakes_are_told_in_one_line(gpu: Gpu, line: str, said: str) -> None:
+def test_usage_errors_print_one_line(gpu: Gpu, line: str, said: str) -> None:
     code, out, err = gpu(line)
     assert (code, out) == (2, "")
     assert said in " ".join(err.split())

@@ -68,7 +68,7 @@ def subjects(tiny_everywhere: None) -> dict[str, Subject]:
 # In PyTorch
 
 
-def test_names_tell_every_config_apart() -> None:
+def test_every_config_has_a_distinct_name() -> None:
     """Results go by the name: two configs of one name would share a file."""
     specs = [
         "structsam", "structsam:skip_blocks=0", "structsam:skip_blocks=0,1", "structsam:rate_global=0.1",
@@ -108,7 +108,7 @@ def test_facts_are_what_the_manifest_of_an_export_would_say(subjects: dict[str, 
         json.dumps(facts)  # nothing that a file could not hold
 
 
-def test_capped_methods_tell_their_effective_rate(subjects: dict[str, Subject]) -> None:
+def test_capped_methods_have_their_effective_rate(subjects: dict[str, Subject]) -> None:
     for name in ("tome-r55", "pitome-r55"):
         facts = subjects[name].facts
         assert (facts["rate"], facts["effective_window"], facts["effective_global"]) == (0.55, 0.5, 0.5)
@@ -336,7 +336,7 @@ def test_exports_that_all_merge_are_compared_with_pytorch(make: Make) -> None:
 
 
 @pytest.mark.slow
-def test_mistakes_with_exports_are_one_line(make: Make, tmp_path: Path) -> None:
+def test_usage_errors_with_exports_are_one_line(make: Make, tmp_path: Path) -> None:
     good = make()
     weights = changed(good, tmp_path / "a", weights={"source": "mine.pth"})
     size = changed(good, tmp_path / "b", arguments={"image_size": 448})
@@ -390,5 +390,5 @@ def test_weights_that_moved_are_found_with_the_option(make: Make, tmp_path: Path
         ({"source": "random, seed 3", "sha256": None}, "random, seed 3"),
     ],
 )
-def test_weights_are_told_by_name_and_hash(weights: dict[str, str | None], told: str) -> None:
+def test_weights_are_identified_by_name_and_hash(weights: dict[str, str | None], told: str) -> None:
     assert described(config(), weights) == {"arch": "tiny", "image_size": SIZE, "weights": told}

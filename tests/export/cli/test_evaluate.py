@@ -194,7 +194,7 @@ def test_all_methods_on_both_datasets(done: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_measured_is_what_it_says(done: Path) -> None:
+def test_the_tables_match_the_results(done: Path) -> None:
     """The crowd is in the truth and not prompted; the unmerged model agrees with itself, others less."""
     found = lines(done / "coco-panoptic-val2017")
     assert [[one["crowd"] for one in line["objects"]] for line in found["truth"]] == 2 * [
@@ -218,7 +218,7 @@ def test_again_nothing_is_computed_again(again: Path, command: Evaluate) -> None
 
 
 @pytest.mark.slow
-def test_a_run_that_was_cut_goes_on(again: Path, command: Evaluate) -> None:
+def test_a_stopped_run_is_continued(again: Path, command: Evaluate) -> None:
     """In the middle of a line of one model, before another, and in the middle of the annotations."""
     folder = again / "folder-all"
     expected = without_times(lines(folder))
@@ -354,7 +354,9 @@ def test_an_export_beside_its_model_in_pytorch(export: Path, again: Path, comman
         ("--runner tensorrt", "error: "),
     ],
 )
-def test_mistakes_with_exports(export: Path, desk: Path, command: Evaluate, line: str, message: str) -> None:
+def test_usage_errors_with_exports(
+    export: Path, desk: Path, command: Evaluate, line: str, message: str
+) -> None:
     code, out, err = command(f"{export} {FOLDER} -o results {line}")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
@@ -385,7 +387,7 @@ def test_mistakes_with_exports(export: Path, desk: Path, command: Evaluate, line
         (f"{FOLDER} {TINY} -o folder/images/cat.png", "cannot write folder/images/cat.png/folder-all: Not a"),
     ],
 )
-def test_mistakes_get_one_line_and_leave_nothing(
+def test_usage_errors_print_one_line_and_write_nothing(
     line: str, message: str, command: Evaluate, desk: Path
 ) -> None:
     code, out, err = command(line)

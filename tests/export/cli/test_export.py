@@ -172,7 +172,7 @@ def check_mistake(command: Command, args: list[str], message: str, folder: Path)
 
 
 @pytest.mark.parametrize("what", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(command: Command, tmp_path: Path, what: str) -> None:
+def test_a_usage_error_is_one_line_and_exit_code_2(command: Command, tmp_path: Path, what: str) -> None:
     args, message = MISTAKES[what]
     check_mistake(command, [*GOOD, *args], message, tmp_path)
 
@@ -195,14 +195,14 @@ def test_a_checkpoint_that_cannot_be_downloaded_is_one_line(
     assert left(tmp_path) == {"cache": ""}
 
 
-def test_tensorrt_that_is_not_installed_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tensorrt_is_reported(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     code, out, err = command(*GOOD, "--engine", "tensorrt")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert 'pip install "structsam[gpu]"' in err
 
 
-def test_tensorrt_without_a_gpu_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrt_without_a_gpu_is_an_error(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     library = types.ModuleType("tensorrt")
     library.__version__ = "10.3.0"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tensorrt", library)
@@ -409,7 +409,7 @@ def test_a_fragile_method_is_held_to_its_arithmetic(
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(("method", "capped"), [("tome", True), ("tomesd", False)])
-def test_the_summary_tells_what_was_removed(
+def test_the_summary_has_the_effective_rate(
     command: Command, monkeypatch: pytest.MonkeyPatch, method: str, capped: bool
 ) -> None:
     """Small windows round what is removed, which is not the method's limit."""

@@ -192,7 +192,7 @@ def test_the_sheet_holds_every_panel_in_order(
         ("photo.png -o plan.png --checkpoint x.pth", "--checkpoint and --random-weights exclude each other"),
     ],
 )
-def test_mistakes_get_one_line_and_leave_nothing(
+def test_usage_errors_print_one_line_and_write_nothing(
     line: str, message: str, visualize: Visualize, photo: Path
 ) -> None:
     code, out, err = visualize(f"--arch tiny --random-weights {line}")

@@ -114,7 +114,7 @@ def test_an_index_beyond_int32_is_not_asked_to_be_int32(model_of: ModelOf) -> No
     assert lint(model_of(text.format(2**31))) == []
 
 
-def test_a_message_says_what_is_there_what_is_taken_and_what_to_do(model_of: ModelOf) -> None:
+def test_a_message_says_what_was_found_what_is_supported_and_what_to_do(model_of: ModelOf) -> None:
     assert lint(model_of(TOP_K.format(4096, 4000, 1))) == [
         Finding(
             rule="top-k",

@@ -228,7 +228,7 @@ def test_half_of_a_photograph_merges_as_the_whole(
 # What verification asks, and random layouts
 
 
-def test_where_a_last_bit_decides_about_other_tokens_too(make: Make) -> None:
+def test_methods_that_are_sensitive_to_rounding(make: Make) -> None:
     method = make(0.55, Reduction.MEAN)
     assert method.fragile is isinstance(method, PiToMe)
     assert StructSAM(0.55, cells=False).fragile

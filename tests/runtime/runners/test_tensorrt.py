@@ -66,7 +66,7 @@ def test_any_batch_gives_what_the_engine_computes(
             assert all(values.shape[0] == batch for values in left.values())
 
 
-def test_free_memory_is_told_or_why_it_is_not(monkeypatch: pytest.MonkeyPatch, cuda: Any) -> None:
+def test_free_memory_is_reported_or_the_reason_why_not(monkeypatch: pytest.MonkeyPatch, cuda: Any) -> None:
     answers = [(cuda.cudaError_t.cudaSuccess, 5, 9), (cuda.cudaError_t.cudaErrorNoDevice, None, None)]
     monkeypatch.setattr(ours, "_cudart", lambda: Answering(cuda, answers))
     assert ours.free_memory() == 5
@@ -94,7 +94,7 @@ def test_plugins_are_loaded_once_and_before_the_engine(
     assert library.plugins == [str(plugins)]
 
 
-def test_plugins_that_do_not_load_are_told_of(library: Any, engine_file: EngineFile, tmp_path: Path) -> None:
+def test_plugins_that_do_not_load_are_an_error(library: Any, engine_file: EngineFile, tmp_path: Path) -> None:
     plugins = tmp_path / "plugins.so"
     with (
         pytest.raises(UserError, match=r"no file .*plugins.so; expected a library of plugins"),
@@ -117,9 +117,7 @@ def test_inputs_may_have_any_layout(library: Any, engine_file: EngineFile) -> No
         check(runner.infer(given), given)
 
 
-def test_buffers_are_allocated_once_and_all_given_back(
-    library: Any, cuda: Any, engine_file: EngineFile
-) -> None:
+def test_buffers_are_allocated_once_and_all_freed(library: Any, cuda: Any, engine_file: EngineFile) -> None:
     runner = TensorRtRunner(engine_file(), "tensorrt", cuda_graph=True)
     for opened in (1, 2):
         with runner:
@@ -136,7 +134,7 @@ def test_buffers_are_allocated_once_and_all_given_back(
     ("function", "call"),
     [("cudaStreamCreate", 1), *[("cudaMalloc", which) for which in range(1, BUFFERS + 1)]],
 )
-def test_what_was_allocated_is_given_back_when_opening_fails(
+def test_memory_is_freed_if_opening_fails(
     library: Any, cuda: Any, engine_file: EngineFile, function: str, call: int
 ) -> None:
     cuda.failures[function] = (call, cuda.cudaError_t.cudaErrorMemoryAllocation)
@@ -166,7 +164,7 @@ def test_a_shape_outside_the_profile_is_one_line(library: Any, cuda: Any, engine
         assert library.engine.context.launches == 0
 
 
-def test_shapes_that_do_not_fit_each_other_are_one_line(library: Any, engine_file: EngineFile) -> None:
+def test_shapes_that_do_not_match_are_one_line(library: Any, engine_file: EngineFile) -> None:
     with TensorRtRunner(engine_file(), "tensorrt", cuda_graph=True) as runner:
         for _ in range(2):  # a refusal is not remembered as the shape
             with pytest.raises(UserError, match=r"do not match: image \[2, 3, 4\].*named batch must be"):
@@ -176,7 +174,7 @@ def test_shapes_that_do_not_fit_each_other_are_one_line(library: Any, engine_fil
 
 
 @pytest.mark.parametrize("graph", [False, True])
-def test_what_stays_on_the_device_is_not_overwritten(
+def test_outputs_on_the_device_are_not_overwritten(
     library: Any, cuda: Any, engine_file: EngineFile, graph: bool
 ) -> None:
     with TensorRtRunner(engine_file(), "tensorrt", cuda_graph=graph) as runner:
@@ -196,7 +194,7 @@ def test_what_stays_on_the_device_is_not_overwritten(
 
 
 @pytest.mark.parametrize("graph", [False, True])
-def test_what_is_on_the_device_is_not_copied_to_the_cpu(
+def test_inputs_on_the_device_are_not_copied_to_the_cpu(
     library: Any, cuda: Any, engine_file: EngineFile, monkeypatch: pytest.MonkeyPatch, graph: bool
 ) -> None:
     with (
@@ -243,7 +241,7 @@ def test_tensorrt_rtx_captures_by_itself(library: Any, cuda: Any, engine_file: E
     assert not any("Graph" in call or "Capture" in call for call in cuda.calls)
 
 
-def test_tells_what_it_holds(library: Any, engine_file: EngineFile) -> None:
+def test_memory_of_an_open_engine_is_reported(library: Any, engine_file: EngineFile) -> None:
     path = engine_file()
     images, labels, bias = 4 * 3 * 4 * 4, 4 * 4, 3 * 4 * 4
     with TensorRtRunner(path, "tensorrt") as runner:
@@ -261,7 +259,7 @@ def refused(runner: TensorRtRunner) -> str:
     return str(error.value)
 
 
-def test_mistakes_before_loading_are_one_line(
+def test_errors_before_loading_are_one_line(
     library: Any, cuda: Any, engine_file: EngineFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="library 'trt' is unknown, expected one of tensorrt, tensorrt-rtx"):
@@ -295,7 +293,7 @@ def test_an_engine_that_does_not_load_is_one_line(library: Any, cuda: Any, engin
 
 
 @pytest.mark.parametrize("broken", ["run", "capture"])
-def test_a_run_that_fails_says_what_the_library_said(
+def test_a_failed_run_reports_the_message_of_the_library(
     library: Any, cuda: Any, engine_file: EngineFile, broken: str
 ) -> None:
     with TensorRtRunner(engine_file(broken=broken), "tensorrt", cuda_graph=True) as runner:
@@ -308,7 +306,7 @@ def test_a_run_that_fails_says_what_the_library_said(
     assert (cuda.memory, cuda.graphs) == ({}, {})
 
 
-def test_a_call_that_fails_otherwise_is_no_mistake_of_the_person(
+def test_a_call_that_fails_otherwise_is_not_a_user_error(
     library: Any, cuda: Any, engine_file: EngineFile
 ) -> None:
     cuda.failures["cudaMemcpyAsync"] = (1, cuda.cudaError_t.cudaErrorIllegalAddress)
