@@ -142,7 +142,7 @@ class ExportConfig:
                 raise UserError(f"--method {spec} is not possible: {method.conflict}")
             if method.ordered and self.precision is Precision.FP16:
                 raise UserError(
-                    f"--method {spec} sorts all tokens, and fp16 changes that order; leave one of them out"
+                    f"--method {spec} sorts all tokens, and fp16 changes that order; choose another or fp32"
                 )
             if self.form is Attention.GATHER and method.footprint > 1:
                 raise UserError(

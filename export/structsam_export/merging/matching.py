@@ -64,7 +64,7 @@ def match(
     size: Tensor | None = None,
     padding: Tensor | None = None,
 ) -> MergePlan:
-    """Bipartite soft matching (Bolya et al. 2023, section 3.2): merge the R most similar pairs.
+    """Bipartite soft matching (Bolya et al. 2023): merge the R most similar pairs.
 
     Every source is paired with its most similar destination; the R sources with the highest similarity merge
     into theirs. Slots are ordered: protected tokens, sources that are kept, destinations. Every token appears

@@ -51,7 +51,7 @@ class Method(ABC):
 
     @property
     def proportional(self) -> bool:
-        """Whether attention adds log(size) of a slot to the logits of its key (ToMe, section 3.3)."""
+        """Whether attention adds log(size) of a slot to its key's logits (ToMe's proportional attention)."""
         return False
 
     @property
