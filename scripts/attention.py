@@ -1,4 +1,4 @@
-"""Every form of attention for one layer, in time: which one `--target` should take.
+"""Time every form of attention for one layer, to choose the form of each `--target`.
 
 python scripts/attention.py -o benchmarks/attention-cpu.json
 """
@@ -41,20 +41,20 @@ except ModuleNotFoundError as error:
 
 RATES = (0.0, RATE)
 ERROR = {False: 1e-5, True: 1e-2}
-"""By which forms may differ from the gathered one in fp32 and in fp16, where outputs are of order one."""
+"""Largest allowed difference from the gathered form in fp32 and in fp16, for outputs of magnitude one."""
 
 
 def main(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The result, .json; its table goes beside it.")
+        Path, typer.Option("--output", "-o", help="The result, .json; the table is written beside it as .md.")
     ],
-    arch: Annotated[str, typer.Option(help="Whose layers.")] = "vit_b",
-    image_size: Annotated[int, typer.Option(help="Pixels; 0 is the architecture's own.")] = 0,
-    runner: Annotated[str, typer.Option(help="cpu or cuda, of ONNX Runtime.")] = "cpu",
+    arch: Annotated[str, typer.Option(help="Architecture of the layers.")] = "vit_b",
+    image_size: Annotated[int, typer.Option(help="Side of the input in pixels; 0: the default.")] = 0,
+    runner: Annotated[str, typer.Option(help="ONNX Runtime's cpu or cuda.")] = "cpu",
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision.")] = False,
-    repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 15,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed runs, interleaved.")] = 15,
 ) -> None:
-    """A window layer and a global one of random weights, unmerged and at the paper's rate."""
+    """Time one window layer and one global layer with random weights, unmerged and at rate 0.55."""
     check_result(output)
     if runner not in ("cpu", "cuda"):
         raise UserError(f"--runner {runner} is unknown; expected cpu or cuda")
@@ -84,14 +84,14 @@ def main(
 
 @dataclass(frozen=True)
 class Layer:
-    """A block's attention, and what enters it.
+    """The attention of a block, and its input.
 
     Attributes:
-        kind, rate: for the table.
-        config: whose layer it is.
-        block: patched.
-        method: how it merges.
-        features: [1, H, W, C] fp32 of a photograph.
+        kind, rate: entries of the table.
+        config: the model of the layer.
+        block: the patched block.
+        method: its merging method.
+        features: [1, H, W, C] fp32, features of a photograph.
     """
 
     kind: str
@@ -108,7 +108,7 @@ class Layer:
         return {"slots": slots.half() if half else slots, "position": plan.position.contiguous()}
 
     def write(self, form: Attention, inputs: dict[str, Tensor], half: bool, path: Path) -> None:
-        """The attention's graph in a form, all forms in the dialect that has every one."""
+        """Write the graph of a form; all forms use the dialect that supports every one."""
         attention = MergedAttention(self.block.original.attn, self.block.windows.side, form=form)
         precision = Precision.FP16 if half else Precision.FP32
         config = replace(self.config, precision=precision, target=Target.RTX)
@@ -117,7 +117,7 @@ class Layer:
 
 
 def _timed(layer: Layer, runner: str, half: bool, repeat: int) -> Iterator[dict[str, Any]]:
-    """What is to be told of every form of a layer, if all forms compute the same."""
+    """One row of the result for every form of a layer; exits if a form computes something else."""
     inputs, what = layer.inputs(half), f"{layer.kind} layer at rate {layer.rate:g}"
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         runners: dict[str, OnnxRuntimeRunner] = {}
@@ -139,7 +139,7 @@ def _timed(layer: Layer, runner: str, half: bool, repeat: int) -> Iterator[dict[
 
 
 def _table(result: dict[str, Any]) -> str:
-    """As Markdown."""
+    """The result as Markdown."""
     head = (
         f"Attention of one layer of {result['arch']} at {result['image_size']} pixels in "
         f"{result['precision']}, its projections included. {conditions(result)}."

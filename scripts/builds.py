@@ -1,4 +1,4 @@
-"""Encoders of every target and architecture as engines: what an engine library makes of them.
+"""Build the encoders of every target and architecture as engines, and record size and build time.
 
 python scripts/builds.py -o benchmarks/builds-rtx.json
 """
@@ -32,13 +32,13 @@ except ModuleNotFoundError as error:
 
 def main(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The result, .json; its table goes beside it.")
+        Path, typer.Option("--output", "-o", help="The result, .json; the table is written beside it as .md.")
     ],
-    archs: Annotated[str, typer.Option(metavar="LIST", help="Whose encoders.")] = "vit_b,vit_l,vit_h",
-    image_size: Annotated[int, typer.Option(help="Pixels; 0 is the architecture's own.")] = 0,
+    archs: Annotated[str, typer.Option(metavar="LIST", help="Architectures.")] = "vit_b,vit_l,vit_h",
+    image_size: Annotated[int, typer.Option(help="Side of the input in pixels; 0: the default.")] = 0,
     engine: Annotated[Engine, typer.Option(help="The library that builds.")] = Engine.TENSORRT_RTX,
 ) -> None:
-    """Build an encoder in every dialect that targets have, at the paper's rate, in fp16, weights random."""
+    """Build every encoder in the dialect of every target, at rate 0.55 in fp16 with random weights."""
     check_result(output)
     if unknown := set(archs.split(",")) - set(ARCHITECTURES):
         raise UserError(
@@ -74,10 +74,11 @@ def main(
 
 
 def _built(config: ExportConfig, builder: EngineBuilder, targets: list[Target]) -> dict[str, Any]:
-    """What came of a config's encoder, which is the same for all of the targets.
+    """Build the encoder of a config; returns a row of the result, which holds for all of the targets.
 
     Raises:
-        LintError, BuildError: its graph is refused.
+        LintError: the graph has nodes that TensorRT does not support.
+        BuildError: the engine cannot be built.
     """
     with tempfile.TemporaryDirectory() as folder:
         graph, built = Path(folder) / "encoder.onnx", Path(folder) / "encoder.engine"
@@ -98,7 +99,7 @@ def _built(config: ExportConfig, builder: EngineBuilder, targets: list[Target]) 
 
 
 def _table(result: dict[str, Any]) -> str:
-    """As Markdown."""
+    """The result as Markdown."""
     machine = result["machine"]
     head = (
         f"Encoders at rate {result['rate']:g} in fp16, built by {machine['library']} for capabilities "

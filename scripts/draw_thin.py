@@ -1,4 +1,4 @@
-"""Draw the scenes of thin objects that the small SAM is validated on, as a dataset for `structsam evaluate`.
+"""Write the validation scenes of thin objects as a dataset for `structsam evaluate`.
 
 python scripts/draw_thin.py --data ../shared/data/coco-train -o thin
 structsam evaluate --dataset thin --root thin --arch vit_b -o results
@@ -26,12 +26,12 @@ def main(
     data: Annotated[Path, typer.Option(metavar="DIR", help="Folder in COCO's panoptic layout.")] = Path(
         "data"
     ),
-    count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 40,
-    size: Annotated[int, typer.Option(min=64, help="Pixels along a scene's side.")] = FINAL,
+    count: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 40,
+    size: Annotated[int, typer.Option(min=64, help="Side of a scene in pixels.")] = FINAL,
 ) -> None:
-    """Always the same scenes, in front of the photographs that training leaves out."""
+    """Draw a fixed set of scenes on photographs that training does not use."""
     if output.exists():
-        raise UserError(f"{output} is already there; give -o a new folder")
+        raise UserError(f"{output} exists already; give -o a new folder")
     scenes = thin_set(read_photos(data), size, count)
     for folder in ("images", "labels"):
         (output / folder).mkdir(parents=True)

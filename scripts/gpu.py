@@ -1,4 +1,4 @@
-"""Everything that is to be known about one GPU, by one command: is it right there, and how fast.
+"""Check and time kernels and exports on one GPU, with one command.
 
 python scripts/gpu.py -o benchmarks/gpu.json
 """
@@ -48,42 +48,42 @@ except ModuleNotFoundError as error:
 
 RIVALS = (Rival.EAGER, Rival.SDPA, Rival.COMPILE)
 AGREEMENT = 0.999
-"""Least share of tokens with the same slot: energies differ in their last bits, and so plans in a few."""
+"""Least share of tokens with the same slot: energies differ by rounding, and so do a few slots."""
 CALLS = 20
-"""Of a kernel in one timing, which is else shorter than it takes to start it."""
+"""Calls of a kernel in one timing; a single call is shorter than its launch."""
 
 
 def main(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The result, .json; its page goes beside it.")
+        Path, typer.Option("--output", "-o", help="The result, .json; the page is written beside it as .md.")
     ],
     arch: Annotated[str, typer.Option(help=f"{', '.join(ARCHITECTURES)}.")] = "vit_b",
     image_size: Annotated[
-        int, typer.Option(help="Pixels along the side of the input; 0: what the weights were made for.")
+        int, typer.Option(help="Side of the input in pixels; 0: the size of the architecture.")
     ] = 0,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="No download; times are the same.")
+        bool, typer.Option("--random-weights", help="Seeded random weights; no download, same latency.")
     ] = False,
-    rates: Annotated[str, typer.Option(metavar="LIST", help="Of tokens removed.")] = "0,0.35,0.55,0.75",
-    batches: Annotated[str, typer.Option(metavar="LIST", help="Images in one call.")] = "1,8",
+    rates: Annotated[str, typer.Option(metavar="LIST", help="Rates of merging.")] = "0,0.35,0.55,0.75",
+    batches: Annotated[str, typer.Option(metavar="LIST", help="Images per call.")] = "1,8",
     engine: Annotated[
-        Engine | None, typer.Option(help="Build and time engines too; needs its library.")
+        Engine | None, typer.Option(help="Also build and time engines; needs the library.")
     ] = None,
     plugins: Annotated[
         Path | None,
-        typer.Option(metavar="LIBRARY", help="Build and time engines with plugins too: plugins/README.md."),
+        typer.Option(metavar="LIBRARY", help="Also build and time engines with plugins: plugins/README.md."),
     ] = None,
     forms: Annotated[
-        bool, typer.Option("--forms", help="Also every form of attention, at the last of the rates.")
+        bool, typer.Option("--forms", help="Also time every form of attention, at the last rate.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cuda, or cpu to try this command.")] = "cuda",
-    repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 20,
+    device: Annotated[str, typer.Option(help="cuda, or cpu to try this command without a GPU.")] = "cuda",
+    repeat: Annotated[int, typer.Option(min=1, help="Timed runs, interleaved.")] = 20,
 ) -> None:
-    """Hold kernels and exports against PyTorch on this GPU, and, if they are right, time them and rivals."""
+    """Compare kernels and exports with PyTorch on this GPU; if all pass, time them beside rivals."""
     check_result(output)
     sizes, shares = [int(size) for size in _numbers("--batches", batches)], _numbers("--rates", rates)
     if not all(1 <= size <= BATCH for size in sizes):
-        raise UserError(f"--batches {batches} is not within 1 to {BATCH}, which exports are built for")
+        raise UserError(f"--batches {batches} is out of range; expected numbers from 1 to {BATCH}")
     _require(device, engine, plugins)
     configs = [
         ExportConfig.of(
@@ -112,14 +112,14 @@ def _measured(
     repeat: int,
     device: str,
 ) -> dict[str, Any]:
-    """The result: kernels and exports are checked, and timed if nothing is wrong.
+    """Check kernels and exports, time them if all pass, and return the result.
 
     Args:
-        configs: what is exported, one for every rate.
-        others: what is exported too, without a look at its layers.
-        plugins: library to build engines with too.
-        sizes: images in one call.
-        repeat: timed runs of each.
+        configs: the exports, one for every rate.
+        others: further exports, whose layers are not checked separately.
+        plugins: the library for further engines with plugins.
+        sizes: batch sizes.
+        repeat: timed runs.
         device: cuda or cpu.
     """
     half = device == "cuda"
@@ -128,7 +128,7 @@ def _measured(
         kernels = _kernels(device, work)
         layers = list(_layers(configs, device))
         checks = [_checked(kernels, layer, x) for layer in layers for x in layer.types(half)]
-        _insist(checks)  # before minutes of exports
+        _insist(checks)  # before exports, which take minutes
         outs = _exports(configs, others, plugins, device, work)
         checks += [_compared(out, runner) for out, runner in outs]
         _insist(checks)
@@ -156,7 +156,7 @@ def _kernels(device: str, work: Path) -> TensorKernels:
 def _exports(
     configs: list[ExportConfig], others: list[ExportConfig], plugins: Path | None, device: str, work: Path
 ) -> list[tuple[Path, str]]:
-    """Every export with every runner that it is for."""
+    """Make the exports; returns every export with every runner to test."""
     engine = configs[0].engine
     runners = [device, *([str(engine)] if engine else [])]
     outs = [(out, runner) for out in [_exported(one, work) for one in configs + others] for runner in runners]
@@ -167,7 +167,7 @@ def _exports(
 
 
 def _other_forms(config: ExportConfig) -> list[ExportConfig]:
-    """A config in every form of attention that is not its own, for the oldest target that has it."""
+    """A config in every other form of attention, each for the oldest target that supports it."""
     oldest = {Attention.OPERATOR: Target.TENSORRT11}
     return [
         replace(config, target=oldest.get(form, Target.TENSORRT10), attention=form)
@@ -180,7 +180,7 @@ def _numbers(option: str, text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
-        raise UserError(f"{option} {text} is no list of numbers; expected e.g. 1,8") from error
+        raise UserError(f"{option} {text} is not a list of numbers; expected e.g. 1,8") from error
 
 
 def _require(device: str, engine: Engine | None, plugins: Path | None) -> None:
@@ -189,9 +189,9 @@ def _require(device: str, engine: Engine | None, plugins: Path | None) -> None:
     if device == "cpu" and engine:
         raise UserError(f"--engine {engine} runs on a GPU; leave it out with --device cpu")
     if plugins and engine is not Engine.TENSORRT:
-        raise UserError(f"--plugins goes with --engine {Engine.TENSORRT} alone; add that")
+        raise UserError(f"--plugins needs --engine {Engine.TENSORRT}; add it")
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("PyTorch finds no GPU here; --device cpu tries the command, at --image-size 224 say")
+        raise UserError("PyTorch finds no GPU; to try the command, give --device cpu --image-size 224")
 
 
 # Correctness
@@ -199,12 +199,12 @@ def _require(device: str, engine: Engine | None, plugins: Path | None) -> None:
 
 @dataclass(frozen=True)
 class Merged:
-    """A layer that merges, and the features of photographs that enter it.
+    """A merging layer, and its input from photographs.
 
     Attributes:
-        what: for tables.
-        method, windows: how it merges.
-        x: [B, H, W, C] fp32.
+        what: name in tables.
+        method, windows: its merging method and attention windows.
+        x: [B, H, W, C] fp32, the input.
     """
 
     what: str
@@ -213,21 +213,21 @@ class Merged:
     x: Tensor
 
     def types(self, half: bool) -> Iterator[Tensor]:
-        """The features in every type that is to be looked at."""
+        """The features in every type to check: fp32, and fp16 if `half`."""
         yield self.x
         if half:
             yield self.x.half()
 
     @property
     def layer(self) -> Layer:
-        """As the kernels take it."""
+        """The layer for the kernels."""
         merged = self.method.merged(self.windows)
         return Layer(*self.x.shape, self.windows.side, self.method.cell, merged, self.method.heads)
 
 
 @torch.no_grad()
 def _layers(configs: list[ExportConfig], device: str) -> Iterator[Merged]:
-    """A window block and a global one of every config that merges, on the verification's photographs."""
+    """One window layer and one global layer of every config that merges, on photographs."""
     sam = pipeline.load(replace(configs[0], random_weights=True))
     encoder, model = sam.image_encoder, model_of(configs[0], sam)
     x = entering(encoder, model, list(read_pictures(None).values())).to(device)
@@ -241,13 +241,13 @@ def _layers(configs: list[ExportConfig], device: str) -> Iterator[Merged]:
 
 
 def _checked(kernels: TensorKernels, merged: Merged, x: Tensor) -> dict[str, Any]:
-    """The kernels against PyTorch on the same device: plans, means, and the sum that is unmerged."""
+    """Compare the kernels with PyTorch on the same device: plans, means, and unmerged sums."""
     layer, windows = merged.layer, merged.windows
     plan = merged.method.plan(x.float(), windows)
     slot, token, _ = kernels.select(layer, *kernels.score(layer, x))
     agreement = (slot == plan.slot).float().mean().item()
     slots = kernels.merge(layer, x, token)
-    # Of the kernels' own plan, so that every step is looked at by itself.
+    # With the kernels' own plan, so that every step is checked separately.
     tokens = windows.cut(x.float())
     counted = layer.merged * layer.cell**2
     pooled = tokens.gather(1, token[:, :counted, None].long().expand(-1, -1, layer.channels))
@@ -259,16 +259,16 @@ def _checked(kernels: TensorKernels, merged: Merged, x: Tensor) -> dict[str, Any
     exact = torch.equal(kernels.unmerge(layer, slots, slot, x), x + back)
     limit = 2.0 ** (-10 if x.dtype == torch.float16 else -20)
     misses = [
-        *([f"plans agree in {agreement:.4%} of the tokens"] if agreement < AGREEMENT else []),
+        *([f"plans agree for {agreement:.4%} of the tokens"] if agreement < AGREEMENT else []),
         *([f"means differ by {error:.1e}"] if not error <= limit else []),
-        *([] if exact else ["the unmerged sum is not PyTorch's"]),
+        *([] if exact else ["the unmerged sum differs from PyTorch's"]),
     ]
     what = f"kernels, {merged.what}, {'fp16' if x.dtype == torch.float16 else 'fp32'}"
     return {"what": what, "plans": agreement, "error": error, "mask_iou": None, "misses": misses}
 
 
 def _insist(checks: list[dict[str, Any]]) -> None:
-    """End here, with what is wrong, if anything is: what computes something else has no time to compare."""
+    """Exit with one line for every miss, if there is any: times of wrong results are not comparable."""
     if wrong := [f"{check['what']}: {miss}" for check in checks for miss in check["misses"]]:
         for line in wrong:
             typer.echo(f"failed: {line}", err=True)
@@ -276,13 +276,13 @@ def _insist(checks: list[dict[str, Any]]) -> None:
 
 
 def _exported(config: ExportConfig, work: Path) -> Path:
-    """An export, which is verified on the CPU as always."""
+    """Make an export, which is verified on the CPU."""
     name = f"{config.name}-plugins" if config.plugins else config.name
     return pipeline.export(config, work / name, None, False, Progress()).folder
 
 
 def _compared(out: Path, runner: str) -> dict[str, Any]:
-    """An export on this device against PyTorch."""
+    """Compare an export on this device with PyTorch."""
     report, misses = compare(out, None, runner, None, Progress())
     return {
         "what": f"{out.name}, {runner}",
@@ -299,9 +299,9 @@ Contestants = Mapping[str, Callable[[], Runner]]
 
 
 def _contestants(outs: list[tuple[Path, str]], work: Path, device: str) -> Contestants:
-    """Rivals first, which all are compared with, then every export on its runner."""
+    """Runners of the rivals, the references, then of every export."""
     model = Manifest.read(outs[0][0]).model
-    # Compiling for a CPU takes a minute, and tells nothing of a GPU.
+    # Compiling for a CPU takes a minute, and says nothing about a GPU.
     chosen = [which for which in RIVALS if device == "cuda" or which is not Rival.COMPILE]
     rivals = {which.label: rival(which, model, work, device) for which in chosen}
     ours = {f"{out.name}, {runner}": partial(create, out, "encoder", runner) for out, runner in outs}
@@ -311,7 +311,7 @@ def _contestants(outs: list[tuple[Path, str]], work: Path, device: str) -> Conte
 def _raced(
     contestants: Contestants, image_size: int, batch: int, repeat: int, device: str
 ) -> Iterator[dict[str, Any]]:
-    """Seconds of a batch: pictures come from the host, embeddings stay on the device."""
+    """Time one batch: pictures are copied from the host, embeddings stay on the device."""
     pictures = np.random.default_rng(0).normal(size=(batch, 3, image_size, image_size))
     feeds: dict[str, Array] = {IMAGE: pictures.astype(np.float32)}
     with ExitStack() as stack:
@@ -325,7 +325,7 @@ def _raced(
 
 
 def _steps(kernels: TensorKernels, merged: Merged, half: bool, repeat: int) -> Iterator[dict[str, Any]]:
-    """Every step of a layer, by PyTorch's operators and by a kernel."""
+    """Time every step of a layer, with PyTorch's operators and with the kernels."""
     layer, windows, x = merged.layer, merged.windows, merged.x
     features = x.half() if half else x
     plan = merged.method.plan(x, windows)
@@ -364,14 +364,14 @@ def _many(call: Callable[[], object], device: torch.device) -> None:
 
 
 def _page(result: dict[str, Any]) -> str:
-    """As Markdown."""
+    """The result as Markdown."""
     machine = result["machine"]
     where = ", ".join([*machine["gpus"], machine["processor"], counted(machine["cores"])])
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     head = [
-        f"# {', '.join(machine['gpus']) or 'A try without a GPU'}",
+        f"# {', '.join(machine['gpus']) or 'Trial run without a GPU'}",
         f"{result['arch']} at {result['image_size']} pixels in {result['precision']}. {where}; {versions}; "
-        f"{machine['date']}. {result['repeat']} interleaved runs, all of this page by one command: "
+        f"{machine['date']}. {result['repeat']} interleaved runs, all made by one command: "
         "`python scripts/gpu.py`.",
         f"Clocks: {'; '.join(machine['clocks']) or 'unknown'}",
     ]
@@ -379,7 +379,7 @@ def _page(result: dict[str, Any]) -> str:
 
 
 def _check_part(result: dict[str, Any]) -> list[str]:
-    rows = [["against PyTorch, here", "same merges", "largest error", "mask IoU"]]
+    rows = [["compared with PyTorch", "same merges", "largest error", "mask IoU"]]
     for check in result["checks"]:
         plans, error, iou = check["plans"], check["error"], check["mask_iou"]
         rows.append(
@@ -390,11 +390,11 @@ def _check_part(result: dict[str, Any]) -> list[str]:
                 "" if iou is None else f"{iou:.4f}",
             ]
         )
-    return ["## Is it right", markdown(rows)]
+    return ["## Correctness", markdown(rows)]
 
 
 def _encoder_part(result: dict[str, Any]) -> list[str]:
-    parts = ["## How fast is the encoder", "Pictures come from the host, embeddings stay on the device."]
+    parts = ["## Latency of the encoder", "Pictures are copied from the host, embeddings stay on the device."]
     for batch in sorted({row["batch"] for row in result["encoders"]}):
         rows = [["encoder", f"median ms, batch {batch}", "min to max", "images/s", "of the first", "peak MB"]]
         for row in result["encoders"]:
@@ -414,7 +414,7 @@ def _encoder_part(result: dict[str, Any]) -> list[str]:
 
 
 def _megabytes(row: dict[str, Any]) -> str:
-    """Of the GPU where there is one, else of the host."""
+    """Peak memory in MB: of the GPU if it was measured, else of the process."""
     size = row["peak_host"] if row["peak_device"] is None else row["peak_device"]
     return "" if size is None else f"{size / 1e6:.0f}"
 
@@ -425,7 +425,7 @@ def _kernel_part(result: dict[str, Any]) -> list[str]:
         times = [1e6 * row[name] for name in ("median_s", "min_s", "max_s")]
         spans = [f"{times[0]:.1f}", f"{times[1]:.1f} to {times[2]:.1f}", f"{row['ratio_median']:.2f}"]
         rows.append([row["layer"], row["step"], row["by"], *spans])
-    return ["## How fast are the kernels", f"Three pictures; means of {CALLS} calls.", markdown(rows)]
+    return ["## Latency of the kernels", f"Three pictures; means of {CALLS} calls.", markdown(rows)]
 
 
 if __name__ == "__main__":

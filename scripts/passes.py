@@ -1,4 +1,4 @@
-"""What every graph rule is worth: graphs with all of them, with none, and without each.
+"""Measure the effect of every graph rule: graphs with all rules, with none, and without each one.
 
 python scripts/passes.py -o benchmarks/passes-cpu.json
 """
@@ -37,22 +37,22 @@ except ModuleNotFoundError as error:
 
 ALL, NONE = "all rules", "no rule"
 TIMED = "encoder"
-"""The graph that is also run."""
+"""The graph that is also timed."""
 ERROR = 1e-4
-"""By which embeddings may differ: ONNX Runtime fuses by what it finds, and sums in other orders."""
+"""Largest allowed difference of embeddings: ONNX Runtime fuses other nodes, and sums in another order."""
 
 
 def main(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The result, .json; its table goes beside it.")
+        Path, typer.Option("--output", "-o", help="The result, .json; the table is written beside it as .md.")
     ],
-    arch: Annotated[str, typer.Option(help="Whose graphs, with random weights.")] = "vit_b",
+    arch: Annotated[str, typer.Option(help="Architecture, with random weights.")] = "vit_b",
     image_size: Annotated[
-        int, typer.Option(help="Pixels; with 512, sessions of all variants fit into memory together.")
+        int, typer.Option(help="Side of the input in pixels; at 512 all sessions fit into memory.")
     ] = 512,
-    repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 7,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed runs, interleaved.")] = 7,
 ) -> None:
-    """Nodes of several graphs, bytes and times of one in ONNX Runtime on the CPU, at the paper's rate."""
+    """Count the nodes of several graphs, and time one in ONNX Runtime on the CPU, at rate 0.55."""
     check_result(output)
     config = ExportConfig(arch, random_weights=True, image_size=image_size)
     rows: dict[str, dict[str, Any]] = {name: {"name": name, "nodes": {}} for name in _rules()}
@@ -84,20 +84,20 @@ def main(
 
 
 def _insist(errors: dict[str, float]) -> None:
-    """End here if a graph computes something else: what is wrong has no time to compare."""
+    """Exit if a graph computes something else: its time would not be comparable."""
     if wrong := [f"{name} by {error:.1e}" for name, error in errors.items() if not error <= ERROR]:
-        typer.echo(f"failed: embeddings differ {', '.join(wrong)}", err=True)
+        typer.echo(f"failed: embeddings differ: {', '.join(wrong)}", err=True)
         raise typer.Exit(FAILED)
 
 
 def _rules() -> dict[str, Sequence[Pass]]:
-    """All rules, none, and all but each."""
+    """The sets of rules: all, none, and all but one."""
     without = {f"without {rule.__name__}": [one for one in PASSES if one is not rule] for rule in PASSES}
     return {ALL: PASSES, NONE: (), **without}
 
 
 def _traced(config: ExportConfig) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """Graphs of several kinds, as the tracer leaves them: the one that is timed first."""
+    """Graphs of several kinds before any rule; the timed one comes first."""
     kinds = {
         TIMED: config,
         "fp16": replace(config, precision=Precision.FP16),
@@ -113,7 +113,7 @@ def _traced(config: ExportConfig) -> Iterator[tuple[str, onnx.ModelProto]]:
 
 
 def _table(result: dict[str, Any]) -> str:
-    """As Markdown."""
+    """The result as Markdown."""
     everything = result["rules"][0]
     head = (
         f"{result['encoder']}. {conditions(result)}. ONNX Runtime also cleans graphs; TensorRT's parser "

@@ -1,4 +1,4 @@
-"""What deciding costs: energy, matching and merging of every method for one layer of ViT-B, in MACs and time.
+"""Measure the cost of planning: energy, matching and merging of every method for one layer of ViT-B.
 
 python scripts/planning.py -o benchmarks/planning-cpu.json
 """
@@ -38,7 +38,7 @@ except ModuleNotFoundError as error:
 
 ARCH = "vit_b"
 LAYERS = {"window": 6, "global": 5}
-"""Blocks of ViT-B whose planning is measured; behind the fifth, where ALGM has both of its stages."""
+"""Measured blocks of ViT-B; ALGM runs both of its stages from block 5 on."""
 VARIANTS = {
     "structsam, head mean": "structsam:channels=heads",
     "structsam, all channels": "structsam",
@@ -55,7 +55,7 @@ VARIANTS = {
 
 
 class Planning(nn.Module):
-    """A plan and the merged slots: all that a layer does before its attention, and would not do unmerged."""
+    """The plan and the merged slots: everything that merging adds to a layer before its attention."""
 
     def __init__(self, method: Method, windows: Windows) -> None:
         super().__init__()
@@ -70,12 +70,12 @@ class Planning(nn.Module):
 
 def main(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The result, .json; its table goes beside it.")
+        Path, typer.Option("--output", "-o", help="The result, .json; the table is written beside it as .md.")
     ],
     rate: Annotated[float, typer.Option(help="Share of tokens to remove.")] = 0.55,
-    repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 15,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed runs, interleaved.")] = 15,
 ) -> None:
-    """Interleaved runs in ONNX Runtime on one CPU, on a photograph's features; medians and minima."""
+    """Time every method in ONNX Runtime on the CPU, on features of a photograph, in interleaved runs."""
     check_result(output)
     configs = {
         name: ExportConfig.of(ARCH, method, rate, random_weights=True) for name, method in VARIANTS.items()
@@ -108,14 +108,14 @@ def main(
 
 
 def photograph(config: ExportConfig) -> Tensor:
-    """[1, H, W, C] of a photograph behind the patch embedding and the first norm of random weights."""
+    """Features of a photograph after patch embedding and first norm with random weights: [1, H, W, C]."""
     sam = load_sam(ARCH, config.image_size, None, random_weights=True)
     picture = next(iter(read_pictures(None).values()))
     return entering(sam.image_encoder, model_of(config, sam), [picture])
 
 
 def row(name: str, kind: str, config: ExportConfig, times: list[float]) -> dict[str, Any]:
-    """One method at one kind of layer."""
+    """The row of one method and one kind of layer."""
     with torch.device("meta"):
         encoder = build_sam(ARCH).image_encoder
     apply(encoder, config.methods())
@@ -132,7 +132,7 @@ def row(name: str, kind: str, config: ExportConfig, times: list[float]) -> dict[
 
 
 def table(result: dict[str, Any]) -> str:
-    """As Markdown."""
+    """The result as Markdown."""
     head = (
         f"One layer of {result['arch']} at 1024 pixels, rate {result['rate']:g}: deciding what merges, and "
         f"merging it. {conditions(result)}."

@@ -1,4 +1,4 @@
-"""One table of many exports: what each removes, costs, and how close it came to PyTorch.
+"""One table of many exports: rates, cost, and agreement with PyTorch.
 
 python scripts/summarize.py OUT [OUT ...] -o benchmarks/methods.json
 """
@@ -28,10 +28,10 @@ COLUMNS = {
 def main(
     outs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Output folders of structsam export.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The result, .json; its table goes beside it.")
+        Path, typer.Option("--output", "-o", help="The result, .json; the table is written beside it as .md.")
     ],
 ) -> None:
-    """Read the manifests of exports and write what verification measured as JSON and Markdown."""
+    """Collect the measurements of verification from manifests, as JSON and Markdown."""
     check_result(output)
     rows = [row(out) for out in outs]
     text = table(rows)
@@ -40,8 +40,8 @@ def main(
 
 
 def row(out: Path) -> dict[str, Any]:
-    """What one export says of itself."""
-    Manifest.read(out)  # refuses what is not an export
+    """The row of one export, from its manifest."""
+    Manifest.read(out)  # raises if the folder is no export
     content = json.loads((out / "manifest.json").read_text())
     verification, macs, engine = content["verification"], content["macs"], content["engine"]
     return {
@@ -60,12 +60,12 @@ def row(out: Path) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """As Markdown."""
+    """The result as Markdown."""
     return markdown([list(COLUMNS.values()), *(cells(one) for one in rows)]) + "\n"
 
 
 def cells(one: dict[str, Any]) -> list[str]:
-    """A row's numbers as they are read; empty where there is none."""
+    """A row's numbers as text; missing numbers are empty."""
     shown = {
         "removed": " / ".join(
             f"{one['removed'][kind]:.1%}" for kind in ("window", "global") if one["removed"]

@@ -1,4 +1,4 @@
-"""The comparison of `verify`, for an export that is already there."""
+"""Repeat the comparison of `verify` on an existing export."""
 
 from __future__ import annotations
 
@@ -26,18 +26,20 @@ def compare(
 
     Args:
         folder: the export.
-        images: a folder of images; None for the photographs that ship with a dependency.
+        images: a folder of images; None for the photographs of scikit-image.
         runner: one of structsam_runtime.runners.RUNNERS.
-        checkpoint: the weights, if they are not where the manifest says; their hash must be the same.
-        progress: is told of every step.
+        checkpoint: the weights, if the file was moved; its hash must be that of the manifest.
+        progress: shows every step.
 
     Returns:
-        What was measured, and the thresholds that were missed.
+        The measurements, and one line for every threshold that is missed.
 
     Raises:
-        UserError: no export, other weights than it was made from, or a runner that is not here.
+        UserError: the folder is no export, the weights are not those of the export, or the runner is not
+            available.
+        NotFiniteError: an output contains NaN or infinity.
     """
-    kind_of(runner)  # before anything slow
+    kind_of(runner)  # fails early, before slow steps
     known = Manifest.read(folder)
     pictures = read_pictures(images)
     content = json.loads((folder / "manifest.json").read_text())

@@ -1,4 +1,4 @@
-"""What options take. Imports nothing heavy: the help of commands reads it."""
+"""The values of options, as enumerations. Imports nothing heavy, since `--help` needs it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ class StrEnum(str, Enum):
 
 
 class Precision(StrEnum):
-    """`--precision`: the arithmetic inside the graphs, whose inputs and outputs stay float32."""
+    """`--precision`: the arithmetic inside the graphs; inputs and outputs are always float32."""
 
     FP32 = "fp32"
     FP16 = "fp16"  # with fp32 islands; see `graph/precision.py`
 
 
 class Gradient(StrEnum):
-    """First-order operator of the energy (Table 4, Central-Diff)."""
+    """Gradient operator of the energy: Sobel, or central differences (Table 4, Central-Diff)."""
 
     SOBEL = "sobel"
     CENTRAL = "central"
 
 
 class Channels(StrEnum):
-    """What tokens are judged by: all channels, or the mean over heads, 12 times fewer on ViT-B.
+    """Features that tokens are scored or compared by: all channels, or their mean over attention heads.
 
-    For StructSAM it is what the gradient is taken on: the paper's formula says all channels, its Table 5
-    prices the mean. The other methods compare tokens by it; the authors' code takes the mean.
+    The mean has 12 times fewer channels on ViT-B. StructSAM computes its gradient on them: all channels in
+    the paper's formula, the mean in its Table 5. The other methods compare tokens by them; the authors' code
+    uses the mean.
     """
 
     FULL = "full"
@@ -37,16 +38,16 @@ class Channels(StrEnum):
 
 
 class Reduction(StrEnum):
-    """What a slot holds: the mean of its tokens, or the destination alone, which needs no sum at all."""
+    """Content of a slot: the mean of its tokens, or only the destination token, which needs no sum."""
 
     MEAN = "mean"
     REPLACE = "replace"
 
 
 class Scope(StrEnum):
-    """What the energy is taken over: the whole map before windows are cut, or each window, padding included.
+    """Region of the gradient: the whole map before the window partition, or each window with its padding.
 
-    The paper does not say; the authors' public code takes it within a window.
+    The paper does not say; the authors' public code computes it within each window.
     """
 
     MAP = "map"
@@ -54,17 +55,17 @@ class Scope(StrEnum):
 
 
 class Border(StrEnum):
-    """What lies around it: the outermost tokens again, or zeros, as in the authors' public code."""
+    """Padding around that region: replicated outermost tokens, or zeros as in the authors' public code."""
 
     REPLICATE = "replicate"
     ZERO = "zero"
 
 
 class Flatness(StrEnum):
-    """A cell's flatness: minus its largest energy, or minus its mean (Table 4, Mean-Flatness).
+    """Score that ranks cells: minus the largest energy, or minus the mean energy (Table 4, Mean-Flatness).
 
-    Ours: minus the variance of its tokens, which is what their mean destroys, or their mean cosine, by which
-    ALGM ranks cells. Both see nothing of a cell's neighbours, which a gradient does.
+    Ours: minus the variance of a cell's tokens, which is the error of replacing them by their mean, or their
+    mean cosine similarity, as ALGM does. Unlike a gradient, both depend on the cell's own tokens only.
     """
 
     MAX = "max"
@@ -74,7 +75,7 @@ class Flatness(StrEnum):
 
 
 class Place(StrEnum):
-    """Where the relative position sees a merged cell: at its destination, or at its members' mean (ours)."""
+    """Relative position of a merged cell: that of its destination, or the mean of its tokens (ours)."""
 
     DESTINATION = "destination"
     MEAN = "mean"
@@ -88,11 +89,11 @@ class Selection(StrEnum):
 
 
 class Destination(StrEnum):
-    """Which token of a cell others merge into, and whose place the slot takes.
+    """The token of a cell that the others merge into; the slot takes its position.
 
-    The calmest, the busiest (Table 4, Max-Dst), a random one (Rand-Dst), the first, or one at the same place
-    in every cell (`lattice`). StructSAM copies a cell's mean back to the whole cell, so that there it decides
-    only the row and column that the relative position sees. For VidToMe `random` drops the cells.
+    The one of lowest energy, of highest energy (Table 4, Max-Dst), a random one (Rand-Dst), the first, or the
+    same place in every cell (`lattice`). In StructSAM a slot is the mean of its cell, so the destination only
+    sets the relative position. In VidToMe `random` draws tokens without cells.
     """
 
     MIN = "min"
@@ -103,14 +104,14 @@ class Destination(StrEnum):
 
 
 class Engine(StrEnum):
-    """`--engine`: the library that builds, and later runs, the engines."""
+    """`--engine`: the library that builds and runs the engines."""
 
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
 
 
 class Target(StrEnum):
-    """`--target`: what the graph is for, which decides its operators and the form of attention."""
+    """`--target`: the runtime of the graph; it decides the operators and the form of attention."""
 
     CPU = "cpu"
     CUDA = "cuda"
@@ -120,11 +121,11 @@ class Target(StrEnum):
 
 
 class Attention(StrEnum):
-    """`--attention`: how the graph computes attention with relative position. They differ by rounding."""
+    """`--attention`: the form of attention with relative position. Results differ by rounding only."""
 
-    WIDENED = "widened"  # wider queries and keys carry the bias
+    WIDENED = "widened"  # extra channels of queries and keys compute the bias
     MASK = "mask"  # the bias is added before the softmax
-    OPERATOR = "operator"  # ONNX's own with that mask, from opset 23 on
+    OPERATOR = "operator"  # ONNX's Attention with that mask, from opset 23 on
     GATHER = "gather"  # the bias is gathered for every pair
 
 

@@ -1,4 +1,4 @@
-"""What verification compares an export by: PyTorch as a runner, ONNX Runtime that tells plans, Polygraphy."""
+"""Runners for verification: PyTorch modules, ONNX Runtime with plans as outputs, and Polygraphy."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Specs = Mapping[str, TensorSpec]
 
 
 class TorchArray(DeviceArray):
-    """A tensor where PyTorch left it.
+    """An output of PyTorch that stays on its device.
 
     Args:
-        tensor: of any precision.
-        dtype: of the values for NumPy.
+        tensor: the values, in any precision.
+        dtype: type of the NumPy array.
     """
 
     def __init__(self, tensor: Tensor, dtype: np.dtype[Any]) -> None:
@@ -38,17 +38,18 @@ class TorchArray(DeviceArray):
         self._tensor = tensor
 
     def numpy(self) -> Array:
-        """The values; on the CPU, where the type is the same, the very memory."""
+        """The values as a NumPy array; without a copy on the CPU if the type is the same."""
         return self._tensor.cpu().numpy().astype(self.dtype, copy=False)
 
 
 class TorchRunner(Runner):
-    """A PyTorch module behind the runtime's interface.
+    """A PyTorch module as a `Runner`.
 
     Args:
-        module: takes tensors in the order of `inputs`, on the CPU; gives as many as `outputs`, anywhere.
-        inputs, outputs: what it takes and gives, by name.
-        name: for messages.
+        module: takes CPU tensors in the order of `inputs` and returns tensors in the order of `outputs`, on
+            any device.
+        inputs, outputs: specifications by name.
+        name: name in messages.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class TorchRunner(Runner):
         return self._specs
 
     def _close(self) -> None:
-        """Nothing to let go."""
+        """Nothing to release."""
 
     def _run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         return {name: array.numpy() for name, array in self._run_on_device(feeds).items()}
@@ -77,11 +78,11 @@ class TorchRunner(Runner):
 
 
 class TappedRunner(OnnxRuntimeRunner):
-    """The runner of an ONNX file, that also gives tensors from inside the graph.
+    """A runner of an ONNX file with inner tensors of the graph as extra outputs.
 
     Args:
-        path, provider, threads: of OnnxRuntimeRunner.
-        tensors: names of int32 tensors.
+        path, provider, threads: see OnnxRuntimeRunner.
+        tensors: names of the inner tensors, int32.
     """
 
     def __init__(self, path: Path, provider: str, threads: int | None, tensors: Sequence[str]) -> None:
@@ -98,20 +99,20 @@ class TappedRunner(OnnxRuntimeRunner):
 
     def _options(self, ort: ModuleType) -> Any:
         options = super()._options(ort)
-        key = "session.model_external_initializers_file_folder_path"  # of a model that is no file
+        key = "session.model_external_initializers_file_folder_path"  # for a model in memory
         options.add_session_config_entry(key, str(self.path.parent))
         return options
 
 
 def tapped(runner: Runner, tensors: Sequence[str]) -> TappedRunner | None:
-    """A second runner of the same file in the same way, that gives int32 tensors from inside the graph too.
+    """A second runner of the same file and provider with inner tensors of the graph as extra outputs.
 
     Args:
-        runner: whose file it is.
-        tensors: their names.
+        runner: the first runner.
+        tensors: names of the inner tensors, int32.
 
     Returns:
-        None where there are no tensors, or the runner has no graph to look into: engines have none.
+        None if there are no tensors, or if the runner is an engine, which has no inner outputs.
     """
     if not tensors or not isinstance(runner, OnnxRuntimeRunner):
         return None
@@ -119,7 +120,7 @@ def tapped(runner: Runner, tensors: Sequence[str]) -> TappedRunner | None:
 
 
 class _Compared(BaseRunner):  # type: ignore[misc]
-    """Polygraphy's view of a runner."""
+    """A runner behind Polygraphy's interface."""
 
     def __init__(self, runner: Runner) -> None:
         super().__init__(name=runner.name)
@@ -134,11 +135,11 @@ class _Compared(BaseRunner):  # type: ignore[misc]
         return metadata
 
     def activate_impl(self) -> None:
-        """Open it."""
+        """Open the runner."""
         self.runner.__enter__()
 
     def deactivate_impl(self) -> None:
-        """Close it."""
+        """Close the runner."""
         self.runner.__exit__(None, None, None)
 
     def infer_impl(self, feed_dict: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -148,11 +149,17 @@ class _Compared(BaseRunner):  # type: ignore[misc]
 
 
 def run_all(runner: Runner, feeds: Sequence[Arrays]) -> list[Arrays]:
-    """Outputs for every feed, none of which may hold a NaN or an infinity.
+    """Run a runner on every feed.
 
     Args:
-        runner: not open.
-        feeds: what it takes.
+        runner: opened and closed here.
+        feeds: the inputs by name, for every run.
+
+    Returns:
+        The outputs by name, for every run.
+
+    Raises:
+        NotFiniteError: an output contains NaN or infinity.
     """
     with _quiet():
         results = Comparator.run([_Compared(runner)], data_loader=list(feeds))
@@ -160,16 +167,16 @@ def run_all(runner: Runner, feeds: Sequence[Arrays]) -> list[Arrays]:
     outputs = [{name: np.asarray(value) for name, value in made.items()} for made in results[0][1]]
     if not finite:
         bad = sorted({n for made in outputs for n, v in made.items() if not np.isfinite(v).all()})
-        raise NotFiniteError(f"{runner.name} gave NaN or infinity in {', '.join(bad)}")
+        raise NotFiniteError(f"{runner.name} returned NaN or infinity in {', '.join(bad)}")
     return outputs
 
 
 class NotFiniteError(Exception):
-    """An export, or its reference, overflowed."""
+    """An output of an export, or of its reference in PyTorch, contains NaN or infinity."""
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Polygraphy's log of every step off the user's terminal."""
+    """Silence Polygraphy's log."""
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         yield

@@ -1,4 +1,4 @@
-"""What an export is asked to be."""
+"""The configuration of an export."""
 
 from __future__ import annotations
 
@@ -24,33 +24,38 @@ if TYPE_CHECKING:
     from .merging import Method
 
 PATHS = ("checkpoint", "plugins")
-"""Arguments that name files."""
+"""Arguments that are paths of files."""
 FLAGS = tuple(one.name for one in dataclasses.fields(Uniform))
-"""Arguments that say what merges, of exports without a recipe file."""
+"""Arguments that define the merging of exports without a recipe file."""
 CELL = 2
-"""Rows and columns of the cells that bound the rate of methods without cells."""
+"""Rows and columns of a cell; the limit of its rate also holds for methods without cells."""
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Everything that decides what an export contains.
+    """All settings that determine the content of an export.
 
     Attributes:
         arch: a name in ARCHITECTURES.
-        checkpoint: a file, or a folder of `save_pretrained`; None takes the architecture's own, unless
-            random_weights.
-        random_weights: seeded weights instead of trained ones.
-        family: a name in FAMILIES, of what the weights were trained for; empty is the architecture's own.
-        merging: what merges where, as flags say it or block by block.
-        seed: of random weights and of random choices; block i draws with seed + i.
-        image_size: S, pixels along the side of the encoder's input; 0 is what the weights were made for.
-        precision: the arithmetic inside.
-        dynamic_batch: leave the encoder's batch open; otherwise it is 1.
-        decoder_layout: write a second decoder for other tools too.
-        target: what the graph is for; None is the engine's, and the CPU without one.
-        attention: how the graph computes attention; None is the target's form.
-        engine: build engines too.
-        plugins: the library of plugins that the encoder's engine is built with; None for none.
+        checkpoint: file of the weights, or folder of `save_pretrained`; None selects the architecture's
+            default weights.
+        random_weights: seeded random weights instead of trained ones.
+        family: a name in FAMILIES, the kind of model that the weights were trained as; empty selects that of
+            the architecture.
+        merging: what merges in which block, from flags or from a recipe file.
+        seed: seed of random weights and of random choices; block i uses seed + i.
+        image_size: S, side of the encoder's input in pixels, 64 to 4096; 0 selects the size that the
+            architecture was trained at.
+        precision: the arithmetic inside the graphs.
+        dynamic_batch: give the encoder a dynamic batch dimension; otherwise the batch is 1.
+        decoder_layout: also write a decoder in this layout, for other tools.
+        target: the runtime of the graph; None selects that of the engine, or the CPU without an engine.
+        attention: the form of attention in the graph; None selects that of the target.
+        engine: also build engines with this library.
+        plugins: the library of plugins for the encoder's engine; None for none.
+
+    Raises:
+        UserError: a value is out of range, or two values contradict each other.
     """
 
     arch: str
@@ -72,16 +77,16 @@ class ExportConfig:
     def of(
         cls, arch: str, method: str = "structsam", rate: float | None = None, **values: Any
     ) -> ExportConfig:
-        """A config in one flat call.
+        """A config from flat keyword arguments.
 
         Args:
             arch: a name in ARCHITECTURES.
-            method: with its options, as `adjacent:reduction=replace`.
-            rate: of all blocks; `rate_window` and `rate_global` by kind of block.
+            method: a method with its options, such as `adjacent:reduction=replace`.
+            rate: rate of all blocks; `rate_window` and `rate_global` set it by kind of block.
             values: fields of `Uniform` and of this class.
 
         Raises:
-            UserError: something of it cannot be.
+            UserError: a value is out of range, or two values contradict each other.
         """
         flags = {name: values.pop(name) for name in FLAGS if name in values}
         if rate is not None:
@@ -112,9 +117,7 @@ class ExportConfig:
         if self.seed < 0:
             raise UserError(f"--seed {self.seed} is negative; expected 0 or more")
         if self.merging.plan_every < 1:
-            raise UserError(
-                f"--plan-every {self.merging.plan_every} is no number of blocks; expected 1 or more"
-            )
+            raise UserError(f"--plan-every {self.merging.plan_every} is too small; expected 1 or more blocks")
         self._check_cells()
         self._check_rates()
         self._check_methods()
@@ -143,9 +146,9 @@ class ExportConfig:
             if block.rate_prompt is not None:
                 rates = {kind: block.rate_prompt, "windows without a prompt": block.rate}
             cell = block.method.options.get("cell")
-            # Methods without cells take what the others take, and are capped.
+            # Methods without cells accept the same rates as the others, and remove at most what they can.
             limit = 1 - 1 / (cell or CELL) ** 2
-            why = f"since cells of {cell} x {cell} tokens cannot lose more" if cell else "as for any method"
+            why = f"the limit of cells of {cell} x {cell} tokens" if cell else "the limit of all methods"
             for where, rate in rates.items():
                 if not 0 <= rate <= limit:  # also refuses NaN
                     raise UserError(f"the rate of {where} is {rate:g}; expected 0 to {limit:g}, {why}")
@@ -156,14 +159,17 @@ class ExportConfig:
                 raise UserError(f"--method {spec} is not possible: {method.conflict}")
             if method.ordered and self.precision is Precision.FP16:
                 raise UserError(
-                    f"--method {spec} follows the order of all tokens, which fp16 does not keep; drop one"
+                    f"--method {spec} sorts all tokens, and fp16 changes that order; choose another or fp32"
                 )
             if self.form is Attention.GATHER and method.footprint > 1:
-                raise UserError(f"--attention {self.form} knows no mean places, which --method {spec} has")
+                raise UserError(
+                    f"--attention {self.form} does not support place=mean, which --method {spec} needs; "
+                    "choose another --attention"
+                )
 
     @cached_property
     def _asked(self) -> dict[MethodSpec, Method]:
-        """The methods that were asked for, each once, to be asked what does not depend on their rate."""
+        """The distinct methods of the recipe at the default rate, for checks independent of the rate."""
         return {block.method: block.method.build(RATE) for block in self.recipe.blocks}
 
     def _check_prompt(self) -> None:
@@ -178,53 +184,56 @@ class ExportConfig:
             return
         for spec, method in self._asked.items():
             if not method.takes_prior:
-                raise UserError(
-                    f"--prompt-aware is for methods that merge late where prompts are, not for {spec}; "
-                    "leave one of them out"
-                )
+                raise UserError(f"--prompt-aware is not supported by --method {spec}; leave one of them out")
         architecture = self.architecture
         windows = (-(-architecture.grid(self.image_size) // architecture.window)) ** 2
         if windows == 1:
             raise UserError(
-                f"--prompt-aware chooses among windows, and --image-size {self.image_size} has only one; "
+                f"--prompt-aware selects windows, and --image-size {self.image_size} has only one; "
                 f"expected more than {architecture.patch * architecture.window}"
             )
         if not 0 < number < windows:
             raise UserError(
-                f"--prompt-windows is {number} of the {windows} at --image-size "
-                f"{self.image_size}; expected 1 to {windows - 1}"
+                f"--prompt-windows is {number}, and --image-size {self.image_size} has {windows} windows; "
+                f"expected 1 to {windows - 1}"
             )
 
     def _check_target(self) -> None:
         if self.form is Attention.OPERATOR and self.dialect.opset < FUSED.opset:
             having = " or ".join(target for target, one in DIALECTS.items() if one.opset >= FUSED.opset)
             raise UserError(
-                f"--attention {self.form} needs opset {FUSED.opset} of ONNX, and --target {self.written_for} "
+                f"--attention {self.form} needs ONNX opset {FUSED.opset}, and --target {self.written_for} "
                 f"has {self.dialect.opset}; expected --target {having}"
             )
         if self.form is Attention.OPERATOR and self.engine and self.precision is Precision.FP32:
-            raise UserError(f"--attention {self.form} is built in fp16 alone; add --fp16 or leave it out")
+            raise UserError(
+                f"engines with --attention {self.form} need fp16; add --fp16 or leave --attention out"
+            )
 
     def _check_plugins(self) -> None:
         if self.plugins is None:
             return
         if self.engine is not Engine.TENSORRT:
-            without = f"{self.engine} takes no plugins" if self.engine else "plugins are for engines"
-            raise UserError(f"--plugins goes with --engine {Engine.TENSORRT} alone: {without}")
+            without = f"{self.engine} supports no plugins" if self.engine else "ONNX graphs use no plugins"
+            raise UserError(f"--plugins needs --engine {Engine.TENSORRT}: {without}")
         for block, method in zip(self.recipe.blocks, self.methods(), strict=True):
             if block.merges and not method.has_kernels:
-                raise UserError(f"--plugins has no kernels for --method {block.method}; drop one")
+                raise UserError(
+                    f"--plugins has no kernels for --method {block.method}; leave one of them out"
+                )
         if self.merging.plan_every > 1 or any(block.merge_mlp for block in self.recipe.blocks):
-            raise UserError("--plugins has none for --merge-mlp and --plan-every; drop one")
+            raise UserError(
+                "--plugins has no kernels for --merge-mlp and --plan-every; leave one of them out"
+            )
 
     @property
     def architecture(self) -> Architecture:
-        """What `arch` stands for."""
+        """The architecture named by `arch`."""
         return ARCHITECTURES[self.arch]
 
     @cached_property
     def recipe(self) -> Recipe:
-        """What every block does."""
+        """The settings of every block."""
         return self.merging.of(self.architecture)
 
     @property
@@ -234,27 +243,27 @@ class ExportConfig:
 
     @property
     def written_for(self) -> Target:
-        """What the graph is for, whether that was asked for or not."""
+        """The target of the graph: the given one, or the default."""
         return self.target or natural(self.engine)
 
     @property
     def dialect(self) -> Dialect:
-        """How the graph is written."""
+        """The ONNX dialect of the target."""
         return DIALECTS[self.written_for]
 
     @property
     def form(self) -> Attention:
-        """How the graph computes attention, whether that was asked for or not."""
+        """The form of attention in the graph: the given one, or the default."""
         return self.attention or self._own_form
 
     @property
     def _own_form(self) -> Attention:
-        """What the dialect has in this precision."""
+        """The default form of attention of the target in this precision."""
         return self.dialect.forms[self.precision]
 
     @property
     def name(self) -> str:
-        """What the output folder is called unless the user says otherwise."""
+        """The default name of the output folder."""
         size = [] if self.image_size == self.architecture.image_size else [f"{self.image_size}px"]
         graph = [] if self.written_for is natural(self.engine) else [str(self.written_for)]
         graph += [] if self.form is self._own_form else [f"{self.form}-attention"]
@@ -263,20 +272,20 @@ class ExportConfig:
 
     @property
     def label(self) -> str:
-        """What tables call the way it merges."""
+        """The name of its merging in tables."""
         return self.merging.label
 
     @property
     def rate(self) -> float:
-        """The largest share of tokens that a block removes: what tables file it under."""
+        """The largest rate of its blocks, by which tables sort it."""
         return max(block.rate for block in self.recipe.blocks)
 
     def methods(self) -> list[Method]:
-        """How each block merges."""
+        """The method of every block."""
         return self.recipe.methods(self.architecture.heads, self.seed)
 
     def command(self) -> str:
-        """What a person types for this config: options that are not what they are by themselves."""
+        """The command line that makes this export; options with their default value are left out."""
         words = ["structsam", "export", "--arch", self.arch]
         words += ["--checkpoint", str(self.checkpoint)] if self.checkpoint else []
         words += ["--random-weights"] if self.random_weights else []
@@ -293,7 +302,7 @@ class ExportConfig:
         return shlex.join(words)
 
     def as_json(self) -> dict[str, Any]:
-        """The arguments as JSON has them; `from_json` reads them back."""
+        """The arguments as JSON values; `from_json` reads them back."""
         values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
         merging = values.pop("merging")
         values |= merging.as_json() if isinstance(merging, Uniform) else {"recipe": _file(merging)}
@@ -301,10 +310,10 @@ class ExportConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ExportConfig:
-        """The config that an export was made with, by this version or one before it.
+        """The config of an export that this version or an older one made.
 
         Raises:
-            UserError: an argument is unknown here, or cannot be.
+            UserError: an argument is unknown to this version, or its value is not valid.
         """
         values = _renewed(values)
         kinds: dict[str, Callable[[Any], Any]] = {
@@ -329,12 +338,12 @@ class ExportConfig:
 
 
 def _file(recipe: Recipe) -> dict[str, Any]:
-    """A recipe, and the file that it was read from."""
+    """A recipe as JSON, with the path of its file."""
     return recipe.as_json() | {"source": None if recipe.source is None else str(recipe.source)}
 
 
 def _recipe(content: dict[str, Any]) -> Recipe:
-    """The reverse of `_file`."""
+    """The inverse of `_file`."""
     source = content.get("source")
     rest = {name: value for name, value in content.items() if name != "source"}
     made = Recipe.from_json(rest, "the export's recipe")
@@ -342,7 +351,7 @@ def _recipe(content: dict[str, Any]) -> Recipe:
 
 
 def _renewed(values: dict[str, Any]) -> dict[str, Any]:
-    """Arguments as they are written now, of a manifest whose options of methods stood by themselves."""
+    """Convert the arguments of an older manifest, in which options of methods were separate arguments."""
     if "fp16" not in values:
         return values
     known = {option.name for own in METHODS.values() for option in own.options}
@@ -354,5 +363,5 @@ def _renewed(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """An option's value as the grammar writes it."""
+    """The value of an option as text; see `MethodSpec.parse`."""
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX engines from ONNX files, through one interface."""
+"""Build TensorRT and TensorRT-RTX engines from ONNX files."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .choices import Engine
 
 Shape = tuple[int, ...]
 Profile = Mapping[str, tuple[Shape, Shape, Shape]]
-"""For every input with dynamic dimensions: its smallest, usual and largest shape."""
+"""For every input with dynamic dimensions: its smallest, optimal and largest shape."""
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What GPUs an engine is for.
+    """The GPUs that an engine runs on.
 
     Attributes:
-        gpu: the only one, by name; None for all of the right capability.
-        capabilities: compute capabilities, as 8.6.
+        gpu: name of the only GPU model; None for all GPUs with one of the capabilities.
+        capabilities: compute capabilities, such as 8.6.
     """
 
     gpu: str | None
@@ -33,13 +33,13 @@ class Hardware:
 
 @dataclass(frozen=True)
 class EngineBuilder:
-    """Builds engines with one of the two libraries. Both read precision from the ONNX file alone.
+    """Builds engines with one of the two libraries. Both take the precision from the ONNX file.
 
-    TensorRT measures kernels and needs the GPU that the engine is for. TensorRT-RTX compiles ahead of time
-    without one, for every RTX GPU from Ampere on that it knows, and finishes on the device.
+    TensorRT times kernels and needs the GPU that will run the engine. TensorRT-RTX compiles ahead of time
+    without a GPU, for all supported RTX GPUs from Ampere on, and finishes the compilation on the device.
 
     Args:
-        engine: which library.
+        engine: the library.
         plugins: a library of plugins that graphs may need.
 
     Raises:
@@ -50,43 +50,54 @@ class EngineBuilder:
     plugins: Path | None = None
 
     def __post_init__(self) -> None:
-        _ = self.version  # imports the library, so that a missing one is told before a missing GPU
+        _ = self.version  # imports the library, so that a missing library is reported before a missing GPU
         if self.engine is Engine.TENSORRT:
             self.require_gpu()
         if self.plugins:
             load_plugins(self.library, self.plugins)
 
     def require(self, oldest: str) -> None:
-        """Raises UserError where the library is a TensorRT that is older than graphs need."""
+        """Check the version of TensorRT.
+
+        Args:
+            oldest: the oldest version that reads the graphs, such as 10.14.
+
+        Raises:
+            UserError: the installed TensorRT is older.
+        """
         here, needed = (tuple(map(int, text.split(".")[:2])) for text in (self.version, oldest))
         if self.engine is Engine.TENSORRT and here < needed:
             raise UserError(
-                f"the graph needs TensorRT {oldest}, here is {self.version}; give --target tensorrt10"
+                f"the graph needs TensorRT {oldest}, installed is {self.version}; give --target tensorrt10"
             )
 
     def require_gpu(self) -> None:
-        """Raises UserError where there is none to build on, or to run on."""
+        """Check that there is a GPU.
+
+        Raises:
+            UserError: there is none.
+        """
         try:
             cuda.gpu()
         except UserError as error:
-            told = f"{self.engine} needs the GPU that the engine is for, and {self.version} there"
+            told = f"{self.engine} builds on the GPU that runs the engine, with version {self.version} there"
             if self.engine is Engine.TENSORRT:
                 told += f", or build with --engine {Engine.TENSORRT_RTX}"
             raise UserError(f"{told}: {error}") from error
 
     @property
     def library(self) -> Any:
-        """The Python bindings."""
+        """The Python bindings of the library."""
         return bindings(self.engine)
 
     @property
     def version(self) -> str:
-        """Of the library; an engine runs with the version that built it."""
+        """Version of the library; an engine runs only with the version that built it."""
         return str(self.library.__version__)
 
     @property
     def hardware(self) -> Hardware:
-        """What GPUs the engines are for: the one that is here, or all that TensorRT-RTX builds for."""
+        """The GPUs that the engines run on: the local one, or all that TensorRT-RTX builds for."""
         if self.engine is Engine.TENSORRT:
             here = cuda.gpu()
             return Hardware(here.name, (here.capability,))
@@ -94,7 +105,7 @@ class EngineBuilder:
         return Hardware(None, tuple(f"{major}.{minor}" for major, minor in numbers))
 
     def _ampere_on(self) -> list[Any]:
-        """Capabilities that TensorRT-RTX can build for together; Turing only by itself, at a price."""
+        """Compute capabilities of one TensorRT-RTX engine: Ampere and newer. Turing needs its own engine."""
         known = self.library.ComputeCapability.__members__.values()
         return sorted((capability for capability in known if int(capability) >= 80), key=int)
 
@@ -102,12 +113,12 @@ class EngineBuilder:
         """Parse an ONNX file and write its engine.
 
         Args:
-            onnx_path: with its external data beside it, if it has any.
-            engine_path: is written.
+            onnx_path: the graph, with its external data beside it if it has any.
+            engine_path: the file to write.
             profile: shapes of the dynamic inputs; empty if all are static.
 
         Raises:
-            BuildError: the parser or the builder refused; says what it said.
+            BuildError: the parser or the builder failed; with the library's message.
         """
         trt = self.library
         log = logger(trt)
@@ -124,7 +135,7 @@ class EngineBuilder:
             for name, (smallest, usual, largest) in profile.items():
                 shapes.set_shape(name, smallest, usual, largest)
             config.add_optimization_profile(shapes)
-        if self.engine is Engine.TENSORRT_RTX:  # or `hardware` would tell its default, whatever that becomes
+        if self.engine is Engine.TENSORRT_RTX:  # set explicitly, so that `hardware` is exact in every version
             capabilities = self._ampere_on()
             config.num_compute_capabilities = len(capabilities)
             for index, capability in enumerate(capabilities):
@@ -136,4 +147,4 @@ class EngineBuilder:
 
 
 class BuildError(Exception):
-    """A parser or builder refused a graph that passed the lint."""
+    """The parser or the builder failed on a graph without lint errors."""

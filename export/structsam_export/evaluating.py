@@ -1,4 +1,4 @@
-"""Models evaluated one after the other, and what is written of it: tables and plots."""
+"""Evaluate models one after the other, and write tables and plots."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,13 @@ from .subjects import Subject
 
 
 def evaluate_all(subjects: Sequence[Subject], dataset: Dataset, results: Results) -> None:
-    """Evaluate one model after the other, and show how far it is."""
+    """Evaluate one model after the other with a progress bar; finished pictures are skipped.
+
+    Args:
+        subjects: the models.
+        dataset: the pictures and objects.
+        results: reads and stores the results of each picture.
+    """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -33,7 +39,16 @@ def evaluate_all(subjects: Sequence[Subject], dataset: Dataset, results: Results
 
 
 def write(output: Path, what: Mapping[str, Any], results: Results) -> str:
-    """Tables of everything under `output`, and the plots of this dataset; returns the tables."""
+    """Write the tables of all results under `output`, and the plots of this dataset.
+
+    Args:
+        output: the folder of results.
+        what: the facts that the models share: architecture, weights, image size, machine.
+        results: the results of this dataset.
+
+    Returns:
+        The tables as Markdown.
+    """
     summaries = report(output)
     tables = markdown(what, summaries)
     for name, text in (("tables.md", tables), ("tables.csv", as_csv(summaries))):

@@ -1,4 +1,4 @@
-"""What a person sees while an export is being made."""
+"""Progress messages on the terminal."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ Item = TypeVar("Item")
 
 
 def shown(items: Iterable[Item], what: str, total: int) -> Iterable[Item]:
-    """The same items, and a bar of how many have been taken; nothing where no one watches."""
+    """Iterate over items with a progress bar; without one if standard error is no terminal.
+
+    Args:
+        items: the items.
+        what: label of the bar.
+        total: number of items.
+    """
     console = Console(stderr=True)
-    quiet = not console.is_terminal  # where rich would still leave an empty line
+    quiet = not console.is_terminal  # rich would still print an empty line
     return track(items, what, total, transient=True, console=console, disable=quiet)
 
 
 class Progress:
-    """Names each step while it runs and says how long it took; without a spinner where no one watches.
+    """Prints each step with its duration; with a spinner while it runs if the console is a terminal.
 
     Args:
-        console: where to; standard error, so that a command's own output stays clean.
+        console: the console; by default standard error, which keeps a command's standard output clean.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -32,7 +38,14 @@ class Progress:
 
     @contextmanager
     def step(self, what: str) -> Iterator[list[str]]:
-        """Show a step; what is appended to the list it gives is told when it is done."""
+        """Show a step.
+
+        Args:
+            what: name of the step.
+
+        Yields:
+            A list of notes; its texts are printed after the step.
+        """
         notes: list[str] = []
         start = time.perf_counter()
         if self.console.is_terminal:

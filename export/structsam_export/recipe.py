@@ -1,7 +1,7 @@
-"""What merges where: for each block a method, a rate, and whether the MLP sees slots.
+"""Recipes: for each block a method, a rate, and whether the MLP runs on slots.
 
-The flags of a command say it for all blocks alike (`Uniform`), a file says it block by block (`Recipe`). An
-encoder is patched by the recipe that comes of either, and the manifest keeps it. Imports no PyTorch.
+The flags of a command set one method for all blocks (`Uniform`), a file sets every block (`Recipe`). Both
+give the recipe by which an encoder is patched; the manifest keeps it. Imports no PyTorch.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 RATE = 0.55
 RATE_PROMPT, RATE_BACKGROUND, PROMPT_WINDOWS = 0.35, 0.75, 2
-"""Of a prompt-aware encoder: Table 1's 283.0 GMAC on ViT-B."""
+"""Defaults of a prompt-aware encoder, which cost about the 283.0 GMAC of the paper's Table 1 on ViT-B."""
 
 
 @dataclass(frozen=True)
 class BlockRecipe:
-    """What one block does.
+    """The settings of one block.
 
     Attributes:
-        method: how its tokens merge.
-        rate: share of tokens that attention does not see, 0 to 0.75 with cells of 2 x 2; 0 merges nothing.
-        merge_mlp: the MLP sees slots too, where anything merges.
-        rate_prompt: the rate of windows with the most prior, in window blocks of a prompt-aware encoder.
+        method: the merging method with its options.
+        rate: share of tokens removed from attention, 0 to 0.75 with cells of 2 x 2; 0 merges none.
+        merge_mlp: run the MLP on slots too, if the block merges.
+        rate_prompt: rate of the windows with the most prior, in window blocks of a prompt-aware encoder.
     """
 
     method: MethodSpec = field(default_factory=lambda: MethodSpec(DEFAULT))
@@ -44,11 +44,11 @@ class BlockRecipe:
 
     @property
     def merges(self) -> bool:
-        """Whether any token merges."""
+        """Whether any rate is above 0."""
         return bool(self.rate or self.rate_prompt)
 
     def as_json(self) -> dict[str, Any]:
-        """As a recipe file has it; what is not said is as by default."""
+        """The entry of a recipe file; default values are left out, except method and rate."""
         values: dict[str, Any] = {"method": str(self.method), "rate": self.rate}
         values |= {"merge_mlp": True} if self.merge_mlp else {}
         return values | ({} if self.rate_prompt is None else {"rate_prompt": self.rate_prompt})
@@ -56,14 +56,14 @@ class BlockRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What every block of an encoder does.
+    """The settings of every block of an encoder.
 
     Attributes:
-        blocks: one entry for each.
-        plan_every: of so many blocks that cut the map alike and do the same, the first decides for all.
-        prompt_windows: how many windows of an image, those with the most prior, `rate_prompt` is for; the
-            encoder then takes a prior. 0 for an encoder that knows no prompts.
-        name: of the export's folder.
+        blocks: one entry per block.
+        plan_every: number of blocks with the same windows and settings that share the plan of the first.
+        prompt_windows: number of windows of an image, those with the most prior, that merge at
+            `rate_prompt`; the encoder then takes a prior. 0 for an encoder without prior.
+        name: name in the folder of the export.
         source: the file that it was read from, for the command that repeats the export.
     """
 
@@ -79,11 +79,11 @@ class Recipe:
         return self.prompt_windows > 0
 
     def methods(self, heads: int, seed: int = 0) -> list[Method]:
-        """How each block merges.
+        """The method of every block.
 
         Args:
             heads: attention heads of a block.
-            seed: of random choices; block i draws with seed + i.
+            seed: seed of random choices; block i uses seed + i.
         """
         from .merging import Identity, Site
 
@@ -99,13 +99,13 @@ class Recipe:
         return made
 
     def leaders(self, kinds: Sequence[Hashable]) -> list[int | None]:
-        """For each block the earlier one that decides for it, or None where it decides itself.
+        """For each block the earlier block whose plans it reuses, or None if it decides itself.
 
         Args:
-            kinds: how each block cuts the map.
+            kinds: the windows of each block; only blocks with equal windows share plans.
         """
         found: list[int | None] = []
-        last: dict[Hashable, tuple[int, int]] = {}  # the leader, and for how many blocks it decided
+        last: dict[Hashable, tuple[int, int]] = {}  # the leader, and the number of blocks it decided for
         for index, (block, kind) in enumerate(zip(self.blocks, kinds, strict=True)):
             alike = (kind, block)
             leader, decided = last.get(alike, (index, self.plan_every))
@@ -116,7 +116,7 @@ class Recipe:
         return found
 
     def as_json(self) -> dict[str, Any]:
-        """As a file has it; `from_json` reads it back."""
+        """The content of a recipe file; `from_json` reads it back."""
         return {
             "name": self.name,
             "plan_every": self.plan_every,
@@ -126,14 +126,14 @@ class Recipe:
 
     @classmethod
     def from_json(cls, content: Any, where: str) -> Recipe:
-        """The recipe of a file.
+        """Parse the content of a recipe file.
 
         Args:
-            content: of the JSON.
-            where: the file, for messages.
+            content: the JSON value.
+            where: name of the file, for messages.
 
         Raises:
-            UserError: a key is unknown, missing or of another type; there is no such method.
+            UserError: a key is unknown, missing or has another type; or there is no such method.
         """
         known = {"blocks": list, "name": str, "plan_every": int, "prompt_windows": int}
         values = _read(content, known, where)
@@ -144,10 +144,10 @@ class Recipe:
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
-        """A recipe file, or the recipe of the manifest of an export.
+        """Read a recipe file, or the recipe in the manifest of an export.
 
         Raises:
-            UserError: no such file, no JSON, or as `from_json`.
+            UserError: the file does not exist or is not JSON; or as in `from_json`.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -162,7 +162,7 @@ class Recipe:
 
     @property
     def label(self) -> str:
-        """What tables call it."""
+        """Name in tables."""
         return self.name
 
     def parts(self) -> list[str]:
@@ -170,35 +170,35 @@ class Recipe:
         return [self.name]
 
     def words(self) -> list[str]:
-        """What a person types for it; a recipe that was never in a file has no words."""
+        """The options of the command line that select it; none for a recipe without a file."""
         return [] if self.source is None else ["--recipe", str(self.source)]
 
     def of(self, architecture: Architecture) -> Recipe:
-        """Itself.
+        """This recipe, if it has one entry for every block.
 
         Raises:
-            UserError: it is for another number of blocks.
+            UserError: the architecture has another number of blocks.
         """
         if len(self.blocks) != architecture.depth:
             raise UserError(
-                f"the recipe {self.source or self.name} has {len(self.blocks)} blocks, "
-                f"expected {architecture.depth}, which this architecture has"
+                f"the recipe {self.source or self.name} has {len(self.blocks)} blocks; "
+                f"expected {architecture.depth}, as many as the architecture has"
             )
         return self
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """One method for all blocks, and a rate for each kind of block: what flags say.
+    """One method for all blocks, and a rate for each kind of block, as set by flags.
 
     Attributes:
-        method: how tokens merge.
+        method: the merging method with its options.
         rate_window, rate_global: share of tokens removed in window and in global blocks. In a prompt-aware
-            encoder `rate_window` is that of the windows with the most prior.
-        rate_background: share of tokens removed in all other windows; None if the encoder knows no prompts.
+            encoder `rate_window` applies to the windows with the most prior.
+        rate_background: share of tokens removed in all other windows; None for an encoder without prior.
         prompt_windows: see `Recipe`.
-        skip_blocks: blocks that do not merge.
-        merge_mlp: in blocks that merge, the MLP sees slots too.
+        skip_blocks: indices of blocks that do not merge.
+        merge_mlp: run the MLP on slots too, in blocks that merge.
         plan_every: see `Recipe`.
     """
 
@@ -223,18 +223,19 @@ class Uniform:
         rate_background: float | None = None,
         **others: Any,
     ) -> Uniform:
-        """What flags come to, where None was not typed.
+        """From the flags of a command; None selects the default.
 
         Args:
-            method: how tokens merge.
-            rate: of all blocks; where the encoder knows prompts, of the windows with the most prior.
-            rate_window, rate_global: instead of `rate` and of `rate_background`, by kind of block.
-            prompt_aware: whether it knows prompts.
-            prompt_windows, rate_background: of such an encoder.
+            method: the merging method with its options.
+            rate: rate of all blocks; of a prompt-aware encoder, of the windows with the most prior.
+            rate_window, rate_global: rates of window and global blocks, in place of `rate` and, with
+                `prompt_aware`, of `rate_background`.
+            prompt_aware: whether the encoder takes a prior.
+            prompt_windows, rate_background: options of a prompt-aware encoder.
             others: `skip_blocks`, `merge_mlp` and `plan_every`.
 
         Raises:
-            UserError: options of prompt-aware merging without it.
+            UserError: options of a prompt-aware encoder without `prompt_aware`.
         """
         if prompt_aware:
             rate = RATE_PROMPT if rate is None else rate
@@ -244,7 +245,7 @@ class Uniform:
         else:
             given = {"--prompt-windows": prompt_windows, "--rate-background": rate_background}
             if alone := [name for name, value in given.items() if value is not None]:
-                raise UserError(f"{' and '.join(alone)} without --prompt-aware would do nothing; add it")
+                raise UserError(f"{' and '.join(alone)} without --prompt-aware has no effect; add it")
             rate = around = RATE if rate is None else rate
         return cls(
             method,
@@ -260,19 +261,19 @@ class Uniform:
 
     @property
     def rate_unprompted(self) -> float:
-        """Share of tokens removed in windows that no prompt is in."""
+        """Share of tokens removed in windows without a prompt."""
         return self.rate_window if self.rate_background is None else self.rate_background
 
     def of(self, architecture: Architecture) -> Recipe:
         """The recipe for the blocks of an architecture.
 
         Raises:
-            UserError: a skipped block is not there.
+            UserError: a skipped block does not exist.
         """
         depth = architecture.depth
         if any(not 0 <= block < depth for block in self.skip_blocks):
             raise UserError(
-                f"--skip-blocks {','.join(map(str, self.skip_blocks))} names a block that is not there; "
+                f"--skip-blocks {','.join(map(str, self.skip_blocks))} names a block that does not exist; "
                 f"expected numbers from 0 to {depth - 1}"
             )
         whole = BlockRecipe(self.method, self.rate_global, self.merge_mlp)
@@ -285,7 +286,7 @@ class Uniform:
 
     @property
     def label(self) -> str:
-        """What tables call it: the method's label, and what is unlike in blocks."""
+        """Name in tables: the method's label, and settings that differ from the default."""
         parts = [self.method.label]
         if self.prompt_aware:
             parts.append(f"prompt-aware with {self.rate_window:g} in {self.prompt_windows} windows")
@@ -310,11 +311,11 @@ class Uniform:
         return [self.method.name, *prompt, rate, *shared, *self.method.differences(), *skipped]
 
     def words(self) -> list[str]:
-        """What a person types for it: what is not so by itself."""
+        """The options of the command line that select it; default values are left out."""
         words = ["--prompt-aware"] if self.prompt_aware else []
         words += [] if self.method == MethodSpec(DEFAULT) else ["--method", str(self.method)]
         typed: dict[str, Any] = {}
-        if self.prompt_aware:  # whose rates are others by themselves
+        if self.prompt_aware:  # its default rates differ
             names = ("rate_window", "rate_global", "prompt_windows", "rate_background")
             typed |= {name: getattr(self, name) for name in names}
         elif self.rate_window == self.rate_global:
@@ -329,16 +330,16 @@ class Uniform:
         return words + (["--plan-every", str(self.plan_every)] if self.plan_every > 1 else [])
 
     def as_json(self) -> dict[str, Any]:
-        """The flags as JSON has them; `from_json` reads them back."""
+        """The flags as JSON values; `from_json` reads them back."""
         values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
         return values | {"method": str(self.method), "skip_blocks": list(self.skip_blocks)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Uniform:
-        """The flags that an export was made with.
+        """Read the flags of an export.
 
         Raises:
-            UserError: there is no such method, or an option does not take the value.
+            UserError: there is no such method, or a value of an option is not valid.
         """
         method, blocks = MethodSpec.parse(values["method"]), tuple(values.get("skip_blocks", ()))
         return cls(**{**values, "method": method, "skip_blocks": blocks})
@@ -353,7 +354,7 @@ def _block(content: Any, where: str) -> BlockRecipe:
 
 
 def _read(content: Any, known: Mapping[str, type], where: str) -> dict[str, Any]:
-    """The values of a JSON object whose keys are known, each of its type; a whole number is a number."""
+    """Check the keys and types of a JSON object; an integer is also accepted as a float."""
     if not isinstance(content, dict):
         raise UserError(f"{where} is {type(content).__name__}, expected a JSON object")
     if unknown := [key for key in content if key not in known]:

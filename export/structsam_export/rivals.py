@@ -1,4 +1,4 @@
-"""Meta's own encoder in the forms that an export has to beat, behind the runtime's interface."""
+"""Meta's own encoder as runners, the baselines of the benchmark: plain ONNX exports, and PyTorch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .targets import FUSED
 
 
 class Rival(StrEnum):
-    """`--rival`. Weights are random: they do not change the time."""
+    """`--rival`. Weights are random, which does not change the latency."""
 
     META = "meta"
     META_FUSED = "meta-fused"
@@ -37,7 +37,7 @@ class Rival(StrEnum):
 
     @property
     def label(self) -> str:
-        """What it is called in a table."""
+        """Name in tables."""
         return {
             Rival.META: "Meta's, plain export",
             Rival.META_FUSED: "Meta's, exported with fused attention",
@@ -48,18 +48,18 @@ class Rival(StrEnum):
 
     @property
     def exported(self) -> bool:
-        """Whether it is an ONNX file, which runs where ours do; else it is PyTorch."""
+        """Whether it is an ONNX file, which runs on the runner of the exports; else it runs in PyTorch."""
         return self in (Rival.META, Rival.META_FUSED)
 
 
 class FusedAttention(nn.Module):
-    """SAM's attention by PyTorch's fused operator, the relative position as its additive mask.
+    """SAM's attention with PyTorch's fused operator and the relative position as its additive mask.
 
-    The same numbers as Meta's but for rounding.
+    Equal to Meta's attention up to rounding.
 
     Args:
-        attention: Meta's, whose parameters are shared.
-        side: rows and columns of what it attends in, in tokens.
+        attention: Meta's attention; its parameters are shared.
+        side: rows and columns of a window, or of the map in a global block, in tokens.
     """
 
     def __init__(self, attention: Any, side: int) -> None:
@@ -67,7 +67,7 @@ class FusedAttention(nn.Module):
         self.attention, self.side = attention, side
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B', side, side, C] to the same."""
+        """[B', side, side, C] to [B', side, side, C]."""
         windows, side, heads = x.shape[0], self.side, self.attention.num_heads
         qkv = self.attention.qkv(x).view(windows, side * side, 3, heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()  # [B', heads, N, d] each
@@ -77,7 +77,7 @@ class FusedAttention(nn.Module):
         return projected
 
     def _bias(self, query: Tensor) -> Tensor | None:
-        """[B', heads, N, d] queries to what relative position adds, [B', heads, N, N]."""
+        """Queries [B', heads, N, d] to the bias of the relative position [B', heads, N, N]."""
         if not self.attention.use_rel_pos:
             return None
         grid = query.view(*query.shape[:2], self.side, self.side, -1)  # [B', heads, row, column, d]
@@ -90,13 +90,13 @@ class FusedAttention(nn.Module):
 
 
 def _table(rel_pos: Tensor, side: int) -> Tensor:
-    """[L, d] relative positions of an axis to [side (query), d, side (key)], by the distance of the two."""
+    """Vectors of an axis [L, d] for all pairs of positions: [side (query), d, side (key)]."""
     place = torch.arange(side, device=rel_pos.device)
     return relative_positions(rel_pos, side)[place[:, None] - place + side - 1].transpose(1, 2)
 
 
 def fuse(encoder: Any) -> Any:
-    """Put FusedAttention into every block of Meta's ImageEncoderViT, in place."""
+    """Replace the attention of every block of Meta's ImageEncoderViT by FusedAttention, in place."""
     grid = encoder.img_size // encoder.patch_embed.proj.kernel_size[0]
     for block in encoder.blocks:
         block.attn = FusedAttention(block.attn, block.window_size or grid)
@@ -104,15 +104,15 @@ def fuse(encoder: Any) -> Any:
 
 
 class TorchEncoder(TorchRunner):
-    """An image encoder that PyTorch runs, fp32 in and out at any precision, as an export's.
+    """An image encoder in PyTorch with the interface of an export: fp32 in and out at any precision.
 
     Args:
-        name: for messages.
+        name: name in messages.
         make: makes the encoder, in fp32 on the CPU.
-        model: its sizes.
-        device: of PyTorch.
-        half: whether it computes in fp16.
-        compiled: whether by `torch.compile`.
+        model: sizes of the model.
+        device: PyTorch device, `cpu` or `cuda`.
+        half: compute in fp16.
+        compiled: use `torch.compile`.
     """
 
     def __init__(
@@ -141,16 +141,16 @@ class TorchEncoder(TorchRunner):
 
 
 def rival(which: Rival, model: Model, folder: Path, runner: str) -> Callable[[], Runner]:
-    """What makes a rival of an export's encoder, from things that can be pickled.
+    """A function that makes the runner of a rival; it can be pickled.
 
     Args:
-        which: of them.
-        model: the export's.
-        folder: where a rival that is an ONNX file is written.
-        runner: what the exports run on: the rival runs on the same device, on a GPU in their precision.
+        which: the rival.
+        model: the model of the export that it is compared with.
+        folder: folder for a rival's ONNX file.
+        runner: the runner of the exports: the rival runs on the same device, on a GPU in their precision.
 
     Raises:
-        UserError: the rival is an ONNX file, and the runner takes none; or PyTorch finds no GPU.
+        UserError: the rival is an ONNX file and the runner runs engines, or PyTorch finds no GPU.
     """
     kind = kind_of(runner)
     if which.exported:
@@ -168,7 +168,7 @@ def rival(which: Rival, model: Model, folder: Path, runner: str) -> Callable[[],
 
 
 def encoder_of(which: Rival, model: Model) -> Any:
-    """Meta's encoder with random weights, as the rival wants its attention."""
+    """Meta's encoder with random weights, and with fused attention if the rival uses it."""
     sam = build_sam(model.arch, model.image_size)
     randomize(sam)
     encoder = sam.image_encoder.eval().requires_grad_(False)
@@ -176,7 +176,7 @@ def encoder_of(which: Rival, model: Model) -> Any:
 
 
 def write_plain_export(which: Rival, model: Model, path: Path) -> None:
-    """Write a rival's graph as anyone would: by PyTorch's exporter, and nothing after it."""
+    """Write a rival's graph with PyTorch's exporter, without any further step."""
     image = torch.zeros(1, 3, model.image_size, model.image_size)
     with quiet():
         torch.onnx.export(

@@ -39,9 +39,9 @@ class Subject:
     """A model to evaluate.
 
     Attributes:
-        name: names its file of results.
-        facts: what the tables say of it: label, rates, multiply-accumulates in 10^9, runner.
-        open: gives an open predictor for a `with` block.
+        name: name of its file of results.
+        facts: values for the tables: label, rates, multiply-accumulates in 10^9, runner.
+        open: returns a context manager of an open predictor.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Subject:
 def in_pytorch(
     config: ExportConfig, merging: Mapping[ExportConfig, str], progress: Progress
 ) -> list[Subject]:
-    """The unmerged model, then other ways of merging, on one set of weights.
+    """The unmerged model in PyTorch, then merged variants, all with the same weights.
 
     Args:
-        config: architecture, weights, image size and seed; its merging does not count.
-        merging: from `variants` of the same config.
-        progress: is told of every step.
+        config: architecture, weights, image size and seed; its merging is ignored.
+        merging: the result of `variants` for the same config.
+        progress: shows every step.
     """
     fetch(config)
     with progress.step(f"load {config.arch}"):
@@ -87,14 +87,14 @@ def in_pytorch(
 
 
 def _removed(merging: Mapping[str, Any]) -> dict[str, float]:
-    """The share of tokens that window and global blocks really lose, from the manifest's `merging`."""
+    """The effective rates of window and global blocks, from the manifest's `merging`."""
     return {
         f"effective_{kind}": merging.get(kind, {}).get("effective_rate", 0.0) for kind in ("window", "global")
     }
 
 
 def _name(config: ExportConfig) -> str:
-    """The name of an export, without what all models of one run share."""
+    """The name of an export, without the parts that all models of one run share."""
     size = "" if config.image_size == config.architecture.image_size else f"-{config.image_size}px"
     own = config.name.removeprefix(f"{config.arch}-").removeprefix(f"{config.family}-")
     return own.removesuffix(f"{size}-{config.precision}")
@@ -104,7 +104,7 @@ def _name(config: ExportConfig) -> str:
 def _torch_predictor(
     encoder: Any, decoder: PromptedMaskDecoder, model: Model, merged: ExportConfig | None
 ) -> Iterator[Predictor]:
-    """SAM in PyTorch, its encoder patched while the block runs; Meta's own blocks where nothing merges."""
+    """A predictor with SAM in PyTorch; its encoder is patched inside the context, or Meta's own if None."""
     remove(encoder)
     if merged is not None:
         patch(merged, encoder)
@@ -120,12 +120,16 @@ def _torch_predictor(
 
 
 def from_export(folder: Path, runner: str) -> Subject:
-    """An export, on one of structsam_runtime.runners.RUNNERS.
+    """An export on a runner.
+
+    Args:
+        folder: the export.
+        runner: one of structsam_runtime.runners.RUNNERS.
 
     Raises:
-        UserError: no export, or a runner that is unknown or not here.
+        UserError: the folder is no export, or the runner is unknown or not available.
     """
-    predictor = Predictor.load(folder, runner, check_hashes=True)  # what is wrong is told now
+    predictor = Predictor.load(folder, runner, check_hashes=True)  # reports errors before evaluation starts
     content = _content(folder)
     config = ExportConfig.from_json(content["arguments"])
     merges = bool(content["merging"])
@@ -142,24 +146,26 @@ def from_export(folder: Path, runner: str) -> Subject:
 def of_exports(
     folders: Sequence[Path], runner: str, checkpoint: Path | None, progress: Progress
 ) -> tuple[dict[str, Any], list[Subject]]:
-    """Exports of one model, the unmerged one first: the first export that merges nothing, or else PyTorch.
+    """Exports of one model. The unmerged model comes first: an export without merging, or else PyTorch.
 
     Args:
-        folders: of the exports.
+        folders: the exports.
         runner: one of structsam_runtime.runners.RUNNERS.
-        checkpoint: the weights, if PyTorch needs them and they are not where the exports say.
-        progress: is told of every step.
+        checkpoint: the weights, if PyTorch is needed and the file was moved.
+        progress: shows every step.
 
     Returns:
-        What they share, as `described`, and the models.
+        The facts that they share (see `described`), and the models.
 
     Raises:
-        UserError: exports of the same name, or of different weights or sizes; weights that are not those of
-            the exports, or are not needed; or as in `from_export`.
+        UserError: two exports have the same name, or differ in weights or size; `checkpoint` has other
+            weights than the exports, or is not needed; or as in `from_export`.
     """
     made = [from_export(folder, runner) for folder in folders]
     if len({one.name for one in made}) < len(made):
-        raise UserError("two exports have the same name, which results go by; give each once, or rename one")
+        raise UserError(
+            "two exports have the same name, and results are stored by name; give each once, or rename one"
+        )
     contents = [_content(folder) for folder in folders]
     configs = [ExportConfig.from_json(content["arguments"]) for content in contents]
     what = [described(config, content["weights"]) for config, content in zip(configs, contents, strict=True)]
@@ -169,14 +175,14 @@ def of_exports(
     if reference is not None:
         if checkpoint is not None:
             raise UserError(
-                f"{reference.name} is the unmerged model, no weights are read; leave --checkpoint out"
+                f"{reference.name} is the unmerged model, so no weights are read; leave --checkpoint out"
             )
         merged = [one for one in made if one is not reference]
         return what[0], [dataclasses.replace(reference, name=UNMERGED), *merged]
     config = dataclasses.replace(
         configs[0],
         checkpoint=checkpoint or configs[0].checkpoint,
-        merging=Uniform(),  # which does not count; whoever knows prompts takes another input
+        merging=Uniform(),  # ignored, but without prior: a prompt-aware encoder has another input
     )
     unmerged = in_pytorch(config, {}, progress)
     if weights_source(config)["sha256"] != contents[0]["weights"]["sha256"]:
@@ -188,17 +194,17 @@ def of_exports(
 
 
 def _content(folder: Path) -> dict[str, Any]:
-    """All of an export's manifest, which has been read once."""
+    """The whole manifest of an export, already checked by `from_export`."""
     content: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
     return content
 
 
 def described(config: ExportConfig, weights: Mapping[str, str | None]) -> dict[str, Any]:
-    """What models that are compared must share.
+    """The facts that compared models must share: architecture, image size and weights.
 
     Args:
         config: architecture, family and image size.
-        weights: as `weights_source` and the manifest have them.
+        weights: source and hash, as in `weights_source` and the manifest.
     """
     told = f"{weights['source']} {(weights['sha256'] or '')[:12]}".strip()
     family = {} if config.family == config.architecture.family else {"family": config.family}

@@ -1,4 +1,4 @@
-"""What a graph is for, and what follows from that."""
+"""The ONNX dialect of each target: opset and form of attention."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .choices import Attention, Engine, Precision, Target
 
 @dataclass(frozen=True, eq=False)  # each is one object, by which targets are grouped
 class Dialect:
-    """How a graph is written. Indices are int32 for every target, as TensorRT wants them.
+    """The form of a graph. Indices are int32 for every target, the fastest type for TensorRT.
 
     Attributes:
-        opset: of ONNX.
-        forms: the form of attention in each precision: the fastest there, as far as is known.
-        tensorrt: the oldest TensorRT that must read it.
+        opset: ONNX opset version.
+        forms: the form of attention in each precision; the fastest as far as known.
+        tensorrt: the oldest TensorRT version that must read the graph.
     """
 
     opset: int
@@ -26,10 +26,10 @@ class Dialect:
 PORTABLE = Dialect(20, dict.fromkeys(Precision, Attention.WIDENED), "10.3")
 """Opset 20 is the newest that JetPack 6's TensorRT 10.3 reads, and the oldest with Gelu."""
 PATTERN = Dialect(20, dict.fromkeys(Precision, Attention.MASK), "10.3")
-"""The same in the pattern that TensorRT fuses without an operator, its keys as wide as its values."""
+"""Opset 20 with attention in the pattern that TensorRT fuses: keys and values have the same head size."""
 FUSED = Dialect(23, {Precision.FP16: Attention.OPERATOR, Precision.FP32: Attention.MASK}, "10.14")
-"""Opset 23 is the oldest with Attention, which TensorRT reads from 10.14 on. It has kernels for it in fp16,
-and refuses to build it in fp32."""
+"""Opset 23 is the oldest with Attention, which TensorRT reads from 10.14 on. TensorRT has kernels for it in
+fp16, and does not build it in fp32."""
 
 DIALECTS = {
     Target.CPU: PORTABLE,
@@ -38,13 +38,13 @@ DIALECTS = {
     Target.TENSORRT11: FUSED,
     Target.RTX: FUSED,
 }
-"""The form for `cpu` was measured (benchmarks/attention-cpu.md). No GPU was at hand: for TensorRT it is what
-its documentation says that it fuses, for `cuda` what it is for `cpu`."""
+"""The form for `cpu` is measured (benchmarks/attention-cpu.md). The others are not measured on a GPU: for
+TensorRT it is the form that its documentation says it fuses, for `cuda` the form for `cpu`."""
 
 
 def natural(engine: Engine | None) -> Target:
-    """What a graph is for if the user does not say: its engine, if it gets one.
+    """The default target of a graph: that of its engine, or the CPU without an engine.
 
-    A library called TensorRT may be of any version; every version reads the older dialect.
+    For TensorRT it is `tensorrt10`, which every supported version reads.
     """
     return {None: Target.CPU, Engine.TENSORRT: Target.TENSORRT10, Engine.TENSORRT_RTX: Target.RTX}[engine]

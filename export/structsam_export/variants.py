@@ -1,4 +1,4 @@
-"""Ways of merging to evaluate: how they are asked for, and what tables call them."""
+"""Merging variants to evaluate: their text form, and their names in tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .merging.registry import ANSWERS, MethodSpec
 from .recipe import Uniform
 
 SHARED = ("rate_window", "rate_global", "skip_blocks", "merge_mlp", "plan_every")
-"""What is written like an option of a method and is the recipe's."""
+"""Settings of the recipe that are written like options of a method."""
 ABLATIONS = {
     "structsam:gradient=central": "Central-Diff",
     "structsam:flatness=mean": "Mean-Flatness",
@@ -22,7 +22,7 @@ ABLATIONS = {
     "structsam:destination=max": "Max-Dst",
     "structsam:destination=random": "Rand-Dst",
 }
-"""Table 4 of the paper, but for its first row, which is `structsam`."""
+"""The ablations of the paper's Table 4; its first row is `structsam` itself."""
 CHOICES = (
     "structsam:channels=heads",
     "structsam:flatness=variance",
@@ -60,20 +60,20 @@ CHOICES = (
     "adjacent:proportional=no",
     "adjacent:reduction=replace",
 )
-"""What the paper leaves open, one choice at a time, and what is ours. The authors' public code takes the
-gradient within windows, with zeros around."""
+"""Choices that the paper leaves open, and ours, one at a time. The authors' public code computes the gradient
+within windows, with zeros around them."""
 
 
 def variants(config: ExportConfig, specs: Sequence[str], rates: Sequence[float]) -> dict[ExportConfig, str]:
-    """Every way of merging at every rate, each once, and what the tables call it.
+    """The configs of every variant at every rate, each once, with their names in tables.
 
     Args:
-        config: architecture, weights, image size and seed; its merging does not count.
-        specs: see `configured`.
-        rates: shares of tokens to remove.
+        config: architecture, weights, image size and seed; its merging is replaced.
+        specs: the variants; see `configured`.
+        rates: shares of tokens to remove, above 0.
 
     Raises:
-        UserError: as in `configured`; or nothing would be removed.
+        UserError: as in `configured`; or a rate is 0 in all blocks.
     """
     found = {}
     for spec in specs:
@@ -86,16 +86,16 @@ def variants(config: ExportConfig, specs: Sequence[str], rates: Sequence[float])
 
 
 def configured(config: ExportConfig, spec: str, rate: float) -> ExportConfig:
-    """A config with another way of merging.
+    """A config with the merging of a variant.
 
     Args:
-        config: everything else.
-        spec: a method with its options (see `MethodSpec.parse`), among which may stand what is SHARED:
+        config: all other settings.
+        spec: a method with its options (see `MethodSpec.parse`), and settings of the recipe (`SHARED`):
             `structsam:selection=random:skip_blocks=0,1`.
-        rate: of all blocks, unless `rate_window` or `rate_global` says otherwise.
+        rate: rate of all blocks, unless the spec has `rate_window` or `rate_global`.
 
     Raises:
-        UserError: no such method, option or value.
+        UserError: there is no such method or option, or a value is not valid.
     """
     name, *pairs = spec.split(":")
     shared = [pair for pair in pairs if pair.partition("=")[0] in SHARED]
@@ -105,7 +105,7 @@ def configured(config: ExportConfig, spec: str, rate: float) -> ExportConfig:
 
 
 def _shared(pair: str, spec: str) -> tuple[str, Any]:
-    """One of SHARED and its value."""
+    """Parse one of `SHARED`: its name and value."""
     option, _, text = pair.partition("=")
     kinds: dict[str, Callable[[str], Any]] = {
         "rate_window": float,
@@ -117,6 +117,4 @@ def _shared(pair: str, spec: str) -> tuple[str, Any]:
     try:
         return option, kinds[option](text)
     except (ValueError, KeyError) as error:
-        raise UserError(
-            f"--method {spec} gives {option} the value {text!r}, which it does not take"
-        ) from error
+        raise UserError(f"--method {spec} is not possible: {option} does not take {text!r}") from error

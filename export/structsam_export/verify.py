@@ -1,8 +1,8 @@
-"""Hold an export against PyTorch, on real images, before anyone relies on it.
+"""Verify an export: compare it with PyTorch on real images.
 
-Three questions, each with its own answer: do both decide the same merges from the same features (plan
-agreement), do both compute the same where they decide the same (the error with the export's own plans
-replayed in PyTorch), and what does it all come to in masks (IoU over a grid of box and point prompts).
+Three measurements: plan agreement (do both merge the same tokens given the same features), the error of the
+embedding with the export's plans replayed in PyTorch (is the arithmetic the same given the same plans), and
+mask IoU end to end over a grid of box and point prompts.
 """
 
 from __future__ import annotations
@@ -45,16 +45,17 @@ from .merging import MergePlan
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What an export must reach, over all images.
+    """Limits for an export, over all images.
 
     Attributes:
-        error: largest difference of an embedding, with the export's plans replayed in PyTorch.
-        cosine: smallest cosine of two embeddings, plans replayed.
-        plans: share of tokens for which the same token stands, mean over blocks and images. PyTorch decides
-            in each block anew, behind blocks that followed the export's plans: a difference counts once, and
-            not again in every block that it changes.
-        cosine_end_to_end: smallest cosine of two embeddings, each with its own plans.
-        mask_iou: mean over prompts, end to end.
+        error: limit of the largest absolute difference of an embedding, with the export's plans replayed in
+            PyTorch.
+        cosine: limit of the smallest cosine of two embeddings, with replayed plans.
+        plans: limit of the share of tokens with the same representative, mean over blocks and images.
+            PyTorch plans each block after blocks that replay the export's plans, so a difference counts once
+            and not in all later blocks.
+        cosine_end_to_end: limit of the smallest cosine of two embeddings, each with its own plans.
+        mask_iou: limit of the mean over prompts, end to end.
     """
 
     error: float
@@ -65,36 +66,37 @@ class Thresholds:
 
 
 THRESHOLDS = {
-    # Two runtimes sum in another order and nothing else: measured 5e-6, every plan equal, IoU 1.0000. A
-    # cell that flips between two equal scores costs 4 of 4096 tokens in one of twelve blocks.
+    # Two runtimes differ in the order of sums only: measured 5e-6, every plan equal, IoU 1.0000. A cell that
+    # flips between two equal scores costs 4 of 4096 tokens in one of twelve blocks.
     "fp32": Thresholds(error=1e-3, cosine=0.99999, plans=0.999, cosine_end_to_end=0.999, mask_iou=0.99),
-    # Measured on ViT-B with random weights at rate 0.55: error 0.005 on embeddings of deviation one, cosine
-    # 0.9999997, plans 0.9997 (no block below 0.999: features round to 11 bits, so near-equal cells change
-    # places, which costs little because they are near-equal), IoU 0.998. The limits leave room for trained
-    # weights, whose activations spread wider. ONNX Runtime's CPU computes much of an fp16 graph in fp32, so
-    # an overflow inside attention shows only where the export is compared on the GPU that will run it.
+    # Measured on ViT-B with random weights at rate 0.55: error 0.005 on embeddings of standard deviation one,
+    # cosine 0.9999997, plans 0.9997 (no block below 0.999: features round to 11 bits, so nearly equal cells
+    # swap, with little effect), IoU 0.998. The limits leave room for trained weights, whose activations have
+    # a wider range. ONNX Runtime's CPU provider computes much of an fp16 graph in fp32, so an overflow inside
+    # attention shows only on the GPU that runs the export.
     "fp16": Thresholds(error=0.05, cosine=0.998, plans=0.95, cosine_end_to_end=0.99, mask_iou=0.98),
 }
-"""By precision. A miss is exit code 3, and nothing is written."""
+"""Limits by precision. A miss is exit code 3, and nothing is written."""
 FRAGILE = {
-    # PiToMe's ranks alternate between source and destination, so that rounding which swaps two neighbours
-    # changes what both of them do: 0.3 % of the tokens in fp32. Every later block sees other features, and
-    # end to end two runtimes differ as two valid runs of the method do. What can be held is the arithmetic,
-    # and in fp32 the decision from the same features.
+    # PiToMe's ranks alternate between source and destination, so rounding that swaps two neighbours swaps
+    # their roles: 0.3 % of the tokens in fp32. All later blocks get other features, and end to end two
+    # runtimes differ as two valid runs of the method. Only the arithmetic is checked, and in fp32 also the
+    # plans from the same features.
     "fp32": Thresholds(error=1e-3, cosine=0.99999, plans=0.99),
     "fp16": Thresholds(error=0.05, cosine=0.998),
 }
-"""The same for methods whose plan hangs on the last bits; see `Method.fragile`."""
+"""Limits for methods whose plans are sensitive to rounding; see `Method.fragile`."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as the encoder takes it.
+    """One image, prepared for the encoder.
 
     Attributes:
-        name: of the file.
-        feed: what the encoder takes: `image` [1, 3, S, S] float32 and, if it knows prompts, their `prior`.
-        frame: where the picture lies in the square.
+        name: name of the file.
+        feed: the encoder's inputs: `image` [1, 3, S, S] float32 and, for a prompt-aware encoder, `prior`
+            [1, H, W] float32.
+        frame: placement of the picture in the square input.
     """
 
     name: str
@@ -104,20 +106,20 @@ class Sample:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured.
+    """The measurements of a verification.
 
     Attributes:
-        runner: what ran the export.
+        runner: runner of the export.
         images: names of the images.
-        error: see Thresholds; of embeddings whose deviation is one, by their last normalisation.
+        error: see Thresholds; embeddings have standard deviation one after their last normalisation.
         cosine: see Thresholds.
         cosine_end_to_end: smallest cosine of two embeddings, each with its own plans.
-        plans: see Thresholds; None where the runner does not tell its plans, or nothing merges.
+        plans: see Thresholds; None if the runner does not output plans, or if nothing merges.
         plans_by_block: the same for every block that merges, mean over images.
         mask_iou: see Thresholds.
-        mask_iou_min: the worst prompt.
-        prompts: how many prompts, over all images.
-        fragile: the method's plans hang on the last bits; see FRAGILE.
+        mask_iou_min: lowest IoU of a prompt.
+        prompts: number of prompts over all images.
+        fragile: whether the method's plans are sensitive to rounding; see FRAGILE.
     """
 
     runner: str
@@ -133,7 +135,11 @@ class Report:
     fragile: bool = False
 
     def misses(self, precision: str) -> list[str]:
-        """Which thresholds were not reached, one line each; empty if the export is good."""
+        """One line for every threshold that is missed; empty if the export passes.
+
+        Args:
+            precision: precision of the export, a key of THRESHOLDS.
+        """
         want = (FRAGILE if self.fragile else THRESHOLDS)[precision]
         checks = [
             ("largest embedding error", self.error, want.error, False),
@@ -149,7 +155,7 @@ class Report:
         ]
 
     def table(self) -> str:
-        """The measurements, a line each."""
+        """The measurements as text, one per line."""
         rows = [
             ("runner", self.runner),
             ("images", ", ".join(self.images)),
@@ -160,15 +166,15 @@ class Report:
             (f"mask IoU, mean of {self.prompts} prompts", self.mask_iou),
             ("mask IoU, lowest", self.mask_iou_min),
         ]
-        shown = [(what, f"{v:.6g}" if isinstance(v, float) else v or "not told") for what, v in rows]
+        shown = [(what, f"{v:.6g}" if isinstance(v, float) else v or "n/a") for what, v in rows]
         return "\n".join(f"{what:<36}  {value}" for what, value in shown)
 
 
 def read_pictures(folder: Path | None) -> Arrays:
-    """Pictures to verify on, by name: the user's, or photographs that scikit-image ships.
+    """Pictures to verify on, by name: the user's, or three photographs of scikit-image.
 
     Args:
-        folder: every image in it is read; what is left out is said on stderr. None for the photographs.
+        folder: a folder of images; files that are left out are reported on stderr. None for the photographs.
 
     Returns:
         uint8 RGB [H, W, 3] each.
@@ -201,7 +207,12 @@ def read_pictures(folder: Path | None) -> Arrays:
 
 
 def samples(pictures: Arrays, model: Model) -> list[Sample]:
-    """Pictures as the encoder of a model takes them; under several priors each, if it knows prompts."""
+    """Pictures prepared for the encoder of a model; with several priors each, if it is prompt-aware.
+
+    Args:
+        pictures: uint8 RGB [H, W, 3] by name.
+        model: sizes and normalisation of the model.
+    """
     made = []
     for name, picture in pictures.items():
         image, frame = prepare(picture, model)
@@ -214,8 +225,10 @@ def samples(pictures: Arrays, model: Model) -> list[Sample]:
 
 
 def priors(frame: Frame, model: Model) -> Arrays:
-    """Priors float32 [1, h, w] of a picture, by what they are of: nothing, a box of a ninth of it, that and a
-    small one in a corner."""
+    """Priors to verify a prompt-aware encoder with, float32 [1, h, w] by description.
+
+    No prompt; a box over a ninth of the picture; that box and a small one in a corner.
+    """
     width, height = frame.resized_width, frame.resized_height
     middle = [width / 3, height / 3, width * 2 / 3, height * 2 / 3]
     corner = [width * 3 / 4, height / 8, width * 7 / 8, height / 4]
@@ -238,18 +251,21 @@ def verify(
 ) -> Report:
     """Compare an export with the PyTorch modules that it was made from.
 
-    Embeddings and masks are those of the runners that ship. Their encoder gives no plans: another one tells
-    them, and PyTorch, with these plans replayed, is held against the embedding of the first.
+    Embeddings and masks come from the runners that users run. Their encoder does not output plans: a second
+    runner does, and PyTorch replays these plans and is compared with the embedding of the first.
 
     Args:
-        encoder: the patched fp32 encoder.
+        encoder: the patched fp32 encoder in PyTorch.
         decoder: PromptedMaskDecoder in fp32.
         model: sizes of both.
-        export_encoder, export_decoder: runners of the export, not open.
-        tap: another runner of the export's encoder, that gives its plans by their names; None where they are
-            not to be had: see `tapped`.
+        export_encoder, export_decoder: runners of the export, opened and closed here.
+        tap: a second runner of the export's encoder with its plans as outputs; None if they are not
+            available: see `tapped`.
         pictures: at least one.
-        runner: its name, for the report.
+        runner: name of the runner, for the report.
+
+    Raises:
+        NotFiniteError: an output contains NaN or infinity.
     """
     images = [picture.feed for picture in pictures]
     theirs = run_all(export_encoder, images)
@@ -289,7 +305,7 @@ def verify(
 
 
 def _planned(encoder: Any, model: Model) -> TorchRunner:
-    """The patched encoder in PyTorch, which tells its plans."""
+    """The patched encoder in PyTorch with its plans as outputs."""
     inputs, outputs = encoder_specs(model)
     plans = {
         one.name(what): TensorSpec(np.dtype(np.int32), (one.windows.per_image, length))
@@ -306,11 +322,11 @@ def prompts(frame: Frame, side: int) -> Arrays:
     """A grid of box and point prompts over a picture, as one decoder call.
 
     Args:
-        frame: where the picture lies.
-        side: of the decoder's masks.
+        frame: placement of the picture in the square input.
+        side: rows and columns of the decoder's masks.
 
     Returns:
-        The decoder's inputs but the embedding: 9 points and 9 boxes, P = 18.
+        The decoder's inputs except the embedding: 9 points and 9 boxes, P = 18.
     """
     x, y = np.meshgrid(np.arange(1, 4) * frame.width / 4, np.arange(1, 4) * frame.height / 4)
     centers = np.stack([x.ravel(), y.ravel()], -1)  # [9, 2] pixels of the picture
@@ -335,11 +351,13 @@ def _decoder_feeds(embeddings: Sequence[Arrays], pictures: Sequence[Sample]) -> 
 
 
 def representatives(slot: NDArray[np.int32], position: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The token that stands for each token: slots may be numbered anyhow, so plans are compared by it.
+    """The representative of each token: the token at its slot's position.
+
+    Plans are compared by it, because the numbering of slots is arbitrary.
 
     Args:
-        slot: [B', N].
-        position: [B', K].
+        slot: [B', N], see `MergePlan.slot`.
+        position: [B', K], see `MergePlan.position`.
 
     Returns:
         [B', N] grid indices.
@@ -348,12 +366,12 @@ def representatives(slot: NDArray[np.int32], position: NDArray[np.int32]) -> NDA
 
 
 def alone(slot: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """[B', N] slots to [B', N]: whether a token keeps a slot of its own."""
+    """Slots [B', N] to [B', N]: whether a token is the only one in its slot."""
     return np.stack([np.bincount(row)[row] == 1 for row in slot])
 
 
 def _by_block(told: Sequence[Told]) -> dict[int, list[Told]]:
-    """The plans that each block tells, by its number."""
+    """The output plans of each block, by its index."""
     blocks: dict[int, list[Told]] = {}
     for one in told:
         blocks.setdefault(one.index, []).append(one)
@@ -366,10 +384,10 @@ def _agreement(a: Arrays, b: Arrays, plans: Sequence[Told]) -> float:
 
 
 def _agreeing(a: Arrays, b: Arrays, plan: Told) -> NDArray[np.bool_]:
-    """[B', N]: whether a token has the same representative.
+    """[B', N]: whether a token has the same representative in both plans.
 
-    Where groups are cut from the order of all tokens (`Method.ordered`), one swap renames every later group:
-    there the share of tokens that are merged, or kept, in both is what two runs can agree on.
+    If groups are consecutive tokens of a sorted order (`Method.ordered`), one swap changes all later groups:
+    then a token agrees if it is merged in both plans, or kept in both.
     """
     slot, position, method = plan.name("slot"), plan.name("position"), plan.block.method
     if method.ordered:
@@ -385,7 +403,7 @@ def _cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def _ious(a: Arrays, b: Arrays, frame: Frame) -> NDArray[np.float64]:
-    """IoU of every prompt's four masks, within the picture: [P, 4]. Two empty masks agree."""
+    """IoU of every prompt's four masks inside the picture, [P, 4]; 1 for two empty masks."""
     side = a[MASKS].shape[-1]
     height, width = (
         -(-length * side // frame.image_size) for length in (frame.resized_height, frame.resized_width)
@@ -397,19 +415,21 @@ def _ious(a: Arrays, b: Arrays, frame: Frame) -> NDArray[np.float64]:
 
 @torch.no_grad()
 def _replayed(encoder: Any, theirs: Sequence[Arrays], images: Sequence[Arrays]) -> list[Arrays]:
-    """PyTorch's embeddings under the plans that the export made for the same images, and what PyTorch would
-    have decided from the features that it met on the way; as `PlannedEncoder` names them."""
+    """PyTorch's embeddings with the export's plans replayed, and PyTorch's own plans on the same features.
+
+    Named as the outputs of `PlannedEncoder`.
+    """
     told = _by_block(told_plans(encoder))
     return [_follow(encoder, told, plans, image) for plans, image in zip(theirs, images, strict=True)]
 
 
 def _follow(encoder: Any, told: dict[int, list[Told]], plans: Arrays, feed: Arrays) -> Arrays:
-    """`_replayed` for one image; `told` is what each block tells."""
+    """`_replayed` for one image; `told` are the output plans of each block."""
     inputs = {name: torch.from_numpy(values) for name, values in feed.items()}
     decided: Arrays = {}
 
     def given(index: int, x: torch.Tensor) -> list[MergePlan] | None:
-        """The export's plans; what it does not tell merges nothing, or is a leader's."""
+        """The export's plans of a block; None if it merges nothing or reuses those of a leader."""
         if index not in told:
             return None
         made: list[MergePlan] = encoder.blocks[index].decide(x, inputs.get(PRIOR))

@@ -1,4 +1,4 @@
-"""Optional device code: CUDA kernels for a layer's merging, and how to call them. Needs no PyTorch."""
+"""Optional CUDA kernels for the merging of a layer, and their Python interface. Needs no PyTorch."""
 
 from .kernels import FLOAT, HALF, KernelError, Kernels, Layer
 

@@ -1,4 +1,4 @@
-"""The C interface of the kernels, `csrc/structsam.h`, which tells what every array is."""
+"""The C interface of the kernels in Python; `csrc/structsam.h` describes every array."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _I, _P = ctypes.c_int, ctypes.c_void_p
 
 
 class KernelError(Exception):
-    """A kernel that refused its arguments, or could not be started."""
+    """A kernel did not accept its arguments or could not be launched, or the kernels cannot be compiled."""
 
 
 class Layer(ctypes.Structure):
-    """A layer: its map, and how it is merged.
+    """The sizes of a layer and of its merging.
 
     Args:
-        batch, height, width, channels: of the features [B, H, W, C].
+        batch, height, width, channels: shape of the features [B, H, W, C].
         side: rows and columns of a window, in tokens; the map is padded to whole windows.
-        cell: s, rows and columns of a cell; divides `side`.
-        merged: M, cells of a window that merge.
-        heads: the energy is taken on the mean over this many heads; 1 is all channels.
+        cell: s, rows and columns of a cell, in tokens; divides `side`.
+        merged: M, number of cells of a window that merge.
+        heads: the energy is computed on the mean over this many heads; 1 uses all channels.
     """
 
     _fields_ = (
@@ -47,36 +47,37 @@ class Layer(ctypes.Structure):
 
     @property
     def windows(self) -> int:
-        """B': windows of all images."""
+        """B', the number of windows of all images."""
         return self.batch * -(-self.height // self.side) * -(-self.width // self.side)
 
     @property
     def tokens(self) -> int:
-        """N: tokens of a window."""
+        """N, the number of tokens of a window."""
         return self.side**2
 
     @property
     def cells(self) -> int:
-        """G: cells of a window."""
+        """G, the number of cells of a window."""
         return (self.side // self.cell) ** 2
 
     @property
     def slots(self) -> int:
-        """K: slots of a window."""
+        """K, the number of slots of a window."""
         return self.tokens - self.merged * (self.cell**2 - 1)
 
 
 class Kernels:
-    """The functions of a library that was built from `csrc`: for a GPU, or for the CPU.
+    """The functions of a library built from `csrc`, for a GPU or for the CPU.
 
-    Arrays are addresses of memory on the library's device. Work is queued on `stream`, an address too: 0 is
-    CUDA's default stream; on a CPU it is done when a function returns.
+    Arrays are addresses in the memory of the library's device. Work is queued on `stream`, the address of a
+    CUDA stream (0 is the default stream); on the CPU it is done when a function returns. Every function
+    raises KernelError if it does not accept its arguments or a launch fails.
 
     Args:
         path: the library.
 
     Raises:
-        OSError: it is not there, or does not load.
+        OSError: the library does not exist, or cannot be loaded.
     """
 
     def __init__(self, path: Path) -> None:
@@ -90,17 +91,17 @@ class Kernels:
     def select(
         self, layer: Layer, score: int, member: int, slot: int, token: int, position: int, stream: int = 0
     ) -> None:
-        """Those two to the plan: slot and token [B', N] int32, position [B', K] int32."""
+        """Score and member [B', G] to the plan: slot and token [B', N] int32, position [B', K] int32."""
         self._call("structsam_select", layer, [], score, member, slot, token, position, stream)
 
     def merge(self, layer: Layer, kind: int, x: int, token: int, slots: int, stream: int = 0) -> None:
-        """Features x [B, H, W, C] and token to slots [B', K, C]."""
+        """Features x [B, H, W, C] and token [B', N] to slots [B', K, C]; `kind` is FLOAT or HALF."""
         self._call("structsam_merge", layer, [_I(kind)], x, token, slots, stream)
 
     def unmerge(
         self, layer: Layer, kind: int, slots: int, slot: int, residual: int, total: int, stream: int = 0
     ) -> None:
-        """Slots [B', K, C] and slot, added to the residual [B, H, W, C], to total [B, H, W, C]."""
+        """Unmerge slots [B', K, C] by slot [B', N] and add the residual [B, H, W, C]: total [B, H, W, C]."""
         self._call("structsam_unmerge", layer, [_I(kind)], slots, slot, residual, total, stream)
 
     def _call(self, function: str, layer: Layer, kind: list[ctypes.c_int], *addresses: int) -> None:

@@ -68,9 +68,9 @@ def test_every_feed_is_run_and_the_runner_closed(runner: TorchRunner) -> None:
         runner.infer(feeds[0])
 
 
-def test_what_is_not_finite_is_told_by_runner_and_output(runner: TorchRunner) -> None:
+def test_values_that_are_not_finite_are_reported_by_runner_and_output(runner: TorchRunner) -> None:
     feeds = [{"x": np.array([value], np.float32)} for value in (1, 0)]
-    with pytest.raises(NotFiniteError, match=r"^PyTorch gave NaN or infinity in y$"):
+    with pytest.raises(NotFiniteError, match=r"^PyTorch returned NaN or infinity in y$"):
         run_all(runner, feeds)
 
 
@@ -111,6 +111,6 @@ def test_a_tap_gives_what_is_inside_the_same_file(graph: Path) -> None:
     assert graph.read_bytes() == content
 
 
-def test_there_is_no_tap_where_there_is_nothing_to_tell(graph: Path, runner: TorchRunner) -> None:
+def test_there_is_no_tap_without_inner_tensors(graph: Path, runner: TorchRunner) -> None:
     assert tapped(OnnxRuntimeRunner(graph), []) is None
     assert tapped(runner, ["largest"]) is None

@@ -183,7 +183,7 @@ def test_json_gives_back_the_same_config() -> None:
         ),
     ],
 )
-def test_a_command_has_what_is_not_so_by_itself(changes: dict[str, Any], command: str) -> None:
+def test_a_command_has_options_that_differ_from_the_default(changes: dict[str, Any], command: str) -> None:
     assert ExportConfig.of(**{"arch": "vit_b"} | changes).command() == f"structsam export {command}"
 
 
@@ -300,7 +300,7 @@ def test_windows_of_a_prompt_have_the_rate_of_window_blocks_and_all_else_the_bac
     assert unmerged == StructSAM(0.5, prompt_windows=2, rate_prompt=0.0)
 
 
-def test_what_follows_from_the_engine_follows_it() -> None:
+def test_the_target_follows_the_engine() -> None:
     config = ExportConfig.of("vit_b")
     assert (config.written_for, config.form) == (Target.CPU, Attention.WIDENED)
     built = dataclasses.replace(config, engine=Engine.TENSORRT_RTX)
@@ -373,7 +373,7 @@ def test_arguments_reach_the_method() -> None:
 
 @pytest.mark.parametrize("image_size", [64, 160, 224, 512, 1024, 4096])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
+def test_valid_sizes_are_accepted(arch: str, image_size: int) -> None:
     assert ExportConfig.of(arch, image_size=image_size).image_size == image_size
 
 
@@ -407,52 +407,58 @@ def test_good_sizes_are_taken(arch: str, image_size: int) -> None:
         ({"method": "tomesd:cell=3"}, "a cell of 3 x 3 does not divide both"),
         (
             {"method": "structsam:place=mean:cells=no"},
-            "is not possible: place=mean is that of a cell, and cells=no has none",
+            "is not possible: place=mean needs cells, and cells=no has none",
         ),
         (
             HALF | {"method": "structsam:cells=no"},
-            "follows the order of all tokens, which fp16 does not",
+            "sorts all tokens, and fp16 changes that order",
         ),
         ({"checkpoint": Path("sam.pth"), "random_weights": True}, "exclude each other; give one of them"),
         ({"seed": -1}, "--seed -1 is negative; expected 0 or more"),
         (
             {"method": "tome", "rate_window": 0.8},
-            "the rate of window blocks is 0.8; expected 0 to 0.75, as for any method",
+            "the rate of window blocks is 0.8; expected 0 to 0.75, the limit of all methods",
         ),
-        ({"skip_blocks": (3, 12)}, "--skip-blocks 3,12 names a block that is not there"),
-        ({"plan_every": 0}, "--plan-every 0 is no number of blocks; expected 1 or more"),
+        ({"skip_blocks": (3, 12)}, "--skip-blocks 3,12 names a block that does not exist"),
+        ({"plan_every": 0}, "--plan-every 0 is too small; expected 1 or more"),
         (
             {"attention": Attention.OPERATOR},
-            "--attention operator needs opset 23 of ONNX, and --target cpu has 20; "
+            "--attention operator needs ONNX opset 23, and --target cpu has 20; "
             "expected --target tensorrt11 or rtx",
         ),
         (
             {"attention": Attention.OPERATOR, "engine": Engine.TENSORRT_RTX},
-            "--attention operator is built in fp16 alone; add --fp16 or leave it out",
+            "engines with --attention operator need fp16; add --fp16 or leave --attention out",
         ),
         (
             {"attention": Attention.GATHER, "method": "structsam:place=mean"},
-            "--attention gather knows no mean places",
+            "--attention gather does not support place=mean",
         ),
         ({"skip_blocks": (-1,)}, "expected numbers from 0 to 11"),
-        (PROMPTED | {"method": "tome"}, "merge late where prompts are, not for tome; leave one of them out"),
-        (PROMPTED | {"method": "structsam:cells=no"}, "not for structsam:cells=no; leave one of them out"),
+        (
+            PROMPTED | {"method": "tome"},
+            "--prompt-aware is not supported by --method tome; leave one of them out",
+        ),
+        (
+            PROMPTED | {"method": "structsam:cells=no"},
+            "not supported by --method structsam:cells=no; leave one of them out",
+        ),
         (PROMPTED | {"rate_background": 0.8}, "the rate of windows without a prompt is 0.8; expected 0 to"),
-        (PROMPTED | {"prompt_windows": 25}, "is 25 of the 25 at --image-size 1024; expected 1 to 24"),
-        (PROMPTED | {"prompt_windows": -1}, "is -1 of the 25 at"),
-        (PROMPTED | {"prompt_windows": 0}, "is 0 of the 25 at"),
+        (PROMPTED | {"prompt_windows": 25}, "is 25, and --image-size 1024 has 25 windows; expected 1 to 24"),
+        (PROMPTED | {"prompt_windows": -1}, "is -1, and --image-size 1024 has 25 windows"),
+        (PROMPTED | {"prompt_windows": 0}, "is 0, and --image-size 1024 has 25 windows"),
         (PROMPTED | {"rate_background": None}, "prompt_windows is 2 without rate_background; give both"),
         (PROMPTED | {"image_size": 224}, "--image-size 224 has only one; expected more than 224"),
     ],
 )
-def test_what_cannot_be_is_refused_with_what_was_expected(changes: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_refused_with_the_expected_ones(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as refused:
         ExportConfig.of(**{"arch": "vit_b"} | changes)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("cell", "image_size"), [(2, 336), (7, 1024), (14, 1024)])
-def test_a_refused_cell_is_not_among_those_that_are_offered(cell: int, image_size: int) -> None:
+def test_a_refused_cell_is_not_offered(cell: int, image_size: int) -> None:
     """And what is offered would be taken."""
     with pytest.raises(UserError) as refused:
         ExportConfig.of("vit_b", f"structsam:cell={cell}", image_size=image_size)

@@ -72,14 +72,14 @@ def test_nothing_is_timed_where_something_is_wrong(
     ("line", "said"),
     [
         ("-o gpu.md", "does not end in .json"),
-        (f"{TRY} --batches 1,x", "--batches 1,x is no list of numbers; expected e.g. 1,8"),
-        (f"{TRY} --batches 9", "--batches 9 is not within 1 to 8"),
+        (f"{TRY} --batches 1,x", "--batches 1,x is not a list of numbers; expected e.g. 1,8"),
+        (f"{TRY} --batches 9", "--batches 9 is out of range; expected numbers from 1 to 8"),
         (f"{TRY} --device tpu", "--device tpu is unknown; expected cuda or cpu"),
-        (f"{TRY} --plugins a.so", "--plugins goes with --engine tensorrt alone; add that"),
+        (f"{TRY} --plugins a.so", "--plugins needs --engine tensorrt; add it"),
         (f"{TRY} --engine tensorrt", "--engine tensorrt runs on a GPU; leave it out with --device cpu"),
     ],
 )
-def test_mistakes_are_told_in_one_line(gpu: Gpu, line: str, said: str) -> None:
+def test_usage_errors_print_one_line(gpu: Gpu, line: str, said: str) -> None:
     code, out, err = gpu(line)
     assert (code, out) == (2, "")
     assert said in " ".join(err.split())
@@ -89,7 +89,7 @@ def test_mistakes_are_told_in_one_line(gpu: Gpu, line: str, said: str) -> None:
 def test_without_a_gpu_it_says_so(gpu: Gpu) -> None:
     code, _, err = gpu("-o gpu.json")
     assert code == 2
-    assert "PyTorch finds no GPU here; --device cpu tries the command" in " ".join(err.split())
+    assert "PyTorch finds no GPU; to try the command, give --device cpu" in " ".join(err.split())
 
 
 def test_the_page_is_the_result_or_says_that_there_is_none() -> None:

@@ -47,7 +47,7 @@ def halves(tiny: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return "halves"
 
 
-def test_it_is_priced_evaluated_and_drawn(halves: str, quiet: Progress) -> None:
+def test_an_own_method_is_counted_evaluated_and_drawn(halves: str, quiet: Progress) -> None:
     config = ExportConfig.of("tiny", "halves:reduction=replace", 0.4, random_weights=True, image_size=320)
     sam = pipeline.load(config)
     macs = encoder_macs(sam.image_encoder)
@@ -65,7 +65,9 @@ def test_it_is_priced_evaluated_and_drawn(halves: str, quiet: Progress) -> None:
 
 
 @pytest.mark.export
-def test_it_is_exported_verified_and_described(halves: str, tmp_path: Path, quiet: Progress) -> None:
+def test_an_own_method_is_exported_verified_and_described(
+    halves: str, tmp_path: Path, quiet: Progress
+) -> None:
     config = ExportConfig.of("tiny", halves, 0.4, random_weights=True, image_size=224)
     folder = pipeline.export(config, tmp_path / config.name, None, False, quiet).folder
     said = json.loads((folder / "manifest.json").read_text())

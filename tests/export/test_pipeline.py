@@ -360,7 +360,9 @@ def test_tensorrt_builds_for_the_gpu_that_is_here(monkeypatch: pytest.MonkeyPatc
     builder = EngineBuilder(Engine.TENSORRT)
     assert builder.hardware == Hardware("NVIDIA H200", ("9.0",))
     builder.require("10.3")
-    with pytest.raises(UserError, match=r"needs TensorRT 10\.14, here is 10\.3\.0; give --target tensorrt10"):
+    with pytest.raises(
+        UserError, match=r"needs TensorRT 10\.14, installed is 10\.3\.0; give --target tensorrt10"
+    ):
         builder.require("10.14")
 
 

@@ -92,7 +92,7 @@ def test_flags_and_the_same_block_by_block_are_one_recipe() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({**MIXED, "blocks": MIXED["blocks"][:3]}, "mixed.json has 3 blocks, expected 12, which"),
+        ({**MIXED, "blocks": MIXED["blocks"][:3]}, "mixed.json has 3 blocks; expected 12, as many as"),
         (
             {**MIXED, "colour": 1, "shape": 2},
             "mixed.json has unknown keys colour, shape; expected blocks, name",
@@ -111,7 +111,7 @@ def test_flags_and_the_same_block_by_block_are_one_recipe() -> None:
         ({"blocks": [{"rate": 0.5, "method": "nose"}]}, "--method nose is unknown"),
         ({"blocks": [{"rate": 0.5, "method": "tome:cell=2"}]}, "--method tome has no option cell"),
         ({"blocks": [{"rate": 0.8}] * 12}, "the rate of window blocks is 0.8; expected 0 to 0.75"),
-        ({"blocks": [{"rate": 0.5}] * 12, "plan_every": 0}, "--plan-every 0 is no number of blocks"),
+        ({"blocks": [{"rate": 0.5}] * 12, "plan_every": 0}, "--plan-every 0 is too small"),
         (
             {"blocks": [{"rate": 0.5, "rate_prompt": 0.3}] * 12},
             "block 0 has a rate_prompt, but has no prompt_windows beside it; leave rate_prompt out",

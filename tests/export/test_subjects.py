@@ -55,7 +55,7 @@ def subjects(tiny: str, quiet: Progress) -> dict[str, Subject]:
 # In PyTorch
 
 
-def test_names_tell_every_config_apart(quiet: Progress) -> None:
+def test_every_config_has_a_distinct_name(quiet: Progress) -> None:
     """Results go by the name: two configs of one name would share a file."""
     specs = [
         "structsam", "structsam:skip_blocks=0", "structsam:skip_blocks=0,1", "structsam:rate_global=0.1",
@@ -95,7 +95,7 @@ def test_facts_are_what_the_manifest_of_an_export_would_say(subjects: dict[str, 
         json.dumps(facts)  # nothing that a file could not hold
 
 
-def test_capped_methods_tell_their_effective_rate(subjects: dict[str, Subject]) -> None:
+def test_capped_methods_have_their_effective_rate(subjects: dict[str, Subject]) -> None:
     for name in ("tome-r55", "pitome-r55"):
         facts = subjects[name].facts
         assert (facts["rate"], facts["effective_window"], facts["effective_global"]) == (0.55, 0.5, 0.5)
@@ -312,7 +312,7 @@ def test_exports_that_all_merge_are_compared_with_pytorch(exported: Exported, qu
 
 
 @pytest.mark.export
-def test_mistakes_with_exports_are_one_line(exported: Exported, tmp_path: Path, quiet: Progress) -> None:
+def test_usage_errors_with_exports_are_one_line(exported: Exported, tmp_path: Path, quiet: Progress) -> None:
     good = exported(rate=0.35)
     weights = changed(good, tmp_path / "a", weights={"source": "mine.pth"})
     size = changed(good, tmp_path / "b", arguments={"image_size": 448})
@@ -368,7 +368,7 @@ def test_weights_that_moved_are_found_with_the_option(
         ({"source": "random, seed 3", "sha256": None}, "random, seed 3"),
     ],
 )
-def test_weights_are_told_by_name_and_hash(weights: dict[str, str | None], told: str) -> None:
+def test_weights_are_identified_by_name_and_hash(weights: dict[str, str | None], told: str) -> None:
     what = {"arch": "tiny", "image_size": SIZE, "weights": told}
     assert described(config(), weights) == what
     assert described(config(family="medsam"), weights) == what | {"family": "medsam"}

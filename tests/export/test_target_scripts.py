@@ -26,7 +26,7 @@ def tiny(tiny_architecture: Architecture, monkeypatch: pytest.MonkeyPatch) -> st
 
 
 @pytest.mark.export
-def test_every_form_is_timed_and_held_against_the_gathered_one(
+def test_every_form_is_timed_and_compared_with_the_gathered_one(
     tiny: str, run_script: RunScript, tmp_path: Path
 ) -> None:
     line = f"-o {tmp_path}/forms.json --arch tiny --image-size 320 --repeat 2 --fp16"
@@ -70,7 +70,7 @@ def test_every_dialect_is_built(tiny: str, run_script: RunScript, tmp_path: Path
     assert all(row["engine_bytes"] > 1e5 for row in result["builds"])
 
 
-def test_a_refused_graph_is_told_in_one_line(
+def test_a_graph_that_does_not_build_is_one_line(
     tiny: str, run_script: RunScript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
@@ -107,7 +107,9 @@ def test_every_rule_is_left_out_once(tiny: str, run_script: RunScript, tmp_path:
         ("attention -o a.json --runner tensorrt", "--runner tensorrt is unknown; expected cpu or cuda"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_made(run_script: RunScript, line: str, told: str) -> None:
+def test_a_usage_error_is_reported_before_anything_is_made(
+    run_script: RunScript, line: str, told: str
+) -> None:
     code, out, err = run_script(*line.split(maxsplit=1))
     assert (code, out) == (2, "")
     assert err.startswith(f"error: {told}")

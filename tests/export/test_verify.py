@@ -48,7 +48,7 @@ def methods(flatness: Flatness) -> list[Method]:
 
 
 @pytest.mark.parametrize("other", Flatness)
-def test_pytorch_follows_the_plans_of_another_run_and_tells_its_own(
+def test_pytorch_replays_the_plans_of_another_run_and_returns_its_own(
     build_encoder: Build, photographs: Photographs, sam: Model, other: Flatness
 ) -> None:
     """The other run stands for an export; its flatness is another, so that it merges other cells."""

@@ -45,7 +45,7 @@ def test_a_compiler_that_is_missing_is_named(
 
 
 @pytest.mark.engine
-def test_cmake_builds_what_can_be_built_here(tmp_path: Path) -> None:
+def test_cmake_builds_what_the_tools_allow(tmp_path: Path) -> None:
     """Always the library for the CPU; with nvcc the kernels, with TensorRT's headers the plugins too."""
     cmake, _, root = compiler("cmake"), compiler("g++"), os.environ.get("TENSORRT_ROOT")
     options = ["-DCMAKE_CUDA_ARCHITECTURES=90", *([f"-DTENSORRT_ROOT={root}"] if root else [])]

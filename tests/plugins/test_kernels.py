@@ -211,17 +211,17 @@ def test_nothing_is_written_beside_the_outputs(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"cell": 3}, "do not fit"),
-        ({"merged": 0}, "do not fit"),
-        ({"merged": 17}, "do not fit"),
-        ({"heads": 3}, "do not fit"),
-        ({"batch": -1}, "do not fit"),
-        ({"side": 65536}, "do not fit"),
-        ({"batch": 2**30}, "do not fit"),
+        ({"cell": 3}, "are inconsistent"),
+        ({"merged": 0}, "are inconsistent"),
+        ({"merged": 17}, "are inconsistent"),
+        ({"heads": 3}, "are inconsistent"),
+        ({"batch": -1}, "are inconsistent"),
+        ({"side": 65536}, "are inconsistent"),
+        ({"batch": 2**30}, "are inconsistent"),
         ({"side": 64, "cell": 64, "merged": 1}, "cells are too large"),
     ],
 )
-def test_a_layer_that_cannot_be_is_refused(
+def test_an_invalid_layer_is_refused(
     change: dict[str, int], said: str, kernels: TensorKernels, features: Features, device: str
 ) -> None:
     x = features(8).to(device)
@@ -238,7 +238,7 @@ def test_features_that_cannot_be_moved_in_packs_are_refused(kernels: TensorKerne
     start = x.data_ptr()
     with pytest.raises(KernelError, match="16 bytes; the layer is batch 1, height 8"):
         kernels.kernels.merge(layer, 1, start, 0, start)  # 12 halves are 24 bytes
-    with pytest.raises(KernelError, match="do not start at"):
+    with pytest.raises(KernelError, match="the address of features"):
         kernels.kernels.unmerge(layer, 0, start, 0, start + 4, start)
     with pytest.raises(KernelError, match="neither fp32 nor fp16"):
         kernels.kernels.merge(layer, 2, start, 0, start)

@@ -136,7 +136,7 @@ def check(got: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("attributes", [(14, 3, 1, 1), (14, 2, 50, 1), (14, 2, 0, 1), (0, 2, 1, 1)])
-def test_attributes_that_make_no_sense_give_no_plugin(
+def test_invalid_attributes_give_no_plugin(
     attributes: tuple[int, ...], drive: Drive, features: Features
 ) -> None:
     with pytest.raises(AssertionError, match="step 3"):
@@ -155,7 +155,7 @@ def test_the_real_registry_loads_the_library_and_makes_plugins(plugin_library: A
     assert (done.returncode, done.stdout.split()) == (0, NAMES), done.stderr
 
 
-def test_channels_that_cannot_be_moved_are_an_error_of_the_run(drive: Drive, features: Features) -> None:
+def test_channels_of_an_unsupported_size_are_an_error_of_the_run(drive: Drive, features: Features) -> None:
     x = features(14)[..., :6].contiguous()
     token = torch.arange(196, dtype=torch.int32).expand(3, -1).contiguous()
     with pytest.raises(AssertionError, match="step 10"):

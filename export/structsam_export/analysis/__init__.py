@@ -1,1 +1,1 @@
-"""What merging saves and what it distorts, counted rather than timed."""
+"""Analysis of merging without timing: multiply-accumulates, spectra, and pictures."""

@@ -1,4 +1,4 @@
-"""What enters a layer, to look at layers by themselves."""
+"""Input features of a layer, to measure one layer by itself."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ..encoder.walk import enter
 
 @torch.no_grad()
 def entering(encoder: Any, model: Model, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """What enters the first block's attention: features of photographs, even where weights are random.
+    """The input of the first block's attention, computed from photographs; works with random weights too.
 
     Args:
         encoder: SAM's ImageEncoderViT, patched or not.
-        model: its sizes.
-        pictures: uint8 [h, w, 3] each.
+        model: sizes and normalisation of the model.
+        pictures: uint8 RGB [h, w, 3] each.
 
     Returns:
-        [B, H, W, C] fp32.
+        [B, H, W, C] fp32, the output of the first norm1.
     """
     images = np.concatenate([prepare(picture, model)[0] for picture in pictures])
     return layer_norm(encoder.blocks[0].norm1, enter(encoder, torch.from_numpy(images)).x)

@@ -1,11 +1,10 @@
 """Multiply-accumulates of SAM's image encoder, in the convention of the paper's tables.
 
-That convention is fvcore's: matrix products and convolutions count one per multiply-accumulate, padded
-windows in full, layer normalisation five per element, and softmax, GELU, gathers and additions nothing.
-PyTorch's own counter does the work on the meta device, so nothing is computed. It counts calls, not meaning:
-what a block spends on each of its steps is found by counting the steps one by one. Two prices are ours to
-name: the Sobel operator, which we compute by additions that count nothing, and the part of the attention's
-products that carries the relative position.
+The convention is fvcore's: matrix products and convolutions count one per multiply-accumulate, padded windows
+count in full, layer normalisation counts five per element, and softmax, GELU, gathers and additions count
+nothing. PyTorch's own counter runs on the meta device, so nothing is computed. It sees operators only, so the
+steps of a block are counted one by one. Two costs are set here instead: the Sobel operator, which we compute
+by additions, and the part of the attention's products that computes the relative position.
 """
 
 from __future__ import annotations
@@ -33,20 +32,20 @@ class BlockMacs:
     """Multiply-accumulates of one block for one image.
 
     Attributes:
-        block: its number.
+        block: index of the block.
         kind: `window` or `global`.
-        norm: both normalisations.
-        qkv, scores, values, proj: of the attention, on merged tokens.
-        relative_position: every query with every row and every column of its window.
-        mlp: on all tokens, or on merged ones.
-        energy: the gradient, as the two depthwise convolutions that it stands for; central differences
-            are free, as in the paper's Table 5.
-        similarity: products of tokens with tokens, to decide what merges.
-        averaging: the products that take the mean of a variable number of tokens; see `Mix`.
-        widening: what our attention adds, because queries meet all distances at once, and because a product
-            over pairs carries the relative position, and what keys weigh, where no addition does.
-        proj_before: what `proj` costs if tokens are unmerged before it, as in the authors' code.
-        relative_position_before: what `relative_position` costs on all tokens.
+        norm: both layer normalisations.
+        qkv, scores, values, proj: steps of attention, on merged tokens.
+        relative_position: products of every query with every row and every column of its window.
+        mlp: the MLP, on all tokens or on merged ones.
+        energy: the gradient, counted as two depthwise convolutions; central differences cost none, as in the
+            paper's Table 5.
+        similarity: products of tokens with tokens that decide what merges.
+        averaging: products that compute means of a variable number of tokens; see `Mix`.
+        widening: extra operations of our attention, not part of the totals: queries are multiplied with all
+            distances at once, and products over pairs compute the relative position and the weight of keys.
+        proj_before: cost of `proj` if tokens are unmerged before it, as in the authors' code.
+        relative_position_before: cost of `relative_position` on all tokens.
     """
 
     block: int
@@ -67,12 +66,12 @@ class BlockMacs:
 
     @property
     def planning(self) -> int:
-        """What merging itself costs, from features to slots."""
+        """The cost of merging itself, from features to slots."""
         return self.energy + self.similarity + self.averaging
 
     @property
     def attention(self) -> int:
-        """Attention among merged tokens; the relative position as the paper prices it."""
+        """Attention among merged tokens; the relative position is counted as in the paper."""
         return self.qkv + self.scores + self.values + self.relative_position + self.proj
 
 
@@ -81,9 +80,9 @@ class EncoderMacs:
     """Multiply-accumulates of an encoder for one image.
 
     Attributes:
-        unmerged: Meta's own encoder.
+        unmerged: cost of Meta's own encoder.
         stem: patch embedding and neck.
-        blocks: of every block.
+        blocks: cost of every block.
     """
 
     unmerged: int
@@ -92,7 +91,7 @@ class EncoderMacs:
 
     @property
     def merged(self) -> int:
-        """With merging, but for its planning; unmerge after the projection."""
+        """The merged encoder without `planning`; tokens are unmerged after the projection."""
         return self.stem + sum(block.norm + block.attention + block.mlp for block in self.blocks)
 
     @property
@@ -102,12 +101,12 @@ class EncoderMacs:
 
     @property
     def total(self) -> int:
-        """What the tables call the encoder's cost: `merged` and `planning`."""
+        """The encoder's cost in the tables: `merged` plus `planning`."""
         return self.merged + self.planning
 
     @property
     def widening(self) -> int:
-        """What our attention executes beyond `total`."""
+        """Operations of our attention that are not counted in `total`."""
         return sum(block.widening for block in self.blocks)
 
     @property
@@ -117,17 +116,17 @@ class EncoderMacs:
 
     @property
     def as_published(self) -> int:
-        """The reading that explains the paper's 347.8 and 1167.1 GMAC, with `bipartite` and block 0 unmerged.
+        """The count that gives the paper's 347.8 and 1167.1 GMAC, with `bipartite` and block 0 unmerged.
 
-        Unmerged before the projection; the relative position on all tokens; no averaging, which their code
-        does by a scatter; the similarity priced and the gradient not.
+        Tokens are unmerged before the projection; the relative position is computed on all tokens; averaging
+        costs none, because the authors' code scatters; similarity is counted and the gradient is not.
         """
         more = sum(block.relative_position_before - block.relative_position for block in self.blocks)
         less = sum(block.averaging + block.energy for block in self.blocks)
         return self.unmerging_before_proj + more - less
 
     def as_json(self) -> dict[str, int]:
-        """For the manifest."""
+        """The entries of the manifest, in multiply-accumulates."""
         return {
             "unmerged": self.unmerged,
             "merged": self.merged,
@@ -137,10 +136,13 @@ class EncoderMacs:
 
 
 def encoder_macs(encoder: Any) -> EncoderMacs:
-    """Count a patched encoder, and the encoder that it was.
+    """Count a patched encoder, and the same encoder without merging.
 
     Args:
         encoder: a patched ImageEncoderViT, on any device; it is not changed.
+
+    Returns:
+        Multiply-accumulates for one image.
     """
     encoder = _on_meta(encoder)
     grid = grid_of(encoder)
@@ -160,10 +162,10 @@ def block_macs(index: int, block: MergedBlock, x: Tensor, plans: Plans) -> Block
     """Count one block, step by step.
 
     Args:
-        index: its number.
-        block: on the meta device.
-        x: [1, H, W, C] what enters it.
-        plans: what it merges by, its own or its leader's.
+        index: index of the block.
+        block: the block, on the meta device.
+        x: [1, H, W, C] its input, on the meta device.
+        plans: its plans, or those of its leader.
     """
     cut, attention = block.windows_of(torch.empty(x.shape[:3], device="meta")), block.attn
     tokens = [group.cut(x) for group in cut.groups]  # [windows, N, C] each
@@ -175,7 +177,7 @@ def block_macs(index: int, block: MergedBlock, x: Tensor, plans: Plans) -> Block
     where, sizes = [plan.position for plan in plans], [plan.size for plan in plans]
     executed = _sum(attention, slots, where, sizes)
     products = executed - qkv - proj - relative - widening
-    fed = slots if block.merge_mlp else [x]  # what norm2 and the MLP see
+    fed = slots if block.merge_mlp else [x]  # input of norm2 and the MLP
     averaging = _sum(lambda plan, features: plan.merge(features), plans, tokens)
     return BlockMacs(
         block=index,
@@ -189,7 +191,7 @@ def block_macs(index: int, block: MergedBlock, x: Tensor, plans: Plans) -> Block
         mlp=_sum(block.mlp, fed),
         energy=block.method.energy_macs(block.windows, x.shape[-1]) if merges and block.decides else 0,
         similarity=count_macs(block.plans, x, cut) if block.decides else 0,
-        averaging=2 * averaging if block.merge_mlp else averaging,  # of the residual too
+        averaging=2 * averaging if block.merge_mlp else averaging,  # the residual is averaged too
         widening=widening,
         proj_before=_sum(attention.proj, tokens),
         relative_position_before=sum(_relative_position(block, one) for one in tokens),
@@ -197,12 +199,12 @@ def block_macs(index: int, block: MergedBlock, x: Tensor, plans: Plans) -> Block
 
 
 def _sum(function: Callable[..., Any], *inputs: Iterable[Any]) -> int:
-    """Multiply-accumulates of one call for every group of windows."""
+    """Multiply-accumulates of calls with each group of windows, in sum."""
     return sum(count_macs(function, *each) for each in zip(*inputs, strict=True))
 
 
 def count_macs(function: Callable[..., Any], *inputs: Any) -> int:
-    """Multiply-accumulates of one call."""
+    """Multiply-accumulates of one call of a function with tensors on the meta device."""
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.native_layer_norm: _layer_norm})
     with torch.no_grad(), counter:
         function(*inputs)
@@ -210,20 +212,20 @@ def count_macs(function: Callable[..., Any], *inputs: Any) -> int:
 
 
 def _layer_norm(shape: tuple[int, ...], *_: Any, **__: Any) -> int:
-    """fvcore's price, doubled because the sum is halved."""
+    """Five operations per element as in fvcore, doubled because the sum is halved."""
     return 2 * 5 * math.prod(shape)
 
 
 def _relative_position(block: MergedBlock, tokens: Tensor) -> int:
-    """Every query of every head with every row, and with every column: [B', K, C] tokens."""
+    """Products of every query of every head with every row and every column, for tokens [B', K, C]."""
     return 2 * tokens.numel() * block.windows.side if block.attn.relative else 0
 
 
 def _widening(block: MergedBlock, slots: Tensor) -> int:
-    """What `_relative_position` does not price, of [B', K, C] slots.
+    """Products that `_relative_position` does not count, for slots [B', K, C].
 
-    Products with all 2 side - 1 distances of an axis, of which a slot needs those to `side` places; and where
-    products over pairs of a query and a key carry the bias, its channels for each pair.
+    Products with all 2 side - 1 distances of an axis, of which a slot needs only `side`; and the extra
+    channels per pair of query and key in the forms that compute the bias in a product over pairs.
     """
     if not block.attn.relative:
         return 0
@@ -233,7 +235,7 @@ def _widening(block: MergedBlock, slots: Tensor) -> int:
 
 
 def _on_meta(encoder: nn.Module) -> Any:
-    """A copy without data: parameters are put on the meta device as they are copied, never duplicated."""
+    """A copy on the meta device; parameters are converted while copying, so their data is not duplicated."""
     tensors = [*encoder.parameters(), *encoder.buffers()]
     for block in merged_blocks(encoder):
         tensors += [*block.original.parameters()]
@@ -243,12 +245,12 @@ def _on_meta(encoder: nn.Module) -> Any:
 
 @dataclass(frozen=True)
 class EnergyPrice:
-    """A row of the paper's Table 5: what one layer spends on deciding what merges.
+    """A row of the paper's Table 5: the cost of deciding what merges in one layer.
 
     Attributes:
         kind: `global` or `window`.
-        method: as the table calls it.
-        macs: for one image of 1024 pixels.
+        method: name in the table.
+        macs: multiply-accumulates for one image of 1024 pixels.
     """
 
     kind: str
@@ -257,12 +259,12 @@ class EnergyPrice:
 
 
 def table_5() -> list[EnergyPrice]:
-    """The six values of Table 5, from what they turn out to count.
+    """The six values of Table 5, recomputed from the operations that they count.
 
-    On the mean over heads (64 channels for ViT-B and ViT-L), padding counted: PiToMe compares all tokens
-    with all; StructSAM's rows hold a comparison of all tokens with one of every 2x2 cell, so that they are
-    of the authors' bipartite code and not of Algorithm 1, which compares nothing; Sobel adds two depthwise
-    convolutions, central differences are free.
+    On the mean over heads (64 channels for ViT-B and ViT-L), padding included: PiToMe compares all tokens
+    with all tokens. StructSAM's rows include a comparison of all tokens with one token of every 2x2 cell, so
+    they describe the authors' bipartite code and not Algorithm 1, which compares none. Sobel adds two
+    depthwise convolutions; central differences cost none.
     """
     prices, side = [], ARCHITECTURES["vit_b"].window
     for kind, windows in (("global", Windows(64, 64, 64)), ("window", Windows(64, 64, side))):

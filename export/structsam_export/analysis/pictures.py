@@ -1,4 +1,4 @@
-"""What merging does to a photograph, as pictures: energies, merged tokens, masks (figures 3, 4 and 7)."""
+"""Pictures of merging on a photograph: energies, merged tokens, masks (figures 3, 4 and 7 of the paper)."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 DIM, SHADE = 0.4, (20, 30, 60)
-"""What merges is darker, and a little blue, so that it is told from what is dark itself."""
+"""Merged tokens are darker and slightly blue, to distinguish them from dark areas of the photograph."""
 MARGIN = 5 / 16
-"""Share of a token's patch on every side of its dot."""
+"""Margin of a token's dot on every side, as a share of its patch."""
 BOTH, GAINED, LOST = SKY, GREEN, VERMILION
 FAINT, STRONG = 0.5, 0.9
-"""Opacities of a mask, and of where two masks differ."""
+"""Opacity of a mask, and of the difference of two masks."""
 
 
 @dataclass(frozen=True)
 class BlockView:
-    """What one block does with the tokens of one image. All maps are [H, W], without a window's padding.
+    """The merging of one block on one image. All maps are [H, W], without padding.
 
     Attributes:
-        slot: numbers of the tokens' slots among those of all windows.
-        merged: whether a token shares its slot, be it with padding.
-        destination: whether a token stands for the slot that it shares: the slot has its place.
-        energy: see `Method.scores`.
-        windows: how the block cuts the map.
+        slot: index of each token's slot among the slots of all windows.
+        merged: whether a token shares its slot, also with padding.
+        destination: whether a token shares its slot and the slot has its position.
+        energy: see `Method.scores`; None for methods without scores.
+        windows: the block's attention windows.
         slots: K, the slots of one window.
-        patch: pixels along the side of a token's patch.
-        reading: how to read the energy, in a few words.
+        patch: side of a token's patch, in pixels.
+        reading: legend of the energy, a few words.
     """
 
     slot: NDArray[np.int64]
@@ -58,18 +58,17 @@ class BlockView:
 
 @torch.no_grad()
 def watch(encoder: Any, image: Tensor, blocks: Collection[int]) -> tuple[dict[int, BlockView], Stage]:
-    """Run a patched encoder up to the last of some blocks, and see what these do.
+    """Run a patched encoder up to the last of some blocks, and return a view of each of them.
 
-    Every block sees what the merging blocks before it made: the method's own features, as in the paper's
-    figures, not those of the unmerged encoder.
+    Features are those of the merged encoder, as in the paper's figures, not those of the unmerged one.
 
     Args:
         encoder: a patched ImageEncoderViT.
         image: [1, 3, S, S] normalised pixels.
-        blocks: numbers of blocks, at least one.
+        blocks: indices of blocks, at least one.
 
     Returns:
-        The views, and the stage behind the last of these blocks.
+        The views by block, and the stage after the last of these blocks.
     """
     before, views = enter(encoder, image), {}
     patch = image.shape[-1] // before.x.shape[2]
@@ -85,7 +84,7 @@ def watch(encoder: Any, image: Tensor, blocks: Collection[int]) -> tuple[dict[in
 
 @torch.no_grad()
 def finish(encoder: Any, stage: Stage) -> Tensor:
-    """The rest of a patched encoder, from where `watch` left it: the embedding [1, E, H, W]."""
+    """Run the rest of a patched encoder after `watch`; returns the embedding [1, E, H, W]."""
     for after in walk(encoder.blocks, stage):
         stage = after
     return leave(encoder, stage)
@@ -94,7 +93,7 @@ def finish(encoder: Any, stage: Stage) -> Tensor:
 def block_view(
     plan: MergePlan, windows: Windows, energy: Tensor | None, patch: int, reading: str = ""
 ) -> BlockView:
-    """A plan for the windows of one image, laid out as the map; see BlockView."""
+    """The view of a plan for the windows of one image; see `BlockView` for the arguments."""
     count, slots = plan.size.shape
     window = torch.arange(count)[:, None]
     shared = plan.size > 1  # [B', K]
@@ -114,11 +113,11 @@ def block_view(
 
 
 def draw_merging(photo: Pixels, view: BlockView) -> Pixels:
-    """The photograph as attention sees it: tokens that stay are untouched, others show their slot.
+    """Draw merged tokens on the photograph: kept tokens are unchanged, merged tokens show their slot.
 
     Args:
-        photo: [h, w, 3], resized for the encoder, without padding.
-        view: of the block.
+        photo: uint8 [h, w, 3], resized for the encoder, without padding.
+        view: the view of the block.
 
     Returns:
         [h, w, 3]. Tokens that share a slot show its mean colour, shaded; a white dot marks its destination.
@@ -136,7 +135,7 @@ def draw_merging(photo: Pixels, view: BlockView) -> Pixels:
 
 
 def _dots(size: tuple[int, ...], patch: int) -> Mask:
-    """[h, w] the middle of every token."""
+    """A mask [h, w] of a dot in the middle of every token's patch."""
     inside, margin = np.zeros(patch, np.bool_), round(MARGIN * patch)
     inside[margin : patch - margin] = True
     down, across = (inside[np.arange(length) % patch] for length in size)
@@ -144,18 +143,18 @@ def _dots(size: tuple[int, ...], patch: int) -> Mask:
 
 
 def enlarge(values: NDArray[Any], size: tuple[int, ...], patch: int) -> NDArray[Any]:
-    """[H, W] of tokens to [h, w] of pixels, whatever is padding cut off."""
+    """Repeat a map of tokens [H, W] to pixels [h, w]; padding is cut off."""
     rows, columns = (np.arange(length) // patch for length in size)
     return values[np.ix_(rows, columns)]
 
 
 def draw_energy(photo: Pixels, energy: NDArray[np.float32], patch: int) -> Pixels:
-    """Energies [H, W] as colours from black over red to yellow, by their 1st and 99th percentile.
+    """Draw energies in colours from black over red to yellow, between their 1st and 99th percentile.
 
     Args:
         photo: [h, w, 3], for its size.
-        energy: of all tokens of the map.
-        patch: pixels along the side of a token's patch.
+        energy: [H, W], one value per token.
+        patch: side of a token's patch, in pixels.
 
     Returns:
         [h, w, 3].
@@ -168,7 +167,7 @@ def draw_energy(photo: Pixels, energy: NDArray[np.float32], patch: int) -> Pixel
 
 
 def draw_masks(photo: Pixels, before: Mask, after: Mask) -> Pixels:
-    """Two masks over a pale photograph: blue where they agree, green where gained, orange where lost.
+    """Draw two masks on a pale photograph: blue where they agree, green where gained, orange where lost.
 
     Args:
         photo: [h, w, 3].

@@ -1,4 +1,4 @@
-"""Multiply-accumulates of an encoder as they are read: a row for every block, and sums."""
+"""Multiply-accumulates of an encoder as a table: one row for every block, and sums."""
 
 from rich.table import Table
 
@@ -19,7 +19,7 @@ COLUMNS = (
 
 
 def breakdown(macs: EncoderMacs) -> Table:
-    """A row for every block, and their sums."""
+    """A table of multiply-accumulates in 10^9: one row for every block, and a row of sums."""
     table = Table("block", "kind", *(name.replace("_", " ") for name in COLUMNS), "total", box=None)
     for block in macs.blocks:
         values = [getattr(block, name) for name in COLUMNS]
@@ -30,14 +30,14 @@ def breakdown(macs: EncoderMacs) -> Table:
 
 
 def totals(macs: EncoderMacs) -> list[str]:
-    """The encoder as a whole, under each convention."""
+    """Lines with the multiply-accumulates of the whole encoder in 10^9, under each counting convention."""
     share = macs.total / macs.unmerged
     before = macs.unmerging_before_proj
     return [
         f"patch embedding and neck: {macs.stem / 1e9:.2f}",
         f"encoder: {macs.total / 1e9:.2f} of {macs.unmerged / 1e9:.3f} unmerged ({1 - share:.1%} less)",
         f"unmerging before the projection, as the authors' code does: {before / 1e9:.2f}",
-        f"our attention executes {macs.widening / 1e9:.2f} more to carry the relative position",
+        f"not counted: {macs.widening / 1e9:.2f} more that our attention executes for the relative position",
     ]
 
 

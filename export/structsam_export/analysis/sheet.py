@@ -1,4 +1,4 @@
-"""A photograph in panels: what blocks merge and keep, what they decide by, and what becomes of a mask."""
+"""A figure of panels: the photograph, energies, merged tokens, and the change of a mask."""
 
 from __future__ import annotations
 
@@ -45,9 +45,10 @@ from .pictures import (
 )
 
 INCHES, NARROWEST, TITLE, KEY = 3.0, 2.3, 0.4, 0.9
-"""Side of a square panel, others have its area; width that a title needs; heights of title and key."""
+"""In inches: side of a square panel (other panels have the same area), least width of a title, heights of
+title and legend."""
 COLUMNS = 5
-"""At most."""
+"""Largest number of columns."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +68,19 @@ def _dot(label: str) -> Artist:
 
 
 TOKEN_KEY = [
-    _swatch(WHITE, "unchanged: attention sees the token as it is"),
+    _swatch(WHITE, "unchanged: the token is kept"),
     _swatch(SHADE, "dark: tokens that merge into one, in their mean colour"),
-    _dot("dot: the destination, whose place the merged token takes"),
+    _dot("dot: the destination, whose position the merged token takes"),
 ]
 MASK_KEY = [
-    _swatch(BOTH, "in the mask without merging, and with it"),
+    _swatch(BOTH, "in both masks, without and with merging"),
     _swatch(GAINED, "gained by merging"),
     _swatch(LOST, "lost by merging"),
 ]
 
 
 def title_of(config: ExportConfig) -> str:
-    """What stands over a picture: the model, its size, the rate."""
+    """The title of a figure: model, image size and rate."""
     weights = ", random weights" if config.random_weights else ""
     return f"{config.arch}{weights}, {config.image_size} px, rate {config.rate:g}"
 
@@ -87,13 +88,13 @@ def title_of(config: ExportConfig) -> str:
 def panels(
     picture: Pixels, configs: Sequence[ExportConfig], blocks: Sequence[int], prompts: Encoded | None
 ) -> list[list[Panel]]:
-    """Run every method, and draw what it does: a group of panels for every block, and one for the masks.
+    """Run every method and draw its merging: one group of panels for every block, and one for the masks.
 
     Args:
-        picture: the photograph, [h, w, 3].
-        configs: differ in nothing but the method.
-        blocks: to show, at least one.
-        prompts: one box, if masks are wanted.
+        picture: the photograph, uint8 RGB [h, w, 3].
+        configs: one per method; they differ in the method only.
+        blocks: indices of the blocks to draw, at least one.
+        prompts: one box prompt; None draws no masks.
     """
     sam = load(configs[0])
     encoder = sam.image_encoder
@@ -119,7 +120,7 @@ def panels(
 
 
 def mask_of(sam: Any, embedding: torch.Tensor, prompts: Encoded, photo: Pixels, upscaling: Upscaling) -> Mask:
-    """The mask [h, w] of one prompt, as large as the photograph is in the encoder."""
+    """The mask [h, w] of one prompt, in the size of the photograph at the encoder's input."""
     side = 4 * embedding.shape[-1]
     masks, _ = PromptedMaskDecoder(sam)(
         embedding,
@@ -133,7 +134,7 @@ def mask_of(sam: Any, embedding: torch.Tensor, prompts: Encoded, photo: Pixels, 
 
 
 def block_panels(photo: Pixels, block: int, views: Mapping[str, BlockView]) -> list[Panel]:
-    """The photograph, the energies of methods that have one, and what every method merges."""
+    """Panels of one block: the photograph, the energies of methods with scores, and the merged tokens."""
     energies = [
         Panel(f"{name}, energy in block {block}\n{view.reading}", draw_energy(photo, view.energy, view.patch))
         for name, view in views.items()
@@ -155,7 +156,7 @@ def _counts(view: BlockView) -> str:
 def mask_panels(
     photo: Pixels, corners: NDArray[np.float32], unmerged: Mask, masks: Mapping[str, Mask]
 ) -> list[Panel]:
-    """The box, the mask without merging, and that of every method beside it."""
+    """Panels of the box, the mask without merging, and the mask of every method compared with it."""
     return [
         Panel("box prompt", draw_box(photo, corners)),
         Panel("mask without merging", draw_masks(photo, unmerged, unmerged)),
@@ -170,7 +171,7 @@ def mask_panels(
 
 
 def draw_box(photo: Pixels, corners: NDArray[np.float32]) -> Pixels:
-    """The photograph with a box [2, 2] (x, y), white in black, to be seen on any background."""
+    """Draw a box with corners [2, 2] (x, y) in white with a black outline, visible on any background."""
     picture = Image.fromarray(photo)
     outlined_box(
         ImageDraw.Draw(picture), corners.ravel().tolist(), WHITE, max(1, max(photo.shape[:2]) // 200)
@@ -179,7 +180,7 @@ def draw_box(photo: Pixels, corners: NDArray[np.float32]) -> Pixels:
 
 
 def sheet(groups: Sequence[Sequence[Panel]], title: str, key: Sequence[Artist]) -> Figure:
-    """All panels, every group from a new row on, under a title and over a key to what they show."""
+    """The figure: all panels, every group in new rows, with a title and a legend."""
     widest = max(map(len, groups))
     columns = math.ceil(widest / math.ceil(widest / COLUMNS))
     rows = [group[start : start + columns] for group in groups for start in range(0, len(group), columns)]

@@ -18,11 +18,11 @@ COLOURS = tuple(map(code, (*LINES, BLACK)))
 MARKERS = "osD^v<>"
 KINDS = ("window", "global")
 ROUNDING = 1e-9
-"""Where the plot's logarithmic axis ends: a spectrum that did not move differs by rounding, or not at all."""
+"""Lower end of the plot's logarithmic axis: differences of an unchanged spectrum are rounding errors or 0."""
 
 
 def numbers(config: ExportConfig, blocks: Sequence[BlockDistortion]) -> dict[str, Any]:
-    """What was measured, SD per block and D_enc, for the JSON."""
+    """The measurements for the JSON: SD of every block (eq. 1), and D_enc (eq. 2)."""
     rows = [
         {
             "block": block.index,
@@ -50,8 +50,11 @@ def _kind(block: BlockDistortion) -> str:
 
 
 def plot(blocks: Sequence[BlockDistortion], title: str) -> Figure:
-    """SD over the blocks, a line per method; window and global blocks side by side, as their SDs differ in
-    scale: a global block has one graph, a window block one per window."""
+    """Plot SD by block with one line per method.
+
+    Window and global blocks have separate axes, because their SDs differ in scale: a global block has one
+    graph, a window block has one per window.
+    """
     figure = Figure(figsize=(10, 5), dpi=150, layout="constrained")
     sums = encoder_sums(blocks)
     for axes, kind in zip(figure.subplots(1, 2), KINDS, strict=True):
@@ -76,7 +79,7 @@ def plot(blocks: Sequence[BlockDistortion], title: str) -> Figure:
 
 
 def _cells(blocks: Sequence[BlockDistortion], kind: str, name: str) -> list[str]:
-    """Slots of tokens in one window, and SD, of the blocks of a kind."""
+    """Two cells for the blocks of a kind: slots of one window, and the sum of SD."""
     alike = [block for block in blocks if _kind(block) == kind]
     counts = sorted({block.slots[name] for block in alike})  # ALGM's differ by one between blocks
     slots = f"{', '.join(map(str, counts))} of {alike[0].windows.tokens}"
@@ -84,7 +87,7 @@ def _cells(blocks: Sequence[BlockDistortion], kind: str, name: str) -> list[str]
 
 
 def table(blocks: Sequence[BlockDistortion]) -> Table:
-    """Slots per window and SD, summed over the blocks of a kind, and D_enc."""
+    """A table by method: slots per window and SD summed over the blocks of each kind, and D_enc."""
     heads = [f"{kind} {what}" for kind in KINDS for what in ("slots", "SD")]
     table = Table("method", *heads, "sum of SD", box=None)
     for name, total in encoder_sums(blocks).items():

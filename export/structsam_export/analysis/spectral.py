@@ -1,24 +1,24 @@
-"""How far merging moves the spectrum of the token graph (paper section 4 and appendix D).
+"""The change of the token graph's spectrum by merging (paper section 4 and appendix D).
 
 The tokens of an attention window are the nodes of a weighted graph. A merge plan partitions them; coarsening
 the graph by that partition and lifting it back gives a graph on the same nodes. The discrepancy of the two
 spectra, summed over the windows of a block, is the paper's SD (eq. 1), and summed over all blocks D_enc
 (eq. 2).
 
-Two things are left open by the paper, or differ from its letter.
+In two points the paper is open, or this code differs from its text.
 
 The weights. "Cosine-type affinities" through a Lipschitz map psi (proof of Proposition 1) leave psi open.
 Ours is psi(c) = max(c, 0), with a Lipschitz constant of 1, and self-loops have the weight psi(1) = 1.
 Proposition 1 needs them: it compares all entries of two rows, and without self-loops even two identical
-tokens would have different rows, so that merging them would cost something. Padding tokens belong to the
+tokens would have different rows, and merging them would change the spectrum. Padding tokens belong to the
 window, as they do in attention; see `token_graph`.
 
 The degrees of the coarse graph. Lemma 1 says that the lifted spectrum is the coarse one and N - n ones. With
 the block averages of eq. 3 and their plain row sums as degrees, that fails in general once parts differ in
 size: a lifted node of part i has the degree sum_j |V_j| W_c[i, j], not sum_j W_c[i, j], so D_l^-1 W_l acts on
 the parts as D_l^-1 W_c S with S = diag(|V_i|). The lemma holds for S W_c S, the graph of block sums, whose
-normalised Laplacian is the printed one where all parts are equally large. Block sums also make coarsening
-step by step the same as coarsening at once, which the telescoping of Theorem 2 takes for granted.
+normalised Laplacian is the printed one if all parts have the same size. With block sums, coarsening step by
+step also equals coarsening at once, which the telescoping of Theorem 2 assumes.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ Slots = NDArray[np.integer[Any]]
 def token_graph(features: ArrayLike) -> Floats:
     """Weights W[i, j] = max(cos(v_i, v_j), 0) between the tokens of a window.
 
-    A zero vector has no direction. Padding tokens are zero vectors, and here they all share a direction of
-    their own, orthogonal to every other token. So merging padding with padding is free, merging it into the
-    picture is not, and every degree is at least 1, the token's self-loop (d_min of eq. 9).
+    A zero vector has no direction. Padding tokens are zero vectors, and here they share one extra direction,
+    orthogonal to every other token. So merging padding with padding changes nothing, merging it into the
+    image does, and every degree is at least 1, the token's self-loop (d_min of eq. 9).
 
     Args:
         features: [N, C], finite.
 
     Returns:
-        [N, N] symmetric, from 0 to 1, with a diagonal of 1 up to rounding.
+        [N, N] symmetric, in [0, 1], with a diagonal of 1 up to rounding.
     """
     v = np.asarray(features, np.float64)
     norm = np.linalg.norm(v, axis=1, keepdims=True)
@@ -65,7 +65,7 @@ def token_graph(features: ArrayLike) -> Floats:
 
 
 def normalized_laplacian(weights: Floats) -> Floats:
-    """I - D^-1/2 W D^-1/2 (eq. 4), D the row sums of W.
+    """I - D^-1/2 W D^-1/2 (eq. 4); D is the diagonal of the row sums of W.
 
     Args:
         weights: [N, N], symmetric and nonnegative.
@@ -74,7 +74,7 @@ def normalized_laplacian(weights: Floats) -> Floats:
         [N, N].
 
     Raises:
-        ValueError: a node without a positive degree (eq. 9).
+        ValueError: a node has no positive degree (eq. 9).
     """
     degree = weights.sum(1)
     if not (degree > 0).all():  # also refuses NaN
@@ -97,10 +97,10 @@ def block_sums(weights: Floats, slot: Slots) -> tuple[Floats, NDArray[np.int64]]
 
     Args:
         weights: [N, N].
-        slot: [N], the part of every node; any n different integers, parts are ordered by them.
+        slot: [N], the part of every node; n distinct integers, in whose order the parts are returned.
 
     Returns:
-        [n, n] sums, and [n] the size of every part.
+        Sums [n, n], and the size of every part [n].
     """
     _, part, size = np.unique(slot, return_inverse=True, return_counts=True)
     nodes = np.arange(len(part))
@@ -112,8 +112,8 @@ def block_sums(weights: Floats, slot: Slots) -> tuple[Floats, NDArray[np.int64]]
 def coarsen(weights: Floats, slot: Slots) -> Floats:
     """W_c, the mean weight between the parts of a partition (eq. 3). See `block_sums` for the arguments.
 
-    Its own normalised Laplacian is not the one of Lemma 1, unless all parts are equally large; see the head
-    of this module, and `lifted_spectrum`.
+    Its normalised Laplacian is not the one of Lemma 1, unless all parts have the same size; see the module
+    docstring, and `lifted_spectrum`.
 
     Returns:
         [n, n].
@@ -126,7 +126,7 @@ def lift(coarse: Floats, slot: Slots) -> Floats:
     """W_l: every pair of nodes gets the weight of its parts (eq. 5).
 
     Args:
-        coarse: [n, n], what `coarsen` gave for the same `slot`.
+        coarse: [n, n], the result of `coarsen` for the same `slot`.
         slot: [N], the part of every node.
 
     Returns:
@@ -141,7 +141,7 @@ def lifted_spectrum(weights: Floats, slot: Slots) -> Floats:
 
     Args:
         weights: [N, N].
-        slot: [N], the part of every node, n different ones.
+        slot: [N], the part of every node, n distinct ones.
 
     Returns:
         [N], ascending: the eigenvalues of the graph of block sums, and N - n ones.
@@ -186,12 +186,12 @@ def block_discrepancy(features: ArrayLike, slots: Slots) -> Floats:
 
 @dataclass(frozen=True)
 class BlockDistortion:
-    """What methods do to the spectrum of one block.
+    """The spectral discrepancy of one block, by method.
 
     Attributes:
-        index: of the block.
+        index: index of the block.
         attends_in_windows: whether this is a window block.
-        windows: how it cuts the feature map.
+        windows: the block's attention windows.
         slots: K, the slots of one window, by method.
         discrepancy: SD (eq. 1), by method.
     """
@@ -208,18 +208,19 @@ def encoder_distortion(
 ) -> Iterator[BlockDistortion]:
     """SD of every block on one image, for several methods.
 
-    Every method plans on the features of the unmerged encoder, so SD compares partitions alone. In an encoder
-    that merges, later blocks would see other features under every method, and SD would mix the merging with
-    the drift. This is our reading, as is the choice of features: those that plans are made from, norm1's
-    output. What a slot holds (a mean or one token) and where it stands do not enter a spectrum.
+    Every method plans on the features of the unmerged encoder, so SD compares only partitions. In a merged
+    encoder, the features of later blocks would differ between methods, and SD would include that drift. This
+    is our interpretation, as is the choice of features: norm1's output, from which plans are made. The
+    content of a slot (a mean or one token) and its position do not affect a spectrum.
 
     Args:
-        encoder: SAM's ImageEncoderViT, patched or not; its own blocks are used, and it is not changed.
-        image: [1, 3, S, S] normalised pixels, on the CPU, as the encoder is.
+        encoder: SAM's ImageEncoderViT on the CPU, patched or not; its original blocks are used, and it is not
+            changed.
+        image: [1, 3, S, S] normalised pixels, on the CPU.
         methods: by name, one method per block.
 
     Yields:
-        One result per block, in order, as soon as it is known.
+        One result per block, in order.
     """
     for index, (features, windows) in enumerate(attended(encoder, image)):
         chosen = {name: per_block[index] for name, per_block in methods.items()}
@@ -236,14 +237,14 @@ def encoder_distortion(
 
 @torch.no_grad()
 def attended(encoder: Any, image: Tensor) -> Iterator[tuple[Tensor, Windows]]:
-    """What enters attention in every block of the unmerged encoder.
+    """The input of attention in every block of the unmerged encoder.
 
     Args:
         encoder: SAM's ImageEncoderViT, patched or not.
         image: [B, 3, S, S] normalised pixels.
 
     Yields:
-        Per block, norm1's output [B, H, W, C] and how the block cuts it into windows.
+        For each block, norm1's output [B, H, W, C] and the block's attention windows.
     """
     blocks, before = [original(block) for block in encoder.blocks], enter(encoder, image)
     for block, windows, after in zip(blocks, windows_of(encoder), walk(blocks, before), strict=True):

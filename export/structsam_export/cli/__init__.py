@@ -1,1 +1,1 @@
-"""Commands of the program `structsam` that need PyTorch: a file each, with a function `main`."""
+"""Commands of the program `structsam` that need PyTorch: one file each, with a function `main`."""

@@ -1,4 +1,4 @@
-"""Compare an export with PyTorch again, on the machine and the runner that will do the work.
+"""Compare an export with PyTorch on this machine and with the runner that will be used.
 
 structsam check OUT [--images DIR] [--runner cuda]
 """
@@ -19,14 +19,14 @@ from ..progress import Progress
 def main(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of structsam export.")],
     images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Compare on these instead of three photographs.")
+        Path | None, typer.Option(metavar="DIR", help="Compare on these images. Default: three photographs.")
     ] = None,
     runner: Annotated[str, typer.Option(help=f"One of {', '.join(RUNNERS)}.")] = "cpu",
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="The checkpoint, if it is not where it was.")
+        Path | None, typer.Option(metavar="PATH", help="The checkpoint, if its file was moved.")
     ] = None,
 ) -> None:
-    """Compare an export with the PyTorch model that it was made from, and say whether it passes."""
+    """Compare an export with the PyTorch model that it was made from. A miss is exit code 3."""
     try:
         report, misses = compare(out, images, runner, checkpoint, Progress())
     except NotFiniteError as error:
@@ -37,4 +37,4 @@ def main(
         typer.echo(f"failed: {miss}", err=True)
     if misses:
         raise typer.Exit(FAILED)
-    typer.echo("passes the thresholds of its precision")
+    typer.echo("passed: all thresholds of its precision")

@@ -1,8 +1,8 @@
-"""Measure what merging costs in masks: a dataset, every method, every rate; the paper's tables and plots.
+"""Measure mask quality on a dataset for merging methods and rates; writes the paper's tables and plots.
 
 structsam evaluate --dataset coco-panoptic --root DIR -o results              # PyTorch, all methods
 structsam evaluate --dataset thin --root DIR -o results --method structsam --ablations
-structsam evaluate OUT [OUT ...] --dataset dis5k --root DIR -o results        # exports, as they run
+structsam evaluate OUT [OUT ...] --dataset dis5k --root DIR -o results        # exports, on a runner
 """
 
 import dataclasses
@@ -33,45 +33,45 @@ RATES = (0.35, 0.55)
 
 def main(
     dataset: Annotated[str, typer.Option(help=f"One of {', '.join(DATASETS)}.")],
-    root: Annotated[Path, typer.Option(metavar="DIR", help="Where the dataset was unpacked.")],
+    root: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the unpacked dataset.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Results, tables, plots.")],
     outs: Annotated[
         list[Path] | None, typer.Argument(metavar="[OUT]...", help="Exports to evaluate instead of PyTorch.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Of the dataset; default: its usual one.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many pictures, from the first.")] = None,
-    last: Annotated[int | None, typer.Option(min=1, help="Only so many pictures, to the last.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the dataset. Default: its usual one.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N pictures.")] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Evaluate only the last N pictures.")] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="Repeatable; default: all. With options: bipartite:reduction=replace."),
+        typer.Option(help="Repeatable. Default: all. With options: bipartite:reduction=replace."),
     ] = None,
-    rate: Annotated[list[float] | None, typer.Option(help="Repeatable; default: 0.35 and 0.55.")] = None,
+    rate: Annotated[list[float] | None, typer.Option(help="Repeatable. Default: 0.35 and 0.55.")] = None,
     ablations: Annotated[
-        bool, typer.Option("--ablations", help="Those of Table 4, and every other choice, too.")
+        bool, typer.Option("--ablations", help="Also evaluate Table 4 and single options.")
     ] = False,
     arch: Annotated[
         str | None,
         typer.Option(help=f"{', '.join(ARCHITECTURES)}; default: the checkpoint's, else {DEFAULT}."),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Your own. Default: Meta's, downloaded.")
+        Path | None, typer.Option(metavar="PATH", help="Your own weights. Default: Meta's, downloaded.")
     ] = None,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Seeded random weights: only to see it run.")
+        bool, typer.Option("--random-weights", help="Seeded random weights, for a trial run.")
     ] = False,
     family: Annotated[
         str, typer.Option(help=f"What weights were trained as: {' or '.join(FAMILIES)}; default: sam.")
     ] = "",
     image_size: Annotated[
-        int, typer.Option(help="Pixels along the side of the input; 0 is the architecture's own.")
+        int, typer.Option(help="Side of the input in pixels; 0: the size of the architecture.")
     ] = 0,
     runner: Annotated[
-        str | None, typer.Option(help=f"Of exports; default: cpu. One of {', '.join(RUNNERS)}.")
+        str | None, typer.Option(help=f"Runner of exports: {', '.join(RUNNERS)}. Default: cpu.")
     ] = None,
 ) -> None:
-    """Evaluate models with the box of every annotated object as a prompt; a stopped run goes on."""
+    """Evaluate models with the box of every annotated object as a prompt. A rerun continues a stopped run."""
     if not outs:
-        _refuse({"--runner": runner}, "only exports have one")
+        _refuse({"--runner": runner}, "it applies to exports only")
     else:
         merging = {"--method": method, "--rate": rate, "--ablations": ablations}
         model = {
@@ -80,7 +80,7 @@ def main(
             "--family": family,
             "--image-size": image_size,
         }
-        _refuse({**merging, **model}, "exports have their own")
+        _refuse({**merging, **model}, "the exports define these")
     if limit and last:
         raise UserError("--limit and --last exclude each other; give one of them")
     found = open_dataset(dataset, root, split)
@@ -102,6 +102,6 @@ def main(
 
 
 def _refuse(options: dict[str, object], why: str) -> None:
-    """Refuse options that would do nothing."""
+    """Raise UserError if options are given that would have no effect."""
     if given := [name for name, value in options.items() if value]:
         raise UserError(f"leave {' and '.join(given)} out: {why}")

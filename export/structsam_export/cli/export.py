@@ -1,4 +1,4 @@
-"""Export a SAM whose image encoder merges tokens: ONNX, engines, a manifest, all verified."""
+"""Export SAM with token merging: verified ONNX graphs, engines, and a manifest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WEIGHTS, MERGING, OUTPUT = "Model", "Merging", "Output"
 
 
 def _list_methods(wanted: bool) -> None:
-    """Print the methods, and end the command."""
+    """Print the methods with their options, and exit."""
     if not wanted:
         return
     for own in METHODS.values():
@@ -64,16 +64,16 @@ def main(
     image_size: Annotated[
         int,
         typer.Option(
-            help="Pixels along the side of the input; 0 is the architecture's own.",
+            help="Side of the input in pixels; 0: the size of the architecture.",
             rich_help_panel=WEIGHTS,
             metavar="INT",
         ),
     ] = 0,
     method: Annotated[
         str,
-        # Names in the help: beside the option they would leave it half of the line.
+        # Names are in the help text: as choices beside the option they would take half of the line.
         typer.Option(
-            help=f"{', '.join(METHODS)}; with options: adjacent:reduction=replace.",
+            help=f"{', '.join(METHODS)}. With options: adjacent:reduction=replace.",
             rich_help_panel=MERGING,
             metavar="NAME",
         ),
@@ -91,31 +91,31 @@ def main(
     rate: Annotated[
         float | None,
         typer.Option(
-            help="Share removed, 0 to 0.75 (0.55; prompt-aware: 0.35).",
+            help="Share of tokens removed, 0 to 0.75. Default: 0.55, prompt-aware 0.35.",
             rich_help_panel=MERGING,
             metavar="FLOAT",
         ),
     ] = None,
     rate_window: Annotated[
         float | None,
-        typer.Option(help="The same for window blocks.", rich_help_panel=MERGING, metavar="FLOAT"),
+        typer.Option(help="Rate of window blocks.", rich_help_panel=MERGING, metavar="FLOAT"),
     ] = None,
     rate_global: Annotated[
         float | None,
-        typer.Option(help="The same for global blocks.", rich_help_panel=MERGING, metavar="FLOAT"),
+        typer.Option(help="Rate of global blocks.", rich_help_panel=MERGING, metavar="FLOAT"),
     ] = None,
     prompt_aware: Annotated[
         bool,
         typer.Option(
             "--prompt-aware",
-            help="Take a prior of prompts: --rate is for windows there.",
+            help="Merge less in the windows of prompts: --rate applies there.",
             rich_help_panel=MERGING,
         ),
     ] = False,
     rate_background: Annotated[
         float | None,
         typer.Option(
-            help="Of all else, with --prompt-aware. Default: 0.75.",
+            help="Rate elsewhere, with --prompt-aware. Default: 0.75.",
             rich_help_panel=MERGING,
             metavar="FLOAT",
         ),
@@ -130,45 +130,43 @@ def main(
     ] = None,
     skip_blocks: Annotated[
         str,
-        typer.Option(help="Blocks that do not merge, as 0,1,5.", rich_help_panel=MERGING, metavar="LIST"),
+        typer.Option(help="Blocks without merging: 0,1,5.", rich_help_panel=MERGING, metavar="LIST"),
     ] = "",
     merge_mlp: Annotated[
         bool,
-        typer.Option("--merge-mlp", help="Merge for the MLP too.", rich_help_panel=MERGING),
+        typer.Option("--merge-mlp", help="Run the MLP on merged tokens too.", rich_help_panel=MERGING),
     ] = False,
     plan_every: Annotated[
         int,
-        typer.Option(
-            help="Decide once for so many blocks of a kind.", rich_help_panel=MERGING, metavar="INT"
-        ),
+        typer.Option(help="One plan for N blocks of the same kind.", rich_help_panel=MERGING, metavar="INT"),
     ] = 1,
     recipe: Annotated[
         Path | None,
         typer.Option(
-            help="What each block does, instead of the options above.",
+            help="Settings of each block, instead of the options above.",
             rich_help_panel=MERGING,
             metavar="FILE.json",
         ),
     ] = None,
     channels: Annotated[
         Channels | None,
-        typer.Option(help="Judge tokens by all channels or the mean over heads.", rich_help_panel=MERGING),
+        typer.Option(help="Score tokens on all channels or the mean over heads.", rich_help_panel=MERGING),
     ] = None,
     cell: Annotated[
-        int | None, typer.Option(help="Tokens along a cell's side.", rich_help_panel=MERGING, metavar="INT")
+        int | None, typer.Option(help="Side of a cell, in tokens.", rich_help_panel=MERGING, metavar="INT")
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Of everything random.", rich_help_panel=MERGING, metavar="INT")
+        int, typer.Option(help="Seed of all random choices.", rich_help_panel=MERGING, metavar="INT")
     ] = 0,
     precision: Annotated[
         Precision | None,
         typer.Option(help="fp32 (the default) or fp16.", rich_help_panel=OUTPUT, metavar="NAME"),
     ] = None,
     fp16: Annotated[
-        bool, typer.Option("--fp16", help="Half precision, sensitive parts in fp32.", rich_help_panel=OUTPUT)
+        bool, typer.Option("--fp16", help="fp16; sensitive parts stay in fp32.", rich_help_panel=OUTPUT)
     ] = False,
     dynamic_batch: Annotated[
-        bool, typer.Option("--dynamic-batch", help="Any number of images a call.", rich_help_panel=OUTPUT)
+        bool, typer.Option("--dynamic-batch", help="Any number of images per call.", rich_help_panel=OUTPUT)
     ] = False,
     decoder_layout: Annotated[
         DecoderLayout | None,
@@ -181,7 +179,7 @@ def main(
     target: Annotated[
         Target | None,
         typer.Option(
-            help=f"Graph for {', '.join(Target)}.",
+            help=f"{', '.join(Target)}. Default: that of --engine, or cpu.",
             rich_help_panel=OUTPUT,
             metavar="NAME",
         ),
@@ -189,7 +187,7 @@ def main(
     attention: Annotated[
         Attention | None,
         typer.Option(
-            help=f"{', '.join(Attention)}; default: the target's.",
+            help=f"{', '.join(Attention)}. Default: that of the target.",
             rich_help_panel=OUTPUT,
             metavar="NAME",
         ),
@@ -203,7 +201,7 @@ def main(
     plugins: Annotated[
         Path | None,
         typer.Option(
-            help="With plugins: plugins/README.md.",
+            help="Library of CUDA plugins; see plugins/README.md.",
             rich_help_panel=OUTPUT,
             metavar="LIBRARY",
         ),
@@ -227,14 +225,14 @@ def main(
         typer.Option(help="Also write models for Triton.", rich_help_panel=OUTPUT, metavar="DIR"),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace an export that is there.", rich_help_panel=OUTPUT)
+        bool, typer.Option("--force", help="Replace an existing export.", rich_help_panel=OUTPUT)
     ] = False,
 ) -> None:
-    """Export a SAM whose image encoder merges tokens: ONNX encoder and decoder, verified, with a manifest.
+    """Export SAM with token merging: ONNX encoder and decoder, verified against PyTorch, with a manifest.
 
     Example: structsam export --arch vit_b --rate 0.55 --fp16
     """
-    # PyTorch takes seconds to import, which --help and mistakes in typing need not wait for.
+    # PyTorch takes seconds to import; --help and usage errors do not need it.
     from ..comparing import NotFiniteError
     from ..config import ExportConfig
     from ..engine import BuildError
@@ -285,23 +283,25 @@ def main(
 
 
 def _precision(named: Precision | None, fp16: bool) -> Precision:
-    """What `--precision` and `--fp16` come to."""
+    """The precision that `--precision` and `--fp16` select."""
     if fp16 and named not in (None, Precision.FP16):
         raise UserError(f"--fp16 and --precision {named} exclude each other; give one of them")
     return Precision.FP16 if fp16 else named or Precision.FP32
 
 
 def _refuse_beside_recipe(flags: dict[str, Any]) -> None:
-    """Refuse flags that a recipe file says already."""
-    # A rate of 0 is a flag too.
+    """Raise UserError for flags that the recipe file replaces."""
+    # A rate of 0 is given too.
     given = [name for name, value in flags.items() if value or (value == 0 and value is not False)]
     if given:
         typed = " and ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UserError(f"--recipe says what every block does; leave {typed} out")
+        raise UserError(f"--recipe defines every block; leave {typed} out")
 
 
 def _blocks(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError as error:
-        raise UserError(f"--skip-blocks {text} is no list of block numbers; expected e.g. 0,1,5") from error
+        raise UserError(
+            f"--skip-blocks {text} is not a list of block numbers; expected e.g. 0,1,5"
+        ) from error

@@ -1,7 +1,7 @@
-"""Count what merging saves and what it costs, block by block, without weights and without computing.
+"""Count the multiply-accumulates of an encoder block by block, without weights and without running it.
 
 structsam macs --arch vit_b --method structsam --rate 0.55
-structsam macs --preset paper-flops          # the reading that explains the paper's 347.8 GFLOPs
+structsam macs --preset paper-flops          # the settings that explain the paper's 347.8 GFLOPs
 structsam macs --table-5                     # the paper's Table 5
 """
 
@@ -29,7 +29,7 @@ PUBLISHED = "bipartite"
 
 
 class Preset(StrEnum):
-    """Named readings of the paper's tables."""
+    """Named settings that reproduce numbers of the paper."""
 
     PAPER_FLOPS = "paper-flops"
 
@@ -37,33 +37,33 @@ class Preset(StrEnum):
 def main(
     arch: Annotated[str, typer.Option(help=f"{', '.join(ARCHITECTURES)}.")] = "vit_b",
     method: Annotated[
-        str | None, typer.Option(help=f"{', '.join(METHODS)}; with options: tome:reduction=replace.")
+        str | None, typer.Option(help=f"{', '.join(METHODS)}. With options: tome:reduction=replace.")
     ] = None,
     rate: Annotated[
         float | None,
-        typer.Option(help="Share of tokens removed, 0 to 0.75; default: 0.55, with --prompt-aware 0.35."),
+        typer.Option(help="Share of tokens removed, 0 to 0.75. Default: 0.55, with --prompt-aware 0.35."),
     ] = None,
     prompt_aware: Annotated[
-        bool, typer.Option("--prompt-aware", help="--rate is for the windows of a prompt.")
+        bool, typer.Option("--prompt-aware", help="--rate applies to the windows of a prompt.")
     ] = False,
     rate_background: Annotated[
-        float | None, typer.Option(help="With --prompt-aware, the rate of all else; default: 0.75.")
+        float | None, typer.Option(help="With --prompt-aware, the rate elsewhere. Default: 0.75.")
     ] = None,
     prompt_windows: Annotated[
-        int | None, typer.Option(help="With --prompt-aware, windows that --rate is for; default: 2.")
+        int | None, typer.Option(help="With --prompt-aware, the windows at --rate. Default: 2.")
     ] = None,
-    channels: Annotated[Channels | None, typer.Option(help="What tokens are judged by.")] = None,
-    merge_mlp: Annotated[bool, typer.Option("--merge-mlp", help="The MLP sees merged tokens too.")] = False,
-    plan_every: Annotated[int, typer.Option(help="Decide once for so many blocks of a kind.")] = 1,
+    channels: Annotated[Channels | None, typer.Option(help="Score tokens on these channels.")] = None,
+    merge_mlp: Annotated[bool, typer.Option("--merge-mlp", help="Run the MLP on merged tokens too.")] = False,
+    plan_every: Annotated[int, typer.Option(help="One plan for N blocks of the same kind.")] = 1,
     preset: Annotated[
         Preset | None,
-        typer.Option(help="paper-flops: the authors' bipartite code, block 0 unmerged, priced as published."),
+        typer.Option(help="paper-flops: the authors' code, block 0 unmerged, counted as in the paper."),
     ] = None,
     table: Annotated[
-        bool, typer.Option("--table-5", help="The paper's Table 5 instead: deciding what merges.")
+        bool, typer.Option("--table-5", help="Print the paper's Table 5 instead: the cost of the plan.")
     ] = False,
 ) -> None:
-    """Multiply-accumulates of an image encoder at its own size, as the paper counts them, in 10^9."""
+    """Count the multiply-accumulates of an image encoder at its default size, as the paper does, in 10^9."""
     console = Console(width=150)
     if table:
         for price in table_5():
@@ -95,4 +95,4 @@ def main(
     for line in totals(macs):
         console.print(line, highlight=False)
     if preset:
-        console.print(f"priced as published: {macs.as_published / 1e9:.2f}", highlight=False)
+        console.print(f"counted as in the paper: {macs.as_published / 1e9:.2f}", highlight=False)

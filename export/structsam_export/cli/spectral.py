@@ -1,4 +1,4 @@
-"""Measure how far merging methods move the spectrum of a photograph's token graphs (paper section 4).
+"""Measure how much merging methods change the spectrum of a photograph's token graphs (paper section 4).
 
 structsam spectral photo.jpg -o spectral.png --rate 0.55 --random-weights
 """
@@ -30,9 +30,9 @@ PICTURES = (".png", ".pdf", ".svg")
 
 
 def main(
-    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="Any picture.")],
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="A photograph.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The plot; its numbers go beside it as .json.")
+        Path, typer.Option("--output", "-o", help="The plot; the numbers are written beside it as .json.")
     ],
     arch: Annotated[
         str | None,
@@ -44,15 +44,15 @@ def main(
         str, typer.Option(help=f"What weights were trained as: {' or '.join(FAMILIES)}; default: sam.")
     ] = "",
     rate: Annotated[float, typer.Option(help="Share of tokens removed, 0 to 0.75.")] = 0.55,
-    method: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Repeatable. Default: all.")] = None,
     image_size: Annotated[
         int,
-        typer.Option(metavar="INT", help="Pixels along the side of the input; 0 is the architecture's own."),
+        typer.Option(metavar="INT", help="Side of the input in pixels; 0: the size of the architecture."),
     ] = 0,
 ) -> None:
-    """Plot the spectral discrepancy of every block (eq. 1) for all methods, and print its sum (eq. 2).
+    """Plot the spectral discrepancy of every block (eq. 1) by method, and print its sum (eq. 2).
 
-    Every method merges the features of the same, unmerged encoder.
+    All methods merge the features of the same, unmerged encoder.
     """
     check_drawing(output, photo, PICTURES)
     architecture = architecture_named(arch, checkpoint)

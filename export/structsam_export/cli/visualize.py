@@ -1,4 +1,4 @@
-"""Show what merging does to a photograph: energy, merged tokens, destinations, and what becomes of a mask.
+"""Draw merging on a photograph: energy, merged tokens, destinations, and the change of a mask.
 
 structsam visualize photo.jpg -o plan.png --rate 0.55 --block 2 --random-weights
 structsam visualize photo.jpg -o plan.png --all-methods --box 100 80 400 360
@@ -27,7 +27,7 @@ FORMATS = (".png", ".jpg", ".pdf", ".svg")
 
 
 def main(
-    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="Any picture.")],
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="A photograph.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The panels: .png, .jpg, .pdf or .svg.")],
     arch: Annotated[
         str | None,
@@ -42,23 +42,28 @@ def main(
     method: Annotated[
         list[str] | None, typer.Option(help="How tokens merge; repeatable. Default: structsam.")
     ] = None,
-    all_methods: Annotated[bool, typer.Option("--all-methods", help="All of them, to compare.")] = False,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Seeded random weights; no download.")
+    ] = False,
+    rate: Annotated[float, typer.Option(help="Share of tokens removed, 0 to 0.75.")] = 0.55,
+    method: Annotated[list[str] | None, typer.Option(help="Repeatable. Default: structsam.")] = None,
+    all_methods: Annotated[bool, typer.Option("--all-methods", help="Draw all methods.")] = False,
     block: Annotated[
         list[int] | None,
-        typer.Option(help="Whose merging; repeatable. Default: the first block with global attention."),
+        typer.Option(help="Block to draw; repeatable. Default: the first global block."),
     ] = None,
     box: Annotated[
         tuple[float, float, float, float] | None,
-        typer.Option(metavar="X0 Y0 X1 Y1", help="Show its masks too; pixels of the photograph."),
+        typer.Option(metavar="X0 Y0 X1 Y1", help="Box prompt in pixels; draws its masks too."),
     ] = None,
     image_size: Annotated[
         int,
-        typer.Option(metavar="INT", help="Pixels along the side of the input; 0 is the architecture's own."),
+        typer.Option(metavar="INT", help="Side of the input in pixels; 0: the size of the architecture."),
     ] = 0,
 ) -> None:
-    """Draw what blocks merge and keep, the energy they decide by, and how the mask of a box changes.
+    """Draw which tokens blocks merge, the energy that decides it, and how the mask of a box changes.
 
-    Every method runs as itself: a block sees the features that the method's own earlier blocks made.
+    Features are those of the merged encoder: earlier blocks merge with the same method.
     """
     check_drawing(output, photo, FORMATS)
     if checkpoint is not None and random_weights:
@@ -90,7 +95,7 @@ def main(
 
 
 def _blocks(asked: Sequence[int], config: ExportConfig) -> list[int]:
-    """The blocks to show, ascending."""
+    """The blocks to draw, in ascending order."""
     depth = config.architecture.depth
     for block in asked:
         if not 0 <= block < depth:

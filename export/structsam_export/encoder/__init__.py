@@ -1,4 +1,7 @@
-"""SAM with merging inside its image encoder, and the decoder as it is. Knows no merging arithmetic."""
+"""SAM's image encoder with token merging in its blocks, and its decoder unchanged.
+
+How tokens merge is in `merging/`; nothing here depends on the method.
+"""
 
 from .attention import MergedAttention, MergedBlock
 from .decoder import PromptedMaskDecoder

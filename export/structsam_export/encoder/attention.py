@@ -22,7 +22,7 @@ from . import forms
 
 
 def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """Layer normalisation with statistics and result in fp32, whatever the type of `x` [..., C]."""
+    """Layer normalisation of `x` [..., C], any type, with fp32 statistics and an fp32 result."""
     return F.layer_norm(x.float(), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
@@ -31,12 +31,12 @@ def relative_positions(rel_pos: Tensor, side: int, footprint: int = 1) -> Tensor
 
     Args:
         rel_pos: [L, d], the vectors for distances -(L-1)/2 .. (L-1)/2.
-        side: places on the axis.
-        footprint: places along a cell's side, if cells stand at their mean place.
+        side: number of positions on the axis.
+        footprint: side of a cell in tokens if merged cells take their mean position, else 1.
 
     Returns:
-        [2 side - 1, d], for distances -(side - 1) .. side - 1; where cells stand at their mean place, behind
-        them the means of `footprint` neighbours, [2 side - footprint, d].
+        [2 side - 1, d], for distances -(side - 1) .. side - 1. With `footprint` > 1, followed by the means of
+        `footprint` consecutive vectors, [2 side - footprint, d].
     """
     if rel_pos.shape[0] != 2 * side - 1:
         resized = F.interpolate(rel_pos.T[None].float(), size=2 * side - 1, mode="linear")[0].T
@@ -47,26 +47,37 @@ def relative_positions(rel_pos: Tensor, side: int, footprint: int = 1) -> Tensor
 
 
 def distances(side: int, footprint: int = 1) -> Tensor:
-    """Which relative position each place of a window has to every row and every column.
+    """Indices into `relative_positions` from each position of a window to every row and every column.
+
+    Args:
+        side: rows and columns of the window.
+        footprint: see `relative_positions`.
 
     Returns:
-        [side * side, 2 side] int32: entry (p, i) is the number of the distance row_p - i among those of
-        `relative_positions`, entry (p, side + j) that of column_p - j, counted behind all of the rows'. Where
-        cells stand at their mean place, theirs follow in raster order, [(side / footprint)^2, 2 side].
+        [side * side, 2 side] int32: entry (p, i) is the index of the distance row_p - i in
+        `relative_positions` of the rows, entry (p, side + j) that of column_p - j in those of the columns,
+        which follow. With `footprint` > 1, followed by the cells in raster order,
+        [(side / footprint)^2, 2 side].
     """
     place = count(side, torch.device("cpu"))
     axes, vectors = [place[:, None] - place + side - 1], 2 * side - 1  # [place, key]
     if footprint > 1:
-        axes.append(vectors + place[::footprint, None] - place + side - 1)  # of a cell's first place
+        axes.append(vectors + place[::footprint, None] - place + side - 1)  # from a cell's first position
         vectors += 2 * side - footprint
     return torch.cat([_grid(axis, axis + vectors) for axis in axes])
 
 
 def shares(side: int, footprint: int = 1) -> Tensor:
-    """[side * side, 2 side]: ones at each place's row and, behind all rows, at its column.
+    """One-hot row and column of each position of a window.
 
-    Where cells stand at their mean place, theirs follow, [(side / footprint)^2, 2 side]: a share for each of
-    their rows and columns.
+    Args:
+        side: rows and columns of the window.
+        footprint: see `relative_positions`.
+
+    Returns:
+        [side * side, 2 side] fp32: a one at the position's row, and at side + its column. With `footprint`
+        > 1, followed by the cells in raster order, [(side / footprint)^2, 2 side], with 1 / footprint at each
+        of their rows and columns.
     """
     eye = torch.eye(side)
     axes = [eye] if footprint == 1 else [eye, eye.view(-1, footprint, side).mean(1)]
@@ -74,7 +85,7 @@ def shares(side: int, footprint: int = 1) -> Tensor:
 
 
 def _grid(rows: Tensor, columns: Tensor) -> Tensor:
-    """What n places on each of two axes have, [n, side] both, for every pair of them: [n * n, 2 side]."""
+    """Concatenate the entries of rows and columns, [n, side] each, for every pair: [n * n, 2 side]."""
     number = len(rows)
     return torch.cat([rows.repeat_interleave(number, 0), columns.repeat(number, 1)], 1)
 
@@ -83,25 +94,24 @@ class MergedAttention(nn.Module):
     """Multi-head attention among the slots of a plan, with SAM's decomposed relative position.
 
     The bias of a pair of slots is q . Rh[row_q - row_k] + q . Rw[column_q - column_k], with the row and
-    column of each slot's `position`: exact for every kept token. The products with all distances are one
-    small matrix product, of which every slot takes those that it has to the rows and columns of the window.
+    column of each slot's `position`: exact for every kept token. One small matrix product gives the products
+    of every query with all distances; each slot gathers those to the rows and columns of the window.
 
-    A slot may instead stand at the mean place of a cell. Its bias is then the mean over the cell's tokens, of
-    the query as of the key, and since it is a sum over the axes, each axis is averaged alone: the query's
-    distances are to consecutive places, so their vectors' mean is one more vector, and the key has a share
-    for each of its rows in place of a one.
+    A merged slot may instead take the mean position of its cell. Its bias is then the mean over the cell's
+    tokens, for the query and for the key. The bias is a sum over two axes, so each axis is averaged
+    separately: for the query the mean of consecutive vectors is one more vector, and for the key the one-hot
+    row becomes a share of each of its rows.
 
     Args:
-        attention: the block's own attention, whose parameters are shared, not copied.
+        attention: SAM's attention of the block; its parameters are shared, not copied.
         side: rows and columns of a window, in tokens.
-        footprint: rows and columns of the cells at whose mean place slots of several tokens stand; 1 if all
-            stand at their position.
-        proportional: whether a key counts as often as its slot has tokens, by the logarithm of that number
-            added to its logits (ToMe's proportional attention).
-        form: in which form attention with relative position is computed.
+        footprint: side, in tokens, of the cells whose mean position merged slots take; 1 if every slot takes
+            its `position`.
+        proportional: adds log(size) of a slot to the logits of its key (ToMe's proportional attention).
+        form: the form in which attention with relative position is computed.
 
     Raises:
-        ValueError: the form knows no mean places.
+        ValueError: the form does not support mean positions.
     """
 
     def __init__(
@@ -114,7 +124,7 @@ class MergedAttention(nn.Module):
     ) -> None:
         super().__init__()
         if footprint > 1 and form is Attention.GATHER:
-            raise ValueError("a gathered bias is that of one place, and a cell's mean place is none")
+            raise ValueError("attention in the form gather does not support place=mean; use another form")
         self.heads: int = attention.num_heads
         self.scale: float = attention.scale
         self.side = side
@@ -135,9 +145,9 @@ class MergedAttention(nn.Module):
 
         Args:
             x: [B', K, C] slots.
-            position: [B', K] int32, grid index of each slot within its window; all of a window's tokens,
-                K = side^2, stand in raster order.
-            size: [B', K] int32, how many tokens each slot stands for; one each if not given.
+            position: [B', K] int32, grid index of each slot within its window; in raster order if K = side^2
+                (nothing merges).
+            size: [B', K] int32, number of tokens in each slot; 1 each if not given.
 
         Returns:
             [B', K, C].
@@ -157,8 +167,8 @@ class MergedAttention(nn.Module):
     def project(self, x: Tensor) -> list[Tensor]:
         """Queries, scaled keys and values: [B', K, C] to three of [B', heads, K, d].
 
-        The scale sits in the key's weights, so no pass over features applies it; it is a power of two where
-        d is a power of four, and then rounds nothing. One product and one transpose for all three.
+        The scale 1 / sqrt(d) is folded into the key's weights, which saves a pass over features; if d is a
+        power of four it is a power of two, and exact. One product and one transpose for all three.
         """
         weight, bias = self._scaled(self.qkv.weight), self.qkv.bias
         projected = self._linear(x, weight, None if bias is None else self._scaled(bias))
@@ -166,17 +176,17 @@ class MergedAttention(nn.Module):
         return list(features.chunk(3, 1))
 
     def _scaled(self, qkv: Tensor) -> Tensor:
-        """A weight or a bias [3 C, ..] with the keys' part scaled."""
+        """A weight or a bias [3 C, ...] of qkv with the part of the keys scaled."""
         query, key, value = qkv.chunk(3)
         return torch.cat([query, key * self.scale, value])
 
     @staticmethod
     def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """[B', K, C] times a weight. On rows, because ONNX's Gemm, which adds the bias, takes matrices."""
+        """A linear layer on [B', K, C], as rows, because ONNX's Gemm, which adds the bias, takes matrices."""
         return F.linear(x.flatten(0, 1), weight, bias).view(*x.shape[:2], -1)
 
     def _place(self, position: Tensor, size: Tensor | None) -> Tensor:
-        """Where slots stand, [B', K] int32: a position, or a cell, whose numbers follow all positions."""
+        """Row of each slot in `distances` and `shares`, [B', K] int32: its position, or its cell."""
         if self.footprint == 1 or size is None:
             return position
         row, column = position // self.side // self.footprint, position % self.side // self.footprint
@@ -184,7 +194,7 @@ class MergedAttention(nn.Module):
         return torch.where(size > 1, cell, position)
 
     def carried(self, slots: int) -> int:
-        """Channels in which products over pairs of K slots carry the bias; see `forms.carried`."""
+        """Extra channels per pair of K slots that compute the bias; see `forms.carried`."""
         if not self.relative:
             return 0
         return forms.carried(
@@ -192,16 +202,16 @@ class MergedAttention(nn.Module):
         )
 
     def _bias(self, query: Tensor, place: Tensor, weight: Tensor | None) -> forms.Bias:
-        """Of slots at `place` [B', K], of queries [B', heads, K, d] and of what keys weigh [B', K]."""
+        """The bias of queries [B', heads, K, d] and slots at `place` [B', K]; `weight` [B', K] is of keys."""
         index = take(self.distance, place[:, None].expand(-1, self.heads, -1))
         return forms.Bias(self.side, self._relative(query, index), self.shares, place, weight)
 
     def _relative(self, query: Tensor, index: Tensor) -> Tensor:
-        """What a key in every row and in every column would add to each query's logits.
+        """The bias of each query for a key in every row, and for a key in every column.
 
         Args:
             query: [B', heads, K, d], unscaled.
-            index: [B', heads, K, 2 side] int32, of `distances`.
+            index: [B', heads, K, 2 side] int32, rows of `distances`.
 
         Returns:
             [B', heads, K, 2 side].
@@ -212,20 +222,20 @@ class MergedAttention(nn.Module):
 
 
 class MergedBlock(nn.Module):
-    """A block of SAM's encoder whose attention sees the slots of a merge plan.
+    """A block of SAM's encoder whose attention runs on the slots of a merge plan.
 
     Args:
-        block: SAM's own block; its parameters are shared, and `original` gives it back.
-        windows: how the block cuts the feature map.
+        block: SAM's own block; its parameters are shared, and `original` returns it.
+        windows: the block's attention windows.
         method: decides which tokens merge.
-        merge_mlp: let the MLP see the slots too; ours. What attention and MLP add to a slot is then added to
-            each of its tokens, which keep what sets them apart.
-        leader: number of an earlier block that cuts the map alike and decides for this one, whose plans this
-            one is then given; None decides itself.
-        form: of attention.
+        merge_mlp: run the MLP on the slots too; ours. The sum of what attention and MLP compute for a slot is
+            then added to each of its tokens, x + unmerge(attention + MLP), so tokens keep their differences.
+        leader: index of an earlier block with the same windows whose plans this block reuses; None if the
+            block's own method decides.
+        form: form of attention; see `forms.py`.
     """
 
-    normalizes_in_fp32 = True  # itself, because the plan needs the result before it is rounded
+    normalizes_in_fp32 = True  # in this class, because the plan needs the result before it is rounded
 
     def __init__(
         self,
@@ -249,13 +259,13 @@ class MergedBlock(nn.Module):
 
     @property
     def original(self) -> nn.Module:
-        """SAM's own block, untouched."""
+        """SAM's own block, unchanged."""
         block: nn.Module = self._original[0]
         return block
 
     @property
     def decides(self) -> bool:
-        """Whether its plans are its own."""
+        """Whether the block makes its own plans instead of reusing those of its leader."""
         return self.leader is None
 
     @property
@@ -264,7 +274,7 @@ class MergedBlock(nn.Module):
         return bool(self._original[0].window_size)
 
     def windows_of(self, prior: Tensor | None) -> Windows:
-        """How the block cuts the map under a prior [B, H, W]; see `forward_with_plans`."""
+        """The block's windows with a prior [B, H, W] attached; see `forward_with_plans`."""
         if prior is None:
             return self.windows
         height, width, side = self.windows.height, self.windows.width, self.windows.side
@@ -273,45 +283,45 @@ class MergedBlock(nn.Module):
         return PromptedWindows(height, width, side, prior)
 
     def plans(self, features: Tensor, windows: Windows) -> list[MergePlan]:
-        """What the block's method merges in every group of windows.
+        """The plan of the block's method for every group of windows.
 
         Args:
-            features: [B, H, W, C] fp32, what norm1 gives.
-            windows: from `windows_of`.
+            features: [B, H, W, C] fp32, the output of norm1.
+            windows: the result of `windows_of`.
         """
         return [self.method.plan(features, group) for group in windows.groups]
 
     def decide(self, x: Tensor, prior: Tensor | None = None) -> list[MergePlan]:
-        """`plans` for what enters the block; see `forward_with_plans`."""
+        """`plans` for the input of the block [B, H, W, C]; see `forward_with_plans`."""
         return self.plans(*self._attended(x.flatten(0, 2), x.shape, prior))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] to [B, H, W, C], without prompts: what SAM's own loop over blocks calls.
+        """[B, H, W, C] to [B, H, W, C], without prompts, as SAM's own loop over blocks calls it.
 
         Raises:
-            RuntimeError: the block merges by the plans of another block, which that loop does not hand on.
+            RuntimeError: the block reuses the plans of another block, which that loop does not pass on.
         """
         if self.leader is not None:
             raise RuntimeError(
-                f"this block merges by the plans of block {self.leader}: "
-                "call the encoder by structsam_export.encoder.walk.embed"
+                f"this block reuses the plans of block {self.leader}: "
+                "run the encoder with structsam_export.encoder.walk.embed"
             )
         return self.forward_with_plans(x)[0]
 
     def forward_with_plans(
         self, x: Tensor, prior: Tensor | None = None, plans: Sequence[MergePlan] | None = None
     ) -> tuple[Tensor, Sequence[MergePlan]]:
-        """One block, and what it merged.
+        """Run the block, and return its plans too.
 
         Args:
             x: [B, H, W, C].
-            prior: [B, H, W] fp32, from 0 to 1 where a prompt is; None where there is none.
-            plans: what to merge in every group of windows; None lets the block's method decide.
+            prior: [B, H, W] fp32 in [0, 1], 0 where there is no prompt; None without a prior.
+            plans: the plan for every group of windows; None lets the block's method decide.
 
         Returns:
             [B, H, W, C], and the plan of every group of windows.
         """
-        shape, x = x.shape, x.flatten(0, 2)  # rows, which Gemm and every gather take
+        shape, x = x.shape, x.flatten(0, 2)  # rows, as Gemm and every gather need
         features, windows = self._attended(x, shape, prior)
         if plans is None:
             plans = self.plans(features, windows)
@@ -321,17 +331,17 @@ class MergedBlock(nn.Module):
         return x.view(shape), plans
 
     def _attended(self, rows: Tensor, shape: torch.Size, prior: Tensor | None) -> tuple[Tensor, Windows]:
-        """What norm1 gives of rows [B * H * W, C], as `shape` [B, H, W, C], and how the block cuts it."""
-        features = layer_norm(self.norm1, rows).view(shape)  # fp32: the plan does not see fp16's rounding
+        """norm1 of rows [B * H * W, C], in fp32 with `shape` [B, H, W, C], and the block's windows."""
+        features = layer_norm(self.norm1, rows).view(shape)  # fp32: the plan must not depend on fp16 rounding
         if prior is None and self.method.prompt_windows:
             prior = features.new_zeros(shape[:3])
         return features, self.windows_of(prior)
 
     def _change(self, x: Tensor, features: Tensor, windows: Windows, plans: Sequence[MergePlan]) -> Tensor:
-        """What is added to every token: that of its slot.
+        """The residual update of every token, computed on its slot.
 
         Args:
-            x, features: [B * H * W, C], before and behind norm1.
+            x, features: [B * H * W, C], input and output of norm1.
 
         Returns:
             [B * H * W, C].

@@ -14,12 +14,12 @@ from .two_way import two_way
 
 
 class PromptedMaskDecoder(nn.Module):
-    """Prompts of one image to masks, many prompts per call.
+    """Masks for many prompts on one image, in one call.
 
-    The same numbers as SAM's own modules. Two of their steps are said otherwise, because they do not trace or
-    do not build in TensorRT: embeddings of labels are looked up in a table instead of added under boolean
-    masks, and the image embedding is broadcast over the prompts instead of repeated. Beyond SAM, prompts of
-    different lengths fit in one call: places that are absent weigh nothing.
+    Numerically equal to SAM's own modules. Two steps are written differently, because the original does not
+    trace or does not build in TensorRT: label embeddings are looked up in a table instead of added under
+    boolean masks, and the image embedding is broadcast over the prompts instead of repeated. Beyond SAM,
+    prompts of different lengths fit in one call: absent points are masked out in attention.
 
     Args:
         sam: Meta's Sam; its prompt encoder and mask decoder are shared, not copied.
@@ -47,10 +47,10 @@ class PromptedMaskDecoder(nn.Module):
             image_embedding: [1, 256, H, W] of one image.
             point_coords: [P, N, 2] x, y in pixels of the model's frame.
             point_labels: [P, N] int32: 1 foreground, 0 background, 2 and 3 a box's top left and bottom right
-                corner, -1 padding, -2 absent. SAM expects one padding point after points that come without a
-                box, and learned from it; what fills up a shorter prompt is absent.
+                corner, -1 padding, -2 absent. SAM was trained with one padding point after points without a
+                box; absent points fill up shorter prompts and have no effect.
             mask_input: [P, 1, 4H, 4W] logits of an earlier mask.
-            has_mask_input: [P] 1 where mask_input counts, 0 where not.
+            has_mask_input: [P] 1 where mask_input is used, 0 where it is ignored.
 
         Returns:
             masks [P, 4, 4H, 4W], logits: the single mask first, then the three of an ambiguous prompt; and
@@ -64,7 +64,7 @@ class PromptedMaskDecoder(nn.Module):
         return masks.float(), quality.float()
 
     def _embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
-        """[P, N, 2] and [P, N] to [P, N, 256]; in fp32, which coordinates of 1024 pixels need."""
+        """Coordinates [P, N, 2], labels [P, N] to [P, N, 256], in fp32: 1024 pixels are too many for fp16."""
         height, width = self.prompts.input_image_size
         place = (coords + 0.5) / coords.new_tensor([width, height])
         gaussian = self.prompts.pe_layer.positional_encoding_gaussian_matrix
@@ -72,12 +72,12 @@ class PromptedMaskDecoder(nn.Module):
         encoding = torch.cat([angle.sin(), angle.cos()], -1)
         learned = [self.prompts.not_a_point_embed, *self.prompts.point_embeddings]  # labels -1, 0, 1, 2, 3
         table = torch.cat([embedding.weight for embedding in learned]).float()
-        row = (labels + 1).clamp(min=0)  # what stands for an absent place does not matter, but must be finite
+        row = (labels + 1).clamp(min=0)  # an absent point is masked later; its embedding must be finite
         added = table.index_select(0, row.flatten()).view(encoding.shape)
         return encoding * (labels >= 0)[..., None] + added
 
     def _embed_mask(self, mask: Tensor, given: Tensor) -> Tensor:
-        """[P, 1, 4H, 4W] and [P] to [P, 256, H, W]."""
+        """Masks [P, 1, 4H, 4W] and flags [P] to dense prompt embeddings [P, 256, H, W]."""
         nothing = self.prompts.no_mask_embed.weight[..., None, None]  # [1, 256, 1, 1]
         embedded = self.prompts.mask_downscaling(mask.to(nothing.dtype))
         return torch.where(given[:, None, None, None] > 0, embedded, nothing)
@@ -87,7 +87,7 @@ class PromptedMaskDecoder(nn.Module):
         decoder = self.decoder
         learned = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         tokens = torch.cat([learned.expand(sparse.shape[0], -1, -1), sparse], 1)
-        bias = F.pad(bias, (len(learned), 0))  # what is learned is always there
+        bias = F.pad(bias, (len(learned), 0))  # learned tokens are never absent
         tokens, image_tokens = two_way(decoder.transformer, image, self.place, tokens, bias)
         upscaled = decoder.output_upscaling(image_tokens.transpose(1, 2).view(image.shape))
         heads = [head(tokens[:, 1 + index]) for index, head in enumerate(decoder.output_hypernetworks_mlps)]

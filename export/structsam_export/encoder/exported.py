@@ -1,4 +1,4 @@
-"""The module that is exported."""
+"""The encoder as it is exported, and the names of its outputs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .walk import embed
 
 
 class PlannedEncoder(nn.Module):
-    """SAM's patched image encoder, float32 in and out at any precision, that also tells its plans.
+    """SAM's patched image encoder with its plans as extra outputs; float32 in and out at any precision.
 
-    The plans are what verification compares; they are intermediate results, so telling them costs nothing,
-    and the file that ships has no output but the embedding.
+    Verification compares the plans. They are intermediate results, so returning them costs nothing; the file
+    that is shipped has the embedding as its only output.
 
     Args:
         encoder: a patched ImageEncoderViT.
@@ -32,11 +32,11 @@ class PlannedEncoder(nn.Module):
         self.told = [(told.index, told.group) for told in told_plans(encoder)]
 
     def forward(self, image: Tensor, prior: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Encode, and tell the plans.
+        """Encode an image, and return the plans.
 
         Args:
             image: [B, 3, S, S] normalised pixels.
-            prior: [B, H, W] from 0 to 1 where a prompt is; for a prompt-aware encoder.
+            prior: [B, H, W] in [0, 1], 0 where there is no prompt; for a prompt-aware encoder.
 
         Returns:
             The embedding [B, 256, H, W], then slot [B', N] and position [B', K] of `told_plans`.
@@ -48,13 +48,13 @@ class PlannedEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class Told:
-    """A plan that the exported encoder tells: of one group of a block's windows, which merges anything.
+    """A plan among the outputs of the exported encoder: for one group of a block's windows.
 
     Attributes:
-        index: number of the block.
-        block: itself.
-        group: number of the group among the block's.
-        windows: the group's, under an empty prior.
+        index: index of the block.
+        block: the block.
+        group: index of the group among the block's groups.
+        windows: the windows of the group, with an empty prior.
     """
 
     index: int
@@ -63,13 +63,15 @@ class Told:
     windows: Windows
 
     def name(self, what: str) -> str:
-        """Of the `slot` or the `position` in the graph: `blocks.0.slot`, `blocks.0.prompt.slot`."""
+        """Output name of the plan's `slot` or `position`: `blocks.0.slot`, `blocks.0.prompt.slot`."""
         return ".".join(part for part in ("blocks", str(self.index), self.windows.group, what) if part)
 
 
 def told_plans(encoder: nn.Module) -> list[Told]:
-    """The plans of a patched encoder that merge anything, in order; all others are the identity, or one of
-    these again."""
+    """The distinct plans of a patched encoder that merge tokens, in the order of blocks.
+
+    All other plans are the identity, or reuse one of these.
+    """
     return [
         Told(index, block, number, windows)
         for index, block in enumerate(merged_blocks(encoder))
@@ -84,6 +86,6 @@ def _empty(windows: Windows) -> Tensor:
 
 
 def output_names(encoder: nn.Module) -> list[str]:
-    """Names of what PlannedEncoder returns."""
+    """Names of the outputs of PlannedEncoder, in order."""
     told = told_plans(encoder)
     return [EMBEDDING, *(one.name(what) for one in told for what in ("slot", "position"))]

@@ -1,10 +1,10 @@
-"""Attention with SAM's decomposed relative position, in the forms among which a target has its fastest.
+"""Forms of attention with SAM's decomposed relative position; which one is fastest depends on the target.
 
-All compute softmax(q . k + bias) v for every query and key, with
+All compute softmax(q . k + bias) v for every query i and key j, with
 
-    bias(i, j) = what a key in j's row adds to query i + what one in j's column adds + log of j's tokens
+    bias(i, j) = q_i . Rh[row_i - row_j] + q_i . Rw[column_i - column_j] + log(size_j)
 
-where the last is for proportional attention alone. They differ by rounding, and in how runtimes run them.
+where the last term exists for proportional attention only. They differ by rounding and in speed.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from ..choices import Attention
 from ..merging.index import take
 
 Form = Callable[[Tensor, Tensor, Tensor, "Bias"], Tensor]
-"""Of queries, scaled keys and values [B', heads, K, d] and their bias: [B', heads, K, d]."""
+"""From queries, scaled keys and values [B', heads, K, d] and their bias to [B', heads, K, d]."""
 
 
 @dataclass(frozen=True)
 class Bias:
-    """What is added to the logits of K slots, not yet laid out over their pairs.
+    """The bias of the logits of K slots, before it is expanded over pairs.
 
     Attributes:
         side: rows and columns of the window.
-        relative: [B', heads, K, 2 side], what a key in every row, and behind them in every column, would add
-            to each query's logits.
-        table: [places, 2 side], ones at the row and the column of every place; of the mean place of a cell a
-            share for each of the cell's.
-        place: [B', K] int32, where slots stand, a row of the table: grid indices come first. All tokens of a
-            window, K = side^2, stand in raster order.
-        weight: [B', K], what every query adds to a key; None for nothing.
+        relative: [B', heads, K, 2 side], the bias of each query for a key in every row, then for a key in
+            every column.
+        table: [places, 2 side], see `attention.shares`: one-hot row and column of every position, followed by
+            the shares of every cell.
+        place: [B', K] int32, row of the table for each slot; grid indices come first. In raster order if
+            K = side^2.
+        weight: [B', K], added to the logits of a key for every query; None for zero.
     """
 
     side: int
@@ -46,27 +46,27 @@ class Bias:
 
     @property
     def raster(self) -> bool:
-        """Whether slots are all of the window's tokens: then nothing is merged, and they keep their order."""
+        """Whether nothing is merged: slots are then all tokens of the window in raster order."""
         return self.place.shape[1] == self.side**2
 
     @property
     def shares(self) -> Tensor:
-        """Of every key in each row and column: [B', heads, K, 2 side]."""
+        """One-hot row and column (or shares) of every key: [B', heads, K, 2 side]."""
         heads = self.relative.shape[1]
         return take(self.table, self.place[:, None].expand(-1, heads, -1)).to(self.relative.dtype)
 
     @property
     def axes(self) -> tuple[Tensor, Tensor]:
-        """What rows add and what columns add, [B', heads, K, side] both."""
+        """The bias by row and the bias by column, [B', heads, K, side] each."""
         rows, columns = self.relative.chunk(2, 3)
         return rows, columns
 
     def weighed(self, logits: Tensor) -> Tensor:
-        """Logits [B', heads, K, K] with what keys weigh."""
+        """Logits [B', heads, K, K] plus the weight of each key."""
         return logits if self.weight is None else logits + self.weight[:, None, None]
 
     def mask(self) -> Tensor:
-        """[B', heads, K, K]. A product with ones picks what a gather would, and is much faster."""
+        """The bias of every pair, [B', heads, K, K]. A product with one-hot rows is faster than a gather."""
         if not self.raster:
             return self.weighed(self.relative @ self.shares.transpose(2, 3))
         rows, columns = self.axes
@@ -74,19 +74,19 @@ class Bias:
 
 
 def plain(logits: Tensor, value: Tensor) -> Tensor:
-    """softmax(logits) v, of [B', heads, K, K] and [B', heads, K, d]."""
+    """softmax(logits) v: logits [B', heads, K, K] and values [B', heads, K, d] to [B', heads, K, d]."""
     return logits.softmax(-1) @ value
 
 
 def widened(query: Tensor, key: Tensor, value: Tensor, bias: Bias) -> Tensor:
-    """The bias is part of the one product, so that none is made or added over pairs:
+    """One product computes logits and bias, so that the bias is never expanded over pairs:
 
-        query = [q, what a key in every row adds, what one in every column adds]
-        key   = [k, 1 at the key's row,           1 at the key's column         ]
+        query = [q, bias for a key in every row, bias for a key in every column]
+        key   = [k, one-hot row of the key,      one-hot column of the key     ]
 
-    The ones of a key pick exactly one term of each axis. That takes 2 side multiply-accumulates for every
-    pair and no pass over pairs. On a processor, merged, by minima 5 % faster than with a mask or by ONNX's
-    operator, and level by medians (benchmarks/attention-cpu.md).
+    The one-hot vectors select one term of each axis. That takes 2 side multiply-accumulates per pair and no
+    pass over pairs. With merged slots on a CPU it is 5 % faster than `masked` and `operator` by minima, and
+    equal by medians (benchmarks/attention-cpu.md).
     """
     queries, keys = [query, bias.relative], [key, bias.shares]
     if bias.weight is not None:
@@ -96,7 +96,7 @@ def widened(query: Tensor, key: Tensor, value: Tensor, bias: Bias) -> Tensor:
 
 
 def added(query: Tensor, key: Tensor, value: Tensor, bias: Bias) -> Tensor:
-    """The bias is added to the logits of slots in raster order, in two passes over pairs."""
+    """For slots in raster order: the bias is added to the logits in two broadcast additions."""
     rows, columns = bias.axes
     grid = (query @ key.transpose(2, 3)).view(*rows.shape, bias.side)  # [B', heads, K, row, column]
     grid = grid + rows[..., None] + columns[..., None, :]
@@ -104,17 +104,17 @@ def added(query: Tensor, key: Tensor, value: Tensor, bias: Bias) -> Tensor:
 
 
 def masked(query: Tensor, key: Tensor, value: Tensor, bias: Bias) -> Tensor:
-    """The bias is a mask that is added to the logits: the pattern that TensorRT's fusion looks for."""
+    """The bias is a mask that is added to the logits: the pattern that TensorRT fuses."""
     return plain(query @ key.transpose(2, 3) + bias.mask(), value)
 
 
 def operator(query: Tensor, key: Tensor, value: Tensor, bias: Bias) -> Tensor:
-    """ONNX's Attention (opset 23) with the bias as its mask: TensorRT fuses it from 10.14 on."""
+    """ONNX's Attention operator (opset 23) with the bias as its mask; TensorRT fuses it from 10.14 on."""
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias.mask(), scale=1.0)
 
 
 def gathered(query: Tensor, key: Tensor, value: Tensor, bias: Bias) -> Tensor:
-    """The bias of every pair is gathered: what the others are compared with. Not for mean places."""
+    """The bias of every pair is gathered: the reference for the other forms. No mean positions."""
     logits = bias.weighed(query @ key.transpose(2, 3))
     for axis, place in zip(bias.axes, (bias.place // bias.side, bias.place % bias.side), strict=True):
         logits = logits + axis.gather(3, place[:, None, None].expand(logits.shape).long())
@@ -127,22 +127,33 @@ FORMS: dict[Attention, Form] = {
     Attention.OPERATOR: operator,
     Attention.GATHER: gathered,
 }
-"""What `--attention` takes."""
+"""The function of each value of `--attention`."""
 
 
 def form(which: Attention, slots: int, side: int, head: int) -> Form:
-    """The function for a form, of K slots in a window of side x side tokens and heads of d channels.
+    """The function that computes a form.
 
-    Where no token is merged, `added` stands in for `widened`: it gives the same logits, and its two passes
-    cost less than carrying the bias as soon as that takes more than the product of query and key itself,
-    2 side > d. Merged slots are in any order: their bias would have to be made before it could be added.
+    If no token is merged, `added` replaces `widened`: it gives the same logits, and its two additions cost
+    less than 2 side extra channels if 2 side > d. Merged slots have no raster order, so their bias cannot be
+    broadcast.
+
+    Args:
+        which: the form.
+        slots: K, slots of a window.
+        side: rows and columns of the window.
+        head: d, channels of a head.
     """
     adds = which is Attention.WIDENED and slots == side**2 and 2 * side > head
     return added if adds else FORMS[which]
 
 
 def carried(which: Attention, slots: int, side: int, head: int, weighed: bool) -> int:
-    """Channels in which a product over pairs of slots carries the bias: what it costs each pair."""
+    """Multiply-accumulates per pair of slots and head that a form spends on the bias.
+
+    Args:
+        which, slots, side, head: see `form`.
+        weighed: whether keys have a weight (proportional attention).
+    """
     if form(which, slots, side, head) is widened:
         return 2 * side + weighed
     return 2 * side if slots < side**2 and which is not Attention.GATHER else 0

@@ -1,4 +1,4 @@
-"""Put merging into SAM's image encoder, and take it out again."""
+"""Replace the blocks of SAM's image encoder by merging ones, and restore them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def grid_of(encoder: Any) -> int:
 
 
 def windows_of(encoder: Any) -> list[Windows]:
-    """How each block cuts the feature map; a global block has one window, the map itself."""
+    """The attention windows of each block; a global block has one window, the whole map."""
     grid = grid_of(encoder)
     sides = [original(block).window_size or grid for block in encoder.blocks]
     return [Windows(grid, grid, side) for side in sides]
@@ -36,17 +36,20 @@ def apply(
     leaders: Sequence[int | None] | None = None,
     form: Attention = Attention.WIDENED,
 ) -> None:
-    """Let every block merge by its method, in place; parameters stay shared. Applying again replaces.
+    """Replace every block by a `MergedBlock` with its method, in place; parameters stay shared.
+
+    Applying again replaces the earlier methods.
 
     Args:
         encoder: SAM's ImageEncoderViT.
         methods: one per block.
-        merge_mlp: one per block: whether its MLP sees slots too; none does if not given.
-        leaders: one per block: the earlier block whose plans it takes, or None where it decides itself.
-        form: of attention; all give the same numbers.
+        merge_mlp: one per block, whether its MLP runs on slots too; by default no block's does.
+        leaders: one per block, the index of the earlier block whose plans it reuses, or None if it decides
+            itself; by default all decide.
+        form: form of attention; all are equal up to rounding.
 
     Raises:
-        ValueError: another number of methods than blocks.
+        ValueError: the number of methods is not the number of blocks.
     """
     remove(encoder)
     blocks: Any = encoder.blocks
@@ -55,17 +58,17 @@ def apply(
         windows_of(encoder), methods, merge_mlp or [False] * number, leaders or [None] * number, strict=True
     )
     for index, (windows, method, mlp, leader) in enumerate(each):
-        mlp = mlp and not isinstance(method, Identity)  # where nothing merges, nothing is to be unmerged
+        mlp = mlp and not isinstance(method, Identity)  # without merging the MLP runs on tokens
         blocks[index] = MergedBlock(blocks[index], windows, method, mlp, leader, form)
 
 
 def remove(encoder: nn.Module) -> None:
-    """Put SAM's own blocks back: the very objects that `apply` took out."""
+    """Restore SAM's own blocks, the same objects that `apply` replaced."""
     blocks: Any = encoder.blocks
     for index, block in enumerate(blocks):
         blocks[index] = original(block)
 
 
 def merged_blocks(encoder: Any) -> list[MergedBlock]:
-    """The blocks of a patched encoder."""
+    """The patched blocks of an encoder, in order; none if it is not patched."""
     return [block for block in encoder.blocks if isinstance(block, MergedBlock)]

@@ -1,6 +1,6 @@
-"""The encoder as a graph of TensorRT plugins: `plugins/README.md` tells what they compute.
+"""The encoder as a graph of TensorRT plugins; `plugins/README.md` describes what they compute.
 
-The operators exist in the graph only. PyTorch cannot run it, ONNX Runtime neither; it becomes an engine.
+The operators exist in the ONNX graph only: neither PyTorch nor ONNX Runtime can run it, TensorRT builds it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from .patch import merged_blocks
 from .walk import WalkedEncoder
 
 DOMAIN = "structsam"
-"""Of the operators, in ONNX."""
+"""ONNX domain of the operators."""
 FP32, INT32 = torch.float32, torch.int32
-Shape = tuple[Any, ...]  # of sizes that may be symbols
+Shape = tuple[Any, ...]  # sizes may be symbolic
 
 
 class PluginBlock(nn.Module):
-    """A block whose merging is four operators, the residual's addition among them.
+    """A `MergedBlock` whose plan, merge, unmerge and residual addition are four plugin operators.
 
     Args:
-        block: what it computes; its modules are shared.
+        block: the block to replace; its modules are shared.
     """
 
     normalizes_in_fp32 = True  # as MergedBlock does
@@ -57,7 +57,7 @@ class PluginBlock(nn.Module):
 
     @property
     def _attributes(self) -> dict[str, Any]:
-        """As all four operators have them."""
+        """The attributes, the same for all four operators."""
         method: Any = self.method
         merged = method.merged(self.windows)
         return {"side": self.windows.side, "cell": method.cell, "merged": merged, "heads": method.heads}
@@ -65,7 +65,7 @@ class PluginBlock(nn.Module):
     def _operator(
         self, name: str, inputs: Sequence[Tensor], outputs: dict[torch.dtype, list[Shape]]
     ) -> Sequence[Tensor]:
-        """A node, whose outputs have these types and shapes, in order."""
+        """Add a node to the graph; its outputs have these types and shapes, in order."""
         types = [(dtype, shape) for dtype, shapes in outputs.items() for shape in shapes]
         made: Sequence[Tensor] = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::Structsam{name}",
@@ -79,12 +79,12 @@ class PluginBlock(nn.Module):
 
 
 class PluginEncoder(WalkedEncoder):
-    """The module that is exported for an engine with plugins: image [B, 3, S, S] to the embedding, fp32.
+    """The module that is exported for an engine with plugins: image [B, 3, S, S] to embedding [B, E, H, W].
 
-    Blocks that merge nothing stay as they are.
+    Blocks that merge nothing, or whose method has no kernels, are unchanged.
 
     Args:
-        encoder: a patched ImageEncoderViT, of which this is a copy with the same parameters.
+        encoder: a patched ImageEncoderViT; this is a copy that shares its parameters.
     """
 
     def __init__(self, encoder: Any) -> None:

@@ -1,8 +1,8 @@
-"""SAM's two-way transformer, blind to absent tokens.
+"""SAM's two-way transformer with a mask for absent tokens.
 
-Prompts of one call have one number of tokens in the graph, and may have fewer in truth: a box is two tokens,
-five clicks are six. A token that is not there must weigh nothing, or it would change the masks of its prompt:
-as a key it gets the logit minus infinity, whose weight is exactly 0, and as a query nothing reads its result.
+All prompts of one call have the same number of tokens in the graph, but a box needs two tokens and five
+clicks need six. An absent token must not change the masks of its prompt: as a key its logit is minus
+infinity, so its attention weight is exactly 0, and as a query its result is not used.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor
 def two_way(
     transformer: Any, image: Tensor, place: Tensor, tokens: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Tokens and image attend to each other, by the modules of SAM's own TwoWayTransformer.
+    """Attention between tokens and image, with the modules of SAM's own TwoWayTransformer.
 
     Args:
-        transformer: SAM's.
-        image: [P, C, H, W] embedding with the dense prompt.
+        transformer: SAM's TwoWayTransformer.
+        image: [P, C, H, W] image embedding plus dense prompt embedding.
         place: [1, C, H, W] positional encoding of the image.
-        tokens: [P, T, C] learned tokens and prompts.
-        bias: [P, T] 0, or minus infinity where a token is not there; at least one of each prompt is.
+        tokens: [P, T, C] learned tokens and prompt tokens.
+        bias: [P, T], 0, or minus infinity for an absent token; at least one token of each prompt is present.
 
     Returns:
         Tokens [P, T, C] and image [P, H * W, C].
@@ -39,7 +39,7 @@ def two_way(
 def _block(
     layer: Any, x: Tensor, image: Tensor, tokens: Tensor, place: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Tokens among themselves, tokens to image, MLP, image to tokens: [P, T, C] and [P, H * W, C]."""
+    """Self-attention, tokens to image, MLP, image to tokens; returns [P, T, C] and [P, H * W, C]."""
     if layer.skip_first_layer_pe:
         x = layer.norm1(_attend(layer.self_attn, x, x, x, bias))
     else:
@@ -51,7 +51,7 @@ def _block(
 
 
 def _attend(attention: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """SAM's attention: [P, Q, C], [P, K, C] and [P, K, C] to [P, Q, C]; `bias` [P, 1, 1, K] is added."""
+    """SAM's attention: q [P, Q, C], k and v [P, K, C] to [P, Q, C]; `bias` [P, 1, 1, K] is added."""
     q, k, v = (
         projection(x).unflatten(2, (attention.num_heads, -1)).transpose(1, 2)  # [P, heads, ., d]
         for projection, x in ((attention.q_proj, q), (attention.k_proj, k), (attention.v_proj, v))

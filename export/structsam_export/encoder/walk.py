@@ -1,7 +1,7 @@
-"""The one loop over an encoder's blocks: patches, position embeddings, blocks, neck.
+"""The loop over an encoder's blocks: patch embedding, position embedding, blocks, neck.
 
-Plans travel along with the features. A block that follows another one is handed its leader's plans, and
-nothing is kept on a module between two calls.
+Plans are passed along with the features. A block with a leader receives the leader's plans; no module keeps
+state between calls.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from ..merging import MergePlan
 from .attention import MergedBlock
 
 Plans = Sequence[MergePlan]
-"""Of one block: a plan for each of its groups of windows."""
+"""The plans of one block: one for each of its groups of windows."""
 Given = Callable[[int, Tensor], Plans | None]
-"""From a block's number and what enters it, [B, H, W, C], to the plans it is to merge by; None leaves the
-decision to the block or its leader."""
+"""From a block's index and input [B, H, W, C] to the plans for that block; None leaves the decision to the
+block or its leader."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How far a walk has come.
+    """State of the loop after some blocks.
 
     Attributes:
-        x: [B, H, W, C] what the last block left; before the first block, the embedded patches.
-        plans: of every block so far; empty for a block that is not a MergedBlock.
+        x: [B, H, W, C], output of the last block that ran; before the first block, the embedded patches.
+        plans: the plans of every block that ran; empty for a block that is not a MergedBlock.
     """
 
     x: Tensor
@@ -49,13 +49,16 @@ def enter(encoder: Any, image: Tensor) -> Stage:
 def walk(
     blocks: Sequence[nn.Module], stage: Stage, prior: Tensor | None = None, given: Given | None = None
 ) -> Iterator[Stage]:
-    """The stages behind each of the remaining blocks, in order.
+    """The stage after each of the remaining blocks, in order.
 
     Args:
-        blocks: all of an encoder's, SAM's own or patched.
-        stage: where to start.
-        prior: [B, H, W] fp32, from 0 to 1 where a prompt is; None where there is none.
-        given: plans that replace what blocks decide.
+        blocks: all blocks of an encoder, SAM's own or patched.
+        stage: the stage to continue from.
+        prior: [B, H, W] fp32 in [0, 1], 0 where there is no prompt; None without a prior.
+        given: plans that replace the blocks' own.
+
+    Yields:
+        The stage after each block.
     """
     for index in range(len(stage.plans), len(blocks)):
         block = blocks[index]
@@ -71,7 +74,7 @@ def walk(
 
 
 def leave(encoder: Any, stage: Stage) -> Tensor:
-    """The neck: what the last block left, [B, H, W, C], to the embedding [B, E, H, W]."""
+    """The neck: the output of the last block [B, H, W, C] to the embedding [B, E, H, W]."""
     embedding: Tensor = encoder.neck(stage.x.permute(0, 3, 1, 2))
     return embedding
 
@@ -79,7 +82,11 @@ def leave(encoder: Any, stage: Stage) -> Tensor:
 def embed(
     encoder: Any, image: Tensor, prior: Tensor | None = None, given: Given | None = None
 ) -> tuple[Tensor, tuple[Plans, ...]]:
-    """The whole walk: the embedding [B, E, H, W], and the plans of every block; see `enter` and `walk`."""
+    """Run the whole encoder; see `enter` and `walk` for the arguments.
+
+    Returns:
+        The embedding [B, E, H, W], and the plans of every block.
+    """
     stage = enter(encoder, image)
     for after in walk(encoder.blocks, stage, prior, given):
         stage = after
@@ -87,7 +94,7 @@ def embed(
 
 
 class WalkedEncoder(nn.Module):
-    """SAM's image encoder, patched or not, as a module: the embedding alone, fp32 out at any precision.
+    """SAM's image encoder, patched or not, as a module with the embedding as its only output, fp32.
 
     Args:
         encoder: an ImageEncoderViT.
@@ -98,5 +105,5 @@ class WalkedEncoder(nn.Module):
         self.encoder = encoder
 
     def forward(self, image: Tensor, prior: Tensor | None = None) -> Tensor:
-        """[B, 3, S, S] normalised pixels, and perhaps a prior [B, H, W], to the embedding [B, E, H, W]."""
+        """Normalised pixels [B, 3, S, S], optionally a prior [B, H, W], to the embedding [B, E, H, W]."""
         return embed(self.encoder, image, prior)[0].float()

@@ -1,7 +1,7 @@
-"""The ONNX side of the export: what happens to a graph between the tracer and an engine.
+"""The ONNX side of the export, from the PyTorch module to a graph that an engine can be built from.
 
-    trace -> passes -> precision -> lint
+    precision -> trace -> passes -> lint
 
-`passes` makes the graph smaller and changes no number; `lint` says what TensorRT will refuse before it is
-asked.
+`precision` prepares the module; `trace` exports it; `passes` make the graph smaller and change no number;
+`lint` reports what TensorRT does not support before a build starts.
 """

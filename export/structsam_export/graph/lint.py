@@ -1,8 +1,8 @@
-"""What TensorRT would refuse, or build badly, found before it is asked.
+"""Finds nodes that TensorRT does not support, or runs slowly, before a build starts.
 
-The rules hold for TensorRT 10.3 (JetPack 6) to 11.x and TensorRT-RTX. Each names the node, says what it has,
-what TensorRT takes, and what to do about it. A graph without errors is not proven to build; one with errors
-will not, or not as an engine with fixed shapes and without plugins, which is what an export promises.
+The rules hold for TensorRT 10.3 (JetPack 6) to 11.x and TensorRT-RTX. Each finding names the node, what it
+has, what TensorRT supports, and what to do. A graph without errors may still fail to build; one with errors
+does not build as an engine with fixed shapes and without plugins.
 """
 
 import math
@@ -21,7 +21,7 @@ __all__ = ["SUPPORTED", "Finding", "lint"]
 Severity = Literal["error", "warning"]
 T = onnx.TensorProto
 
-# Operators that every TensorRT from 10.3 on takes; the newer ones are in SINCE.
+# Operators that TensorRT supports from 10.3 on; SINCE has the newer ones with their version.
 # fmt: off
 SUPPORTED = frozenset({
     "Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh",
@@ -58,14 +58,14 @@ INT32 = np.iinfo(np.int32)
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know about a graph before it is built.
+    """A problem of a graph.
 
     Args:
         rule: short name of the rule, stable, for filtering.
         node: name of the node, or of its first output if it has none; for a tensor, the tensor's name.
         op: operator type; empty for a tensor.
-        message: one line: what is there, what TensorRT takes, what to do.
-        severity: `error` if no engine with fixed shapes and without plugins comes of it, else `warning`.
+        message: one line: what was found, what TensorRT supports, what to do.
+        severity: `error` if no engine with fixed shapes and without plugins can be built, else `warning`.
     """
 
     rule: str
@@ -79,12 +79,12 @@ class Finding:
 
 
 def lint(model: onnx.ModelProto, target: str | None = None) -> list[Finding]:
-    """Hold a model against what TensorRT takes.
+    """Check a model against what TensorRT supports.
 
     Args:
-        model: with types and shapes in `value_info`, as the tracer and `run_passes` leave them; rules about a
-            shape that is not written there say nothing.
-        target: the oldest TensorRT that shall build it, such as "10.3"; None for the newest.
+        model: with types and shapes in `value_info`, as the tracer and `run_passes` write them; rules about
+            a shape that is missing there are skipped.
+        target: the oldest TensorRT version that must build it, such as "10.3"; None for the newest.
 
     Returns:
         Findings in the order of the graph: tensors first, then nodes.
@@ -100,7 +100,7 @@ def lint(model: onnx.ModelProto, target: str | None = None) -> list[Finding]:
 
 
 class _Facts:
-    """Names looked up: what is known about the tensors of a graph and its subgraphs."""
+    """Types, shapes and constants of a graph and its subgraphs, by the name of the tensor."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -144,7 +144,7 @@ class _Facts:
             self._constant(name, onnx.numpy_helper.from_array(np.array(values, dtype=np.int64)))
 
     def values(self, name: str) -> npt.NDArray[Any] | None:
-        """The values of a constant held in the model itself."""
+        """The values of a constant; None if it is no constant or is stored in another file."""
         tensor = self.constants.get(name)
         if tensor is None or tensor.data_location == T.EXTERNAL:
             return None
@@ -164,24 +164,28 @@ def _tensors(facts: _Facts) -> Iterator[Finding]:
                 "type", name, "", f"has type {label}; TensorRT takes {taken}: cast it before tracing"
             )
         if len(shape) > MAX_RANK:
-            message = f"has {len(shape)} dimensions; TensorRT takes {MAX_RANK}: reshape to fewer"
+            message = f"has {len(shape)} dimensions; TensorRT takes at most {MAX_RANK}: reshape to fewer"
             yield Finding("rank", name, "", message)
         elements = math.prod(d for d in shape if d is not None)
         if elements > MAX_ELEMENTS:
-            message = f"has {elements} elements; TensorRT takes {MAX_ELEMENTS}: split it or lower the batch"
+            message = (
+                f"has {elements} elements; TensorRT takes at most {MAX_ELEMENTS}: split it or lower the batch"
+            )
             yield Finding("elements", name, "", message)
 
 
 def _operator(node: onnx.NodeProto, version: tuple[int, ...] | None) -> Iterator[Finding]:
-    """Whether TensorRT has the operator at all."""
+    """Findings about operators that TensorRT does not support, or not in the target version."""
     if node.domain not in ("", "ai.onnx"):
         message = (
-            f"is in domain {node.domain!r}; TensorRT without plugins takes ONNX's own: rewrite with those"
+            f"is in domain {node.domain!r}; TensorRT without plugins takes ONNX's own operators: "
+            "rewrite with those"
         )
         yield _finding("domain", node, message)
     elif node.op_type in DATA_DEPENDENT:
         message = (
-            "has a shape or a path that depends on values; a fixed engine takes none: fix the count at export"
+            "has a shape or a branch that depends on values; an engine with fixed shapes supports none: "
+            "fix the count at export"
         )
         yield _finding("data-dependent", node, message)
     elif node.op_type in SINCE:
@@ -191,23 +195,22 @@ def _operator(node: onnx.NodeProto, version: tuple[int, ...] | None) -> Iterator
             message = f"needs TensorRT {wanted}, the target is {has}: export attention as MatMul and Softmax"
             yield _finding("version", node, message)
     elif node.op_type not in SUPPORTED:
-        yield _finding("operator", node, "is not among TensorRT's operators: rewrite with those it has")
+        yield _finding("operator", node, "is not supported by TensorRT: rewrite with supported operators")
 
 
 def _top_k(node: onnx.NodeProto, facts: _Facts) -> Iterator[Finding]:
     k = facts.values(node.input[1])
     if k is None:
-        message = (
-            f"computes its k {node.input[1]!r}; a fixed engine takes a constant: fix the count at export"
-        )
+        message = f"computes its k {node.input[1]!r}; TensorRT takes a constant: fix the count at export"
         yield _finding("top-k", node, message)
     elif int(k.item()) > MAX_TOP_K:
         message = (
-            f"has k = {int(k.item())}; TensorRT takes {MAX_TOP_K}: select those left out, or in two stages"
+            f"has k = {int(k.item())}; TensorRT takes at most {MAX_TOP_K}: select the elements that are left "
+            "out, or select in two stages"
         )
         yield _finding("top-k", node, message)
     if not _number(node, "sorted", 1):
-        yield _finding("top-k", node, "has sorted = 0; TensorRT takes 1: ask for a sorted result")
+        yield _finding("top-k", node, "has sorted = 0; TensorRT takes 1: export a sorted TopK")
 
 
 def _attention(node: onnx.NodeProto, facts: _Facts) -> Iterator[Finding]:
@@ -243,7 +246,7 @@ def _resize(node: onnx.NodeProto, facts: _Facts) -> Iterator[Finding]:
 
 def _einsum(node: onnx.NodeProto, facts: _Facts) -> Iterator[Finding]:
     equation = _text(node, "equation", "")
-    message = f"is {equation!r}; TensorRT takes it and fuses nothing around it: write a MatMul"
+    message = f"is {equation!r}; TensorRT runs it but does not fuse it: write a MatMul"
     yield _finding("einsum", node, message, "warning")
 
 
@@ -282,10 +285,10 @@ def _finding(rule: str, node: onnx.NodeProto, message: str, severity: Severity =
 
 
 def _text(node: onnx.NodeProto, name: str, default: str) -> str:
-    """A string attribute, or what ONNX takes where it is not written."""
+    """A string attribute, or ONNX's default if it is missing."""
     return next((attribute.s.decode() for attribute in node.attribute if attribute.name == name), default)
 
 
 def _number(node: onnx.NodeProto, name: str, default: int) -> int:
-    """An integer attribute, or what ONNX takes where it is not written."""
+    """An integer attribute, or ONNX's default if it is missing."""
     return next((attribute.i for attribute in node.attribute if attribute.name == name), default)

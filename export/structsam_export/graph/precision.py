@@ -1,8 +1,8 @@
-"""fp16 with fp32 islands, decided in the module that is traced.
+"""fp16 with fp32 islands, set in the module that is traced.
 
-TensorRT 11 and TensorRT-RTX are strongly typed: precision is what the ONNX graph says. Weights and features
-become fp16; what overflows or rounds badly stays fp32: the statistics of every normalisation, the energy and
-everything that the merge plan is made of, and the position encoding of prompts.
+TensorRT 11 and TensorRT-RTX are strongly typed: the types in the ONNX graph are the precision. Weights and
+features become fp16; computations that overflow or round badly stay fp32: the statistics of every
+normalisation, the energy and the rest of the merge plan, and the position encoding of prompts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..choices import Precision
 
 
 class LayerNormFp32(nn.Module):
-    """Layer normalisation over the last dimension with fp32 statistics; takes and gives any type."""
+    """Layer normalisation over the last dimension with fp32 statistics; the result has the input's type."""
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
@@ -29,9 +29,9 @@ class LayerNormFp32(nn.Module):
 
 
 class LayerNorm2dFp32(nn.Module):
-    """SAM's LayerNorm2d as the operator that runtimes know, over channels moved last; fp32 statistics.
+    """SAM's LayerNorm2d as one LayerNormalization over channels moved last, with fp32 statistics.
 
-    The same mean, variance and eps as SAM's own five elementary steps.
+    The same mean, variance and eps as SAM's own implementation, which exports as five elementary operators.
     """
 
     def __init__(self, norm: Any) -> None:
@@ -47,11 +47,12 @@ class LayerNorm2dFp32(nn.Module):
 
 
 def set_precision(module: nn.Module, precision: Precision) -> nn.Module:
-    """Make a module ready to be traced, in place: exportable normalisations, and the precision.
+    """Prepare a module for tracing, in place: replace its normalisations, and set the precision.
 
     Args:
-        module: on fp32 parameters.
-        precision: in fp16 all parameters are, but for those of normalisations.
+        module: with fp32 parameters.
+        precision: `fp16` converts all parameters to fp16, except those of normalisations and of the position
+            encoding.
 
     Returns:
         The same module.
@@ -75,19 +76,19 @@ def _stays_fp32(module: nn.Module) -> bool:
 
 
 def _is_sam(module: nn.Module, name: str) -> bool:
-    """Whether a module is of SAM's class of that name, which is not imported for this."""
+    """Whether a module is an instance of SAM's class of that name, without importing SAM."""
     return type(module).__name__ == name
 
 
 def _halve(module: nn.Module) -> None:
-    """The module's own tensors to fp16, not those of its children."""
+    """Convert the module's own tensors to fp16, not those of its children."""
     for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
         if tensor.is_floating_point():
             tensor.data = tensor.data.half()
 
 
 def _replace(module: nn.Module, name: str, new: nn.Module) -> None:
-    """Put `new` where the submodule `name` is, unless its owner normalises in fp32 by itself."""
+    """Replace the submodule `name` by `new`, unless its owner already normalises in fp32."""
     owner = module.get_submodule(name.rpartition(".")[0])
     if not getattr(owner, "normalizes_in_fp32", False):
         setattr(owner, name.rpartition(".")[2], new)

@@ -17,14 +17,17 @@ from torch import Tensor, nn
 from ..targets import PORTABLE
 
 MAX_SHARED = 2**20
-"""Elements of the largest constant that is compared with others: index tables have fewer, and weights, which
-are never equal, mostly more."""
+"""Elements of the largest constant that is compared with others. Index tables are smaller; most weights,
+which are never equal, are larger."""
 
 
 def _sort(x: Any, *, stable: bool, dim: int, descending: bool) -> Any:
-    """A stable sort as TopK over the whole axis: ONNX breaks its ties by the lower index.
+    """Translate a stable descending sort to TopK over the whole axis: ONNX breaks ties by the lower index.
 
-    Only the way down is exact: ONNX names no tie rule for which of two equal values TopK leaves last.
+    An ascending sort has no exact translation: ONNX defines no tie rule for the reversed order.
+
+    Raises:
+        NotImplementedError: the sort is ascending or not stable.
     """
     if not (stable and descending):
         raise NotImplementedError("only stable descending sorts are exported")
@@ -33,23 +36,23 @@ def _sort(x: Any, *, stable: bool, dim: int, descending: bool) -> Any:
 
 
 def _divide(x: Any, y: Any) -> Any:
-    """Integer division of what is never negative, which is all that is divided here: places on the grid.
+    """Translate integer division to Div; only grid positions are divided, which are never negative.
 
-    ONNX's Div rounds towards zero; the general translation mends that for negative numbers in five nodes.
+    ONNX's Div rounds towards zero; the exporter's own translation adds five nodes for negative numbers.
     """
     constant: Any = op.Constant(value_int=y) if isinstance(y, int) else y
     return op.Div(x, op.CastLike(constant, x))
 
 
 def _take(x: Any, index: Any) -> Any:
-    """Entries of a vector, by an index of any rank: Gather, where the general translation is GatherND."""
+    """Translate `take` from a vector to Gather; the exporter's own translation is GatherND."""
     flat: Any = op.Constant(value_ints=[-1])
     return op.Gather(op.Reshape(x, flat), index)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the exporter's notes on its own internals off the user's terminal."""
+    """Silence the log messages and warnings of PyTorch's exporter."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
@@ -73,16 +76,19 @@ def trace(
     """Export a module to ONNX.
 
     Args:
-        module: in eval mode.
-        inputs: example inputs by the name that they get in the graph, in the order of `forward`. A dimension
-            that is to be dynamic must be 2 or more here.
-        outputs: names of what `forward` returns.
-        dynamic: for an input, its dynamic dimensions and their names.
-        opset: of ONNX.
+        module: a module in eval mode.
+        inputs: example inputs by their name in the graph, in the order of `forward`. A dynamic dimension must
+            be 2 or more here.
+        outputs: names of the outputs of `forward`, in order.
+        dynamic: for an input, its dynamic dimensions (axis to name).
+        opset: ONNX opset version.
 
     Returns:
-        The model, its weights in memory. Equal constants are one: blocks that cut the map alike count alike,
-        and for ViT-B at 1024 pixels one index table for all of them saves 15 MB beside 359 MB of weights.
+        The model with its weights in memory. Equal constants are shared: blocks with the same windows have
+        the same index tables, which saves 15 MB beside 359 MB of weights for ViT-B at 1024 pixels.
+
+    Raises:
+        RuntimeError: the tracer returned nothing, or a dimension in `dynamic` came back fixed.
     """
     names = {name for dims in (dynamic or {}).values() for name in dims.values()}
     dims = {name: torch.export.Dim(name, min=1, max=4096) for name in sorted(names)}
@@ -114,14 +120,14 @@ def trace(
 
 
 def _check_dynamic(model: onnx.ModelProto, dynamic: Mapping[str, Mapping[int, str]]) -> None:
-    """Refuse a graph in which a dimension that was to be dynamic came back fixed.
+    """Raise RuntimeError if a dynamic dimension came back fixed.
 
-    The tracer fixes what the module takes for a number, as `len(tensor)` does, and says nothing.
+    The tracer fixes a dimension that the module reads as a Python number, as `len(tensor)` does, silently.
     """
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
         fixed = [name for axis, name in dynamic.get(value.name, {}).items() if not dims[axis].dim_param]
         if fixed:
             raise RuntimeError(
-                f"tracing fixed {', '.join(fixed)} of {value.name}; the module reads its length"
+                f"tracing fixed {', '.join(fixed)} of {value.name}; the module reads this size as a number"
             )

@@ -1,9 +1,9 @@
-"""Token arithmetic: which tokens of a window are merged, and how they come back. Knows no model.
+"""Token arithmetic: which tokens of a window merge, and how they are unmerged. Independent of any model.
 
 Read `plan.py` first (what a method returns), then `methods/structsam.py` (Algorithm 1 of the paper), then
 `matching.py` (what the other methods share), then `registry.py` (which methods there are).
 
-Names are imported when they are asked for, so that the registry can be read without PyTorch.
+Names are imported on first access, so that the registry can be read without PyTorch.
 """
 
 from __future__ import annotations
@@ -71,7 +71,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """One of the names above, imported now."""
+    """Import a public name on first access.
+
+    Raises:
+        AttributeError: the package has no such name.
+    """
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

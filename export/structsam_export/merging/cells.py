@@ -14,7 +14,7 @@ TOPK_LIMIT = 3840
 
 
 def cell_tokens(side: int, cell: int, device: torch.device) -> Tensor:
-    """The tokens of every cell of a window.
+    """Token indices of every cell of a window (paper section 3.3, cell partitioning).
 
     Args:
         side: rows and columns of the window, in tokens.
@@ -28,23 +28,32 @@ def cell_tokens(side: int, cell: int, device: torch.device) -> Tensor:
 
 
 def member_of(cells: Tensor, member: Tensor) -> Tensor:
-    """One token of every cell: [B', G, m] int32 tokens and [B', G, 1] members below m give [B', G] int32."""
+    """One token of every cell.
+
+    Args:
+        cells: [B', G, m] int32, token indices.
+        member: [B', G, 1] int64, from 0 to m - 1.
+
+    Returns:
+        [B', G] int32 token indices.
+    """
     return cells.gather(2, member).squeeze(2)
 
 
 def merged_cells(rate: float, tokens: int, cell: int) -> int:
     """M = ceil(r N / (s^2 - 1)), the cells that must collapse to remove r N tokens (Algorithm 1).
 
-    The product is rounded before the ceiling, so that 0.75 * 4 / 3 is one cell whatever its last bit says.
+    The quotient is rounded to six digits before the ceiling, so that a rounding error of fp64 cannot add a
+    cell: 0.75 * 4 / 3 is one cell.
     """
     return math.ceil(round(rate * tokens / (cell * cell - 1), 6))
 
 
 def largest_first(score: Tensor) -> Tensor:
-    """Indices that sort scores from the largest down, equal scores by index.
+    """Indices that sort scores in descending order; equal scores keep the order of their indices.
 
-    ONNX gives TopK that tie rule and ONNX Runtime follows it; TensorRT does not promise to. Beyond the k that
-    TensorRT takes, each rank is counted from all pairs instead: the same order, for G^2 comparisons.
+    ONNX defines this tie rule for TopK and ONNX Runtime follows it; TensorRT does not guarantee it. If G is
+    above TensorRT's limit for k, each rank is counted from all pairs instead: same order, G^2 comparisons.
 
     Args:
         score: [B', G].
@@ -58,18 +67,18 @@ def largest_first(score: Tensor) -> Tensor:
 
 
 def lexicographic(first: Tensor, place: Tensor) -> Tensor:
-    """One score for two orders: the largest `first` is largest, and among equal ones the lowest place.
+    """One score that sorts by two keys: by `first` in descending order, then by `place` in ascending order.
 
-    Exact, because first * G - place is a whole number that fp32 holds, and no two of a row are equal. Nearly
-    all of `first` may be equal: a second stable sort would do the same where TopK keeps the order of equal
-    values, which TensorRT does not promise.
+    Exact, because first * G - place is a whole number that fp32 represents, and no two of a row are equal. A
+    second stable sort would need a TopK that keeps the order of equal values, which TensorRT does not
+    guarantee; nearly all values of `first` may be equal.
 
     Args:
-        first: [B', G] fp32 whole numbers; times G they are below 2^24.
+        first: [B', G] fp32 whole numbers; `first * G` stays below 2^24 in magnitude.
         place: [B', G] or [G] int32, a permutation of 0 .. G - 1 in each row.
 
     Returns:
-        [B', G] fp32.
+        [B', G] fp32, distinct within each row.
     """
     return first * first.shape[1] - place
 

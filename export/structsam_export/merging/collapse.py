@@ -1,4 +1,4 @@
-"""Cells that collapse to one slot each: what StructSAM and ALGM's local stage do once cells have a score."""
+"""Collapse whole cells to one slot each, in the order of their scores. Shared by StructSAM and ALGM."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .reduction import CellMean
 
 
 def ordered(cells: Tensor, order: Tensor) -> Tensor:
-    """Every window's cells in an order of its own.
+    """The cells of every window, reordered.
 
     Args:
-        cells: [G, m] int32, a partition of the tokens that all windows share, or [B', G, m], one for each.
+        cells: [G, m] int32, one partition of the tokens for all windows, or [B', G, m], one for each window.
         order: [B', G] int32, a permutation of each row.
 
     Returns:
@@ -27,14 +27,17 @@ def ordered(cells: Tensor, order: Tensor) -> Tensor:
 
 
 def collapse(tokens: Tensor, place: Tensor) -> MergePlan:
-    """The plan in which the first cells become their means, in that order, and all other tokens stay.
+    """The plan in which the first M cells become their means, in that order, and all other tokens are kept.
 
     Args:
-        tokens: [B', G, m] int32, every token once, cells that merge first.
-        place: [B', M] int32, the token that stands for each of the M cells that merge.
+        tokens: [B', G, m] int32, every token once; the cells that merge come first.
+        place: [B', M] int32, the token whose position each merged cell takes.
+
+    Returns:
+        A plan of K = N - M (m - 1) slots, N = G m: first the merged cells, then the kept tokens.
     """
     (batch, groups, members), merged = tokens.shape, place.shape[1]
-    token = tokens.flatten(1)  # every cell's, one after the other
+    token = tokens.flatten(1)  # cell by cell
     pooled, kept = torch.split(token, [merged * members, (groups - merged) * members], 1)
     return MergePlan(
         slot=_slots(token, merged, members),
@@ -48,12 +51,12 @@ def _slots(tokens: Tensor, merged: int, members: int) -> Tensor:
     """Slot of every token: a merged cell shares one, all other tokens have their own.
 
     Args:
-        tokens: [B', N] int32, every token once, those of merged cells first.
-        merged: M.
+        tokens: [B', N] int32, every token once; tokens of merged cells come first.
+        merged: M, number of merged cells.
         members: m, tokens of a cell.
 
     Returns:
-        [B', N] int32 below M + N - M m.
+        [B', N] int32, from 0 to K - 1 with K = N - M (m - 1).
     """
     shared = count(merged, tokens.device).repeat_interleave(members)
     own = count(tokens.shape[1] - merged * members, tokens.device) + merged

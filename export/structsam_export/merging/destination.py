@@ -1,4 +1,4 @@
-"""Which member of a cell the others merge into."""
+"""The destination of a cell: the token that the others merge into."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def choose(energy: Tensor, destination: Destination, seed: int) -> Tensor:
     """The destination of every cell (paper section 3.3, destination and source token selection).
 
     Args:
-        energy: [B', cells, m] of every member.
+        energy: [B', cells, m], energy of every token of a cell.
         destination: `min`, `max` or `random`.
-        seed: of the random choice, which is the same for every window and image.
+        seed: seed of the random choice, which is the same for every window and image.
 
     Returns:
-        [B', cells, 1] below m; of equal energies the first.
+        [B', cells, 1] int64, from 0 to m - 1; the first of equal energies.
 
     Raises:
-        ValueError: another destination.
+        ValueError: `destination` is not one of these three.
     """
     if destination is Destination.RANDOM:
         drawn = draw(energy.shape[1], seed, energy.device)
@@ -34,14 +34,15 @@ def choose(energy: Tensor, destination: Destination, seed: int) -> Tensor:
 
 
 def split(cells: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
-    """Destinations, and the sources, which are all others.
+    """Split the tokens of all cells into destinations and sources.
 
     Args:
-        cells: [B', G, m] int32, tokens.
-        member: [B', G, 1] below m, which one of each cell is a destination.
+        cells: [B', G, m] int32, token indices.
+        member: [B', G, 1], from 0 to m - 1, the token of each cell that is its destination.
 
     Returns:
-        [B', G] and [B', G (m - 1)] int32 tokens, cell by cell; sources go round the cell.
+        Destinations [B', G] and sources [B', G (m - 1)], int32 token indices, cell by cell. The sources of a
+        cell start after its destination and wrap around.
     """
     number, members = cells.shape[1:]
     start, member = count(number, cells.device)[:, None] * members, member.to(torch.int32)
@@ -51,6 +52,6 @@ def split(cells: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def draw(number: int, seed: int, device: torch.device) -> Tensor:
-    """Numbers in [0, 1), drawn by seed: [number] fp32."""
+    """Random numbers in [0, 1) from a seeded generator: [number] fp32."""
     drawn = np.random.default_rng(seed).random(number, dtype=np.float32)
-    return torch.tensor(drawn.tolist(), device=device)  # a list, which a trace takes as a constant
+    return torch.tensor(drawn.tolist(), device=device)  # a trace records a list as a constant

@@ -1,4 +1,4 @@
-"""Token energy: how much the features change around a token (paper section 3.3)."""
+"""Token energy: the gradient magnitude of the features at a token (paper section 3.3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from .index import count, lookup, take
 from .windows import Windows
 
 SOBEL_MACS = 18
-"""Of one channel of one token: two 3x3 kernels. Here shifted additions compute it, which count nothing."""
+"""Multiply-accumulates for one channel of one token: two 3x3 kernels.
+
+Here shifted additions compute Sobel, in which a counter of matrix products sees nothing.
+"""
 
 
 def token_energy(
@@ -28,14 +31,14 @@ def token_energy(
 
     Args:
         x: [B, H, W, C] features, fp32.
-        windows: how the block cuts the map.
+        windows: the block's attention windows.
         gradient, border: see `gradient_energy`.
-        scope: over the map, so that padding has energy 0; or over each window as attention sees it, where
-            padding is zeros that the picture borders on.
-        tokens: [B', ...] int32, which tokens are wanted; all in raster order if not given.
+        scope: `map` computes the gradient over the whole map, and padding has energy 0. `window` computes it
+            over each window as attention sees it, where padding tokens are zeros beside the image.
+        tokens: [B', ...] int32, the tokens to return; by default all, in raster order.
 
     Returns:
-        [B', N], at least 0; as `tokens` is shaped in place of N.
+        [B', N], at least 0; with `tokens`, the shape of `tokens`.
     """
     if scope is Scope.MAP:
         return windows.cut(gradient_energy(x, gradient, border), tokens)
@@ -47,24 +50,24 @@ def token_energy(
 def gradient_energy(
     x: Tensor, gradient: Gradient = Gradient.SOBEL, border: Border = Border.REPLICATE
 ) -> Tensor:
-    """Squared gradient magnitude G^2 of a feature map.
+    """Squared gradient magnitude G^2 of a feature map (paper section 3.3, energy estimation).
 
     The square has the same order as G, so cells are ranked and destinations chosen without a square root.
 
-    Sobel's operators X and Y are the sum over a 2 x 2 box of smaller ones, and X + Y and X - Y are twice the
-    difference along the two diagonals of those sums: X^2 + Y^2 = 2 (diagonal^2 + other diagonal^2). So one
-    map of sums and two differences do, as for the central difference: two thirds of the passes over memory
-    that smoothing and differences along both axes take, and no transpose to channels-first.
+    Sobel from 2 x 2 box sums: let S be the map of those sums, and X and Y the two Sobel responses. X + Y and
+    X - Y are twice the differences of S along its two diagonals, so X^2 + Y^2 = 2 (d1^2 + d2^2). One map of
+    sums and two differences are two thirds of the memory passes of the separable filters, and need no
+    transpose to channels-first.
 
     Args:
         x: [B, H, W, C] features, fp32.
         gradient: Sobel, or the central difference f(+1) - f(-1) of the paper's equation.
-        border: what lies around the map, its outermost tokens again or zeros.
+        border: padding around the map: replicate its outermost tokens, or zeros.
 
     Returns:
         [B, H, W], at least 0.
     """
-    if border is Border.ZERO:  # that are replicated in their turn, which nothing inside sees
+    if border is Border.ZERO:  # a ring of zeros; its own border only affects tokens that are cropped
         return gradient_energy(F.pad(x, (0, 0, 1, 1, 1, 1)), gradient)[:, 1:-1, 1:-1]
     shape = x.shape[:3]
     if gradient is Gradient.CENTRAL:
@@ -79,17 +82,18 @@ def gradient_energy(
 
 
 def gradient_macs(windows: Windows, channels: int, gradient: Gradient, scope: Scope) -> int:
-    """What the gradient of one image costs, as the two depthwise convolutions that it stands for.
+    """Multiply-accumulates of the gradient of one image, counted as two depthwise convolutions.
 
-    Central differences are free, as in the paper's Table 5.
+    Central differences cost none, as in the paper's Table 5.
 
     Args:
-        windows: how the block cuts the map.
-        channels: what it is taken on.
+        windows: the block's attention windows.
+        channels: channels of the features that the gradient is computed on.
         gradient, scope: see `token_energy`.
 
     Returns:
-        Multiply-accumulates: over the map once, or over the tokens of all windows, padding included.
+        Multiply-accumulates over the map (`map`), or over the tokens of all windows, padding included
+        (`window`).
     """
     if gradient is Gradient.CENTRAL:
         return 0
@@ -99,7 +103,7 @@ def gradient_macs(windows: Windows, channels: int, gradient: Gradient, scope: Sc
 
 
 def _boxes(x: Tensor) -> Tensor:
-    """Sums of the four tokens around every corner of a map, whose borders are repeated.
+    """Sums of the four tokens around every corner of a map with replicated borders.
 
     Args:
         x: [B, H, W, C].
@@ -115,12 +119,12 @@ def _boxes(x: Tensor) -> Tensor:
 
 
 def _places(x: Tensor, shape: Sequence[int], *steps: tuple[int, int]) -> Tensor:
-    """Rows of the flattened map x [B, H', W', C] that lie `steps` (down, across) from every token.
+    """Row indices into the flattened map x [B, H', W', C] of the neighbours at given offsets.
 
     Args:
-        x: the map, whose borders are repeated.
-        shape: B, H, W of the tokens that are counted from.
-        steps: n of them.
+        x: the map; its borders are replicated.
+        shape: (B, H, W), the grid of tokens that the offsets start from.
+        steps: n offsets (down, across).
 
     Returns:
         [B * H * W, n] int32.

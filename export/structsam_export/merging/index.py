@@ -1,4 +1,4 @@
-"""Gathers by int32 index, in the forms that every runtime takes."""
+"""Gathers by int32 index, in the forms that every runtime supports."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def take(source: Tensor, index: Tensor) -> Tensor:
-    """Whole rows of `source`: [R, ...] and an int32 index of any shape give [*index.shape, ...].
+    """Whole rows: a source [R, ...] and an int32 index of any shape give [*index.shape, ...].
 
-    All forms become one ONNX Gather, which takes int32 and an index of any rank; `source[index]` would
-    become GatherND, which ONNX Runtime runs with int64 only.
+    Every form exports as one ONNX Gather, which takes int32 indices of any rank. `source[index]` would export
+    as GatherND, which ONNX Runtime supports with int64 only.
     """
     if source.dim() == 1:
         return source.take(index.long())
@@ -21,22 +21,22 @@ def take(source: Tensor, index: Tensor) -> Tensor:
 
 
 def lookup(table: Tensor, index: Tensor) -> Tensor:
-    """`table[b, index[b, ...]]` for every b: [B, N] and an integer [B, ...] give [B, ...].
+    """`table[b, index[b, ...]]` for every b: a table [B, N] and an integer index [B, ...] give [B, ...].
 
-    ONNX's GatherElements: one operator, where a gather from the flattened table needs row numbers first. It
-    moves single numbers, so it is for indices and scores; features are gathered as whole rows.
+    One ONNX GatherElements; a gather from the flattened table would need row numbers first. It moves single
+    numbers, so it serves indices and scores; features are gathered as whole rows with `take`.
     """
     return table.gather(1, index.flatten(1).long()).view(index.shape)
 
 
 def lookup_rows(table: Tensor, index: Tensor) -> Tensor:
-    """`table[b, index[b]]` for every b: [B, N, C] and an int32 [B, K] give [B, K, C]."""
+    """`table[b, index[b]]` for every b: a table [B, N, C] and an int32 index [B, K] give [B, K, C]."""
     offset = count(table.shape[0], table.device)[:, None] * table.shape[1]
     return take(table.flatten(0, 1), index + offset)
 
 
 def count(stop: int, device: torch.device) -> Tensor:
-    """0, 1, .. stop - 1 as int32, the type of every index here."""
+    """[stop] int32: 0, 1, ..., stop - 1. All indices of this package are int32."""
     return torch.arange(stop, dtype=torch.int32, device=device)
 
 

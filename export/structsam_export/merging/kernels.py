@@ -1,4 +1,4 @@
-"""The kernels of `structsam_plugins/csrc` on tensors: a layer's plan, merge and unmerge without any graph."""
+"""The CUDA kernels of `structsam_plugins/csrc`, called on PyTorch tensors instead of from an engine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ TYPES = {torch.float32: FLOAT, torch.float16: HALF}
 
 @dataclass(frozen=True)
 class TensorKernels:
-    """What `StructSAM` with its defaults does, by the kernels, on the tensors' device and current stream.
+    """`StructSAM` with default options, computed by the kernels on the tensors' device and current stream.
 
     Args:
-        kernels: built for that device.
+        kernels: the loaded library, built for that device.
     """
 
     kernels: Kernels
@@ -32,7 +32,7 @@ class TensorKernels:
         return score, member
 
     def select(self, layer: Layer, score: Tensor, member: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Those to slot [B', N], token [B', N] and position [B', K], int32."""
+        """Score [B', G] and member [B', G] to slot [B', N], token [B', N] and position [B', K], int32."""
         score, member = score.contiguous(), member.contiguous()
         slot, token = (member.new_empty(layer.windows, layer.tokens) for _ in range(2))
         position = member.new_empty(layer.windows, layer.slots)
@@ -42,7 +42,7 @@ class TensorKernels:
         return slot, token, position
 
     def merge(self, layer: Layer, x: Tensor, token: Tensor) -> Tensor:
-        """[B, H, W, C] features to [B', K, C] slots."""
+        """[B, H, W, C] features and token [B', N] of `select` to [B', K, C] slots."""
         x = x.contiguous()
         slots = x.new_empty(layer.windows, layer.slots, layer.channels)
         addresses = x.data_ptr(), token.data_ptr(), slots.data_ptr()
@@ -50,7 +50,7 @@ class TensorKernels:
         return slots
 
     def unmerge(self, layer: Layer, slots: Tensor, slot: Tensor, residual: Tensor) -> Tensor:
-        """[B', K, C] slots to [B, H, W, C] features, on top of the residual [B, H, W, C]."""
+        """Slots [B', K, C] and slot [B', N] of `select` to [B, H, W, C], added to `residual`, same shape."""
         slots, residual = slots.contiguous(), residual.contiguous()
         total = torch.empty_like(residual)
         addresses = slots.data_ptr(), slot.data_ptr(), residual.data_ptr(), total.data_ptr()

@@ -17,12 +17,12 @@ from .windows import Windows
 
 
 class FixedLayout(Matching):
-    """Destinations are chosen when the model is built: 1 / s^2 of the tokens, the same in every window.
+    """A method whose destinations are chosen at export: 1 / s^2 of the tokens, the same in every window.
 
     Attributes:
         cell: s, rows and columns of a cell.
-        reduction: what a slot holds.
-        heads: similarity is taken on the mean over this many heads.
+        reduction: content of a slot.
+        heads: similarity is computed on the mean over this many heads.
     """
 
     cell: int
@@ -31,10 +31,10 @@ class FixedLayout(Matching):
 
     @abstractmethod
     def destinations(self, windows: Windows) -> list[int]:
-        """The tokens of a window that others merge into."""
+        """Indices of the tokens of a window that others merge into; N / s^2 of them."""
 
     def sources(self, windows: Windows) -> int:
-        """All tokens but the destinations; see `Matching.sources`."""
+        """All tokens except the destinations; see `Matching.sources`."""
         return windows.tokens - windows.tokens // self.cell**2
 
     def matched(self, x: Tensor, windows: Windows) -> MergePlan:
@@ -50,12 +50,12 @@ class FixedLayout(Matching):
 
 
 def cells_of(windows: Windows, cell: int) -> NDArray[np.int64]:
-    """`cells.cell_tokens` as numbers, which are known while a model is traced: [cells, s * s]."""
+    """`cells.cell_tokens` in NumPy, so that the values are known while a model is traced: [cells, s * s]."""
     side = windows.side // cell
     grid = np.arange(windows.tokens).reshape(side, cell, side, cell)
     return grid.transpose(0, 2, 1, 3).reshape(-1, cell * cell)
 
 
 def constant(numbers: NDArray[np.int64], device: torch.device) -> Tensor:
-    """Numbers that are part of an exported model, as int32 of the same shape."""
-    return torch.tensor(numbers.tolist(), dtype=torch.int32, device=device)  # from a list, as a trace needs
+    """An array as an int32 tensor of the same shape, which the exported graph holds as a constant."""
+    return torch.tensor(numbers.tolist(), dtype=torch.int32, device=device)  # a trace records a list as one

@@ -18,12 +18,12 @@ from .windows import Windows
 
 
 def removed(rate: float, tokens: int) -> int:
-    """int(r N), the tokens that a bipartite method removes, whatever the last bit of r says."""
+    """int(r N), the tokens that a bipartite method removes; robust to the rounding error of r N in fp64."""
     return int(round(rate * tokens, 6))
 
 
 class Matching(Method):
-    """A method that removes as many tokens as it has sources, at most.
+    """A method that merges sources into destinations; it removes at most as many tokens as it has sources.
 
     Attributes:
         rate: r, the share of tokens to remove.
@@ -33,14 +33,14 @@ class Matching(Method):
 
     @abstractmethod
     def sources(self, windows: Windows) -> int:
-        """S: tokens of one window that may merge."""
+        """S, the number of tokens of one window that may merge."""
 
     @abstractmethod
     def matched(self, x: Tensor, windows: Windows) -> MergePlan:
-        """The plan, where any token merges; see `Method.plan`."""
+        """The plan if at least one token merges; see `Method.plan`."""
 
     def removed(self, windows: Windows) -> int:
-        """R: tokens of one window that merge."""
+        """R, the number of tokens of one window that merge."""
         return min(removed(self.rate, windows.tokens), self.sources(windows))
 
     def slots(self, windows: Windows) -> int:
@@ -64,23 +64,25 @@ def match(
     size: Tensor | None = None,
     padding: Tensor | None = None,
 ) -> MergePlan:
-    """Merge the sources that are most like a destination into the destination that they are most like.
+    """Bipartite soft matching (Bolya et al. 2023): merge the R most similar pairs.
 
-    Slots are the protected tokens, then the sources that stay, then the destinations. Every token must be
-    named once. Of equal similarities (see `snap`) the first destination and the first source count as larger.
+    Every source is paired with its most similar destination; the R sources with the highest similarity merge
+    into theirs. Slots are ordered: protected tokens, sources that are kept, destinations. Every token appears
+    exactly once among `source`, `destination` and `protected`. Of equal similarities (see `snap`) the first
+    destination and the first source win.
 
     Args:
-        metric: [B', N, c] what tokens are compared by; its length does not count.
-        source: [B', S] int32.
-        destination: [B', D] int32.
-        merged: R, how many sources merge, 1 to S.
+        metric: [B', N, c] features that tokens are compared by (cosine similarity).
+        source: [B', S] int32, token indices.
+        destination: [B', D] int32, token indices.
+        merged: R, the number of sources that merge, 1 to S.
         reduction: mean of a destination and its sources, or the destination alone.
         protected: [B', P] int32, tokens that neither merge nor are merged into.
-        size: [B', N] int32, how many tokens each already stands for; 1 each if not given.
+        size: [B', N] int32, how many original tokens each token represents; 1 each if not given.
         padding: [B', N] fp32, 1 for padding; see `with_padding`.
 
     Returns:
-        A plan of N - R slots.
+        A plan of K = N - R slots.
     """
     similarity = unit(lookup_rows(metric, source)) @ unit(lookup_rows(metric, destination)).transpose(1, 2)
     similarity = with_padding(similarity, padding, source, destination)
@@ -89,16 +91,19 @@ def match(
 
 
 def with_padding(similarity: Tensor, padding: Tensor | None, source: Tensor, destination: Tensor) -> Tensor:
-    """Similarities in which padding is like padding (1) and like no picture (0).
+    """Similarities in which padding has similarity 1 to padding and 0 to tokens of the image.
 
-    Its features are zero: as it is, padding would be equally unlike every destination, and all of it would
-    merge into the first one, a token of the picture.
+    Features of padding are zero. Without this rule padding has similarity 0 to every destination, and all of
+    it merges into the first one, a token of the image.
 
     Args:
-        similarity: [B', ..., S, D].
-        padding: [B', N] fp32, 1 for padding, else 0; None where there is none.
-        source: [B', ..., S] int32, tokens.
-        destination: [B', ..., D] int32, tokens.
+        similarity: [B', ..., S, D], cosines; 0 for padding.
+        padding: [B', N] fp32, 1 for padding, else 0; None if no window has padding.
+        source: [B', ..., S] int32, token indices.
+        destination: [B', ..., D] int32, token indices.
+
+    Returns:
+        [B', ..., S, D].
     """
     if padding is None:
         return similarity
@@ -115,11 +120,14 @@ def join(
     protected: Tensor | None = None,
     size: Tensor | None = None,
 ) -> MergePlan:
-    """Merge sources into the destinations that were found for them; see `match` for what is not said here.
+    """Merge the R best sources into their destinations; see `match` for the other arguments.
 
     Args:
-        best: [B', S], how soon each source merges, the largest first.
-        target: [B', S] int32, the destination of each, counted among the destinations.
+        best: [B', S], score of each source; the largest merge first.
+        target: [B', S] int32, the destination of each source as an index into `destination`.
+
+    Returns:
+        A plan of K = N - R slots.
     """
     if protected is None:
         protected = source[:, :0]
@@ -151,8 +159,8 @@ def _slots(
     """Slot of every token, [B', N] int32; see `match` for the order of slots and the arguments.
 
     Args:
-        order: [B', S] int32, places among the sources, the first to merge first.
-        target: [B', S] int32, the destination that each source is most like.
+        order: [B', S] int32, indices into `source`; the first `merged` of them merge.
+        target: [B', S] int32, the most similar destination of each source, an index into `destination`.
     """
     kept, stays = protected.shape[1], order.shape[1] - merged
     rank = inverse(order)

@@ -1,4 +1,4 @@
-"""What a merging method is, and the one that merges nothing."""
+"""The interface of a merging method, and the identity method."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Site:
-    """Where in an encoder a method merges.
+    """The block of an encoder in which a method merges.
 
     Attributes:
-        block: number of the block, from 0.
-        depth: blocks of the encoder.
+        block: index of the block, from 0.
+        depth: number of blocks of the encoder.
         heads: attention heads of a block.
-        seed: of the block's random choices.
+        seed: seed of the block's random choices.
     """
 
     block: int
@@ -38,69 +38,69 @@ class Method(ABC):
     """Decides, for one block, which tokens merge.
 
     A subclass is a frozen dataclass whose arguments are `rate`, the share of tokens to remove, and the
-    options that its entry in `registry.py` lists. It has `plan` and `slots`; everything else has an answer
-    here that holds for most methods.
+    options that its entry in `registry.py` lists. It implements `plan` and `slots`; the other members have
+    defaults that hold for most methods.
     """
 
     @property
     def conflict(self) -> str:
-        """Why its options do not go together; empty if they do."""
+        """Why its options contradict each other; empty if they do not."""
         return ""
 
     @property
     def reduction(self) -> Reduction:
-        """What a slot holds."""
+        """Content of a slot: the mean of its tokens, or one of them."""
         return Reduction.MEAN
 
     @property
     def proportional(self) -> bool:
-        """Whether attention counts a key as often as its slot has tokens (ToMe's proportional attention)."""
+        """Whether attention adds log(size) of a slot to its key's logits (ToMe's proportional attention)."""
         return False
 
     @property
     def footprint(self) -> int:
-        """Rows and columns of the cell at whose mean place a slot of several tokens stands.
+        """Side, in tokens, of the cell whose mean position a merged slot takes in the relative position.
 
-        1 where it stands at its `position`.
+        1 if a merged slot takes the position of one token, `MergePlan.position`.
         """
         return 1
 
     @property
     def fragile(self) -> bool:
-        """Whether a last bit decides about more than the tokens whose scores it belongs to."""
+        """Whether a rounding difference in one token's score can change how other tokens merge."""
         return False
 
     @property
     def ordered(self) -> bool:
-        """Whether groups are cut from one order of all tokens: a swap of two then renames all later groups.
+        """Whether groups are consecutive tokens of one sorted order; one swap then changes all later groups.
 
-        fp16 does not keep such a plan.
+        fp16 does not reproduce such a plan.
         """
         return False
 
     @property
     def takes_prior(self) -> bool:
-        """Whether it merges late where prompts lie; then it has `prompt_windows` and `rate_prompt`."""
+        """Whether cells under a prompt merge last; then it has `prompt_windows` and `rate_prompt`."""
         return False
 
     @property
     def prompt_windows(self) -> int:
-        """How many windows of an image, those with the most prior, merge at a rate of their own."""
+        """Number of windows of an image, those with the most prior, that merge at a separate rate."""
         return 0
 
     @property
     def has_kernels(self) -> bool:
-        """Whether the plugins compute it as it is; see plugins/README.md."""
+        """Whether the plugins implement this configuration; see plugins/README.md."""
         return False
 
     @property
     def most(self) -> float:
-        """The largest share of tokens that it can remove, whatever the rate."""
+        """Upper bound on the share of tokens that it can remove at any rate, in (0, 1]."""
         return 1.0
 
     @property
     def reading(self) -> str:
-        """How to read its `scores`, in a few words."""
+        """Legend of its `scores` in pictures, a few words."""
         return ""
 
     @abstractmethod
@@ -109,21 +109,21 @@ class Method(ABC):
 
         Args:
             x: [B, H, W, C] the tokens that enter attention (norm1's output), fp32.
-            windows: how the block cuts the map, or one of its groups of windows.
+            windows: the block's attention windows, or one of their groups.
 
         Returns:
-            A plan over B * windows.per_image windows of windows.tokens tokens.
+            A plan over B' = B * windows.per_image windows of N = windows.tokens tokens.
         """
 
     @abstractmethod
     def slots(self, windows: Windows) -> int:
-        """K: slots that attention sees in one window."""
+        """K, the number of slots that attention processes in one window."""
 
     def at(self, site: Site) -> Self:
-        """The method as it merges in one block.
+        """The method configured for one block.
 
-        `seed` becomes the block's; `heads`, over which `channels` takes its mean, becomes the encoder's.
-        A method that depends on depth adds that here.
+        Sets `seed` to the block's seed, and `heads` to the encoder's heads if `channels` is `heads`. A method
+        that depends on depth extends this.
         """
         names = {field.name for field in dataclasses.fields(self)}  # type: ignore[arg-type]
         changes: dict[str, Any] = {"seed": site.seed} if "seed" in names else {}
@@ -133,10 +133,10 @@ class Method(ABC):
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def energy_macs(self, windows: Windows, channels: int) -> int:
-        """What the decision costs beyond the matrix products that a counter sees.
+        """Cost of the plan besides its matrix products, which a counter sees by itself.
 
         Args:
-            windows: how the block cuts the map.
+            windows: the block's attention windows.
             channels: C of a token.
 
         Returns:
@@ -145,18 +145,18 @@ class Method(ABC):
         return 0
 
     def counts(self, windows: Windows) -> dict[str, int]:
-        """What becomes of the tokens of one window, for the manifest."""
+        """Token counts of one window, for the manifest: before merging and after."""
         return {"tokens": windows.tokens, "tokens_kept": self.slots(windows)}
 
     def scores(self, x: Tensor, windows: Windows) -> Tensor | None:
-        """The number of every token that it decides by (paper, figure 7); `reading` tells how to read it.
+        """The score of every token that decides what merges (paper, figure 7); `reading` is its legend.
 
         Args:
             x: [B, H, W, C] norm1's output.
-            windows: how the block cuts the map.
+            windows: the block's attention windows.
 
         Returns:
-            [B, H, W]; None for methods that decide by pairs.
+            [B, H, W]; None for methods that score pairs of tokens.
         """
         return None
 
@@ -172,5 +172,5 @@ class Identity(Method):
         return MergePlan.identity(x.shape[0] * windows.per_image, windows.tokens, x.device)
 
     def slots(self, windows: Windows) -> int:
-        """Every token keeps a slot of its own."""
+        """One slot per token; see `Method.slots`."""
         return windows.tokens

@@ -1,4 +1,4 @@
-"""What every merging method returns: which tokens share a slot, and where the slot stands."""
+"""The merge plan that every method returns: which tokens share a slot, and the position of the slot."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from .reduction import Chain, Mean, Pick, Rule
 
 @dataclass(frozen=True)
 class MergePlan:
-    """Where every token of every window goes. All counts are fixed when the model is exported.
+    """The slot of every token of every window. All counts are fixed when the model is exported.
+
+    B' windows of N tokens and K slots.
 
     Attributes:
-        slot: [B', N] int32, merged slot of every original token: unmerging is one gather with it.
-        position: [B', K] int32, grid index (row * side + column, within the window) whose row and column
-            stand for each slot in the relative position; one of the slot's own tokens.
-        size: [B', K] int32, how many tokens each slot stands for.
-        rule: how the tokens of a slot become one.
+        slot: [B', N] int32, slot of every original token, from 0 to K - 1; unmerging is one gather with it.
+        position: [B', K] int32, grid index (row * side + column, within the window) of one token of each
+            slot; its row and column are the slot's in the relative position.
+        size: [B', K] int32, number of tokens in each slot.
+        rule: computes the features of a slot from those of its tokens.
     """
 
     slot: Tensor
@@ -32,20 +34,21 @@ class MergePlan:
 
     @classmethod
     def identity(cls, windows: int, tokens: int, device: torch.device) -> MergePlan:
-        """The plan that changes nothing: every token is its own slot. Merging at rate 0 is this plan."""
+        """The identity plan: every token has its own slot. Merging at rate 0 gives this plan."""
         own = count(tokens, device).expand(windows, -1)
         return cls(slot=own, position=own, size=torch.ones_like(own), rule=Pick(own))
 
     @classmethod
     def recorded(cls, slot: Tensor, position: Tensor, reduction: Reduction) -> MergePlan:
-        """The plan that another run told, for PyTorch.
+        """A plan from the recorded indices of another run, to be replayed in PyTorch.
 
-        It separates the two ways in which an export can differ: other arithmetic, and other plans.
+        Replaying separates two causes of a difference between an export and PyTorch: other arithmetic, and
+        other plans.
 
         Args:
             slot: [B', N] int32.
             position: [B', K] int32.
-            reduction: of the method that decided.
+            reduction: reduction of the method that made the plan.
         """
         size = torch.zeros_like(position).scatter_add(1, slot.long(), torch.ones_like(slot))
         rule = Pick(position) if reduction is Reduction.REPLACE else Mean(slot, size)
@@ -56,10 +59,10 @@ class MergePlan:
         return MergePlan(self.slot, self.position, self.size, Pick(self.position))
 
     def then(self, other: MergePlan) -> MergePlan:
-        """This plan, and another one on its slots.
+        """This plan followed by another one on its slots.
 
         Args:
-            other: of K tokens, whose sizes already count what this plan merged.
+            other: a plan whose tokens are the K slots of this one, and whose `size` counts original tokens.
         """
         return MergePlan(
             slot=lookup(other.slot, self.slot),
@@ -75,7 +78,7 @@ class MergePlan:
         return self.merge_rows(x.flatten(0, 1), own)
 
     def merge_rows(self, source: Tensor, rows: Tensor) -> Tensor:
-        """`merge`, reading the tokens where they lie.
+        """`merge` without gathering the windows first.
 
         Args:
             source: [R, C] features.
@@ -92,11 +95,11 @@ class MergePlan:
         return self.unmerge_rows(y, own).view(*self.slot.shape, -1)
 
     def unmerge_rows(self, y: Tensor, tokens: Tensor) -> Tensor:
-        """`unmerge` for chosen tokens, in the order in which they are asked for.
+        """`unmerge` for the given tokens, in the given order.
 
         Args:
             y: [B', K, C] slots.
-            tokens: [R] int32, numbers among all B' * N tokens.
+            tokens: [R] int32, indices into all B' * N tokens.
 
         Returns:
             [R, C].
@@ -106,18 +109,18 @@ class MergePlan:
 
     @property
     def slot_rows(self) -> Tensor:
-        """[B', N] int32, slot of every token among all B' * K."""
+        """[B', N] int32, slot of every token as an index into all B' * K slots."""
         windows, slots = self.position.shape
         return self.slot + count(windows, self.slot.device)[:, None] * slots
 
 
 def unmerge_groups(plans: Sequence[MergePlan], slots: Sequence[Tensor], tokens: Tensor) -> Tensor:
-    """`MergePlan.unmerge_rows` over windows that are in groups, each with its own plan: still one gather.
+    """`MergePlan.unmerge_rows` for several groups of windows with one plan each, in one gather.
 
     Args:
-        plans: of each group.
-        slots: [B', K, C] of each group; B' and K are the group's own.
-        tokens: [R] int32, numbers among all tokens of the first group, then of the second, and so on.
+        plans: the plan of each group.
+        slots: [B', K, C] slots of each group; B' and K differ between groups.
+        tokens: [R] int32, indices into the tokens of all groups, the first group's first.
 
     Returns:
         [R, C].

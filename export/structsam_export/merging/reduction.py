@@ -1,8 +1,8 @@
-"""How the tokens of a slot become one: the rule that a plan merges by.
+"""Rules that compute the features of a slot from those of its tokens.
 
-Every rule reads tokens where they lie: `rule(source [R, C], rows [B', N])` gives the slots [B', K, C], where
-`rows` (int32) names the row of `source` that holds each token. No rule scatters features, and no shape
-depends on data.
+Every rule gathers from the raster map: `rule(source [R, C], rows [B', N])` gives the slots [B', K, C]; `rows`
+(int32) is the row of `source` that holds each token. Rules that are exported scatter no features, and no
+shape depends on data.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ class Rule(Protocol):
     """Merges tokens into slots."""
 
     def __call__(self, source: Tensor, rows: Tensor) -> Tensor:
-        """[R, C] features and [B', N] int32 rows of them to [B', K, C] slots."""
+        """Features [R, C] and rows [B', N] (int32 indices into them) to slots [B', K, C]."""
         ...
 
 
 @dataclass(frozen=True)
 class Pick:
-    """Every slot is one token; what merged into it is dropped. One gather.
+    """Every slot is one token; the tokens merged into it are dropped. One gather.
 
     Args:
-        token: [B', K] int32.
+        token: [B', K] int32, token index of each slot.
     """
 
     token: Tensor
@@ -41,11 +41,11 @@ class Pick:
 
 @dataclass(frozen=True)
 class CellMean:
-    """Slots 0 .. M-1 are means of equally many tokens, slots M .. K-1 are tokens: a gather and a mean.
+    """Slots 0 .. M-1 are means of m tokens each, slots M .. K-1 are single tokens: a gather and a mean.
 
     Args:
         pooled: [B', M, m] int32, the m tokens whose mean is slot j, for j < M.
-        kept: [B', K - M] int32, the token that is slot M + j.
+        kept: [B', K - M] int32, the token of slot M + j.
     """
 
     pooled: Tensor
@@ -61,15 +61,15 @@ class CellMean:
 class Mix:
     """The last D slots are weighted means of a destination and of the sources that merge into it.
 
-    How many sources a destination gets depends on the image, so the mean is a product with a matrix of
-    shares: D R C multiply-accumulates, where a scatter with addition would have none, but is a plugin in
-    TensorRT. Shares add up to one, so that no sum leaves the range of fp16.
+    The number of sources of a destination depends on the image, so the mean is a matrix product with weights:
+    D R C multiply-accumulates. A scatter with addition would have none, but needs a plugin in TensorRT. The
+    weights of a slot sum to one, so no sum leaves the range of fp16.
 
     Args:
-        token: [B', K] int32, the token that each slot begins with; destinations last.
+        token: [B', K] int32, the kept token or destination of each slot; destinations last.
         source: [B', R] int32, the tokens that merge.
-        own: [B', D] fp32, share of each destination's own token in its mean.
-        given: [B', D, R] fp32, share of each source in each destination's mean.
+        own: [B', D] fp32, weight of each destination token in its mean.
+        given: [B', D, R] fp32, weight of each source in each destination's mean; 0 if it merges elsewhere.
     """
 
     token: Tensor
@@ -88,11 +88,11 @@ class Mix:
 
 @dataclass(frozen=True)
 class Chain:
-    """Two rules, the second on the slots of the first.
+    """Two rules in sequence, the second on the slots of the first.
 
     Args:
-        first: tokens to [B', n, C].
-        second: those n slots to [B', K, C].
+        first: tokens to slots [B', n, C].
+        second: those n slots to slots [B', K, C].
     """
 
     first: Rule
@@ -108,11 +108,11 @@ class Chain:
 
 @dataclass(frozen=True)
 class Mean:
-    """Every slot is the mean of its tokens, whatever the plan. For PyTorch: it scatters features.
+    """Every slot is the mean of its tokens, for any plan. For PyTorch only: it scatters features.
 
     Args:
-        slot: [B', N] int32.
-        size: [B', K] int32.
+        slot: [B', N] int32, see `MergePlan.slot`.
+        size: [B', K] int32, see `MergePlan.size`.
     """
 
     slot: Tensor

@@ -1,4 +1,4 @@
-"""Ways to merge tokens: their names, their options, and how a person writes them. Imports no PyTorch.
+"""The merging methods: names, options and their text form. Imports no PyTorch.
 
 A method is one file in `methods/` and one entry here. The grammar is the same on the command line, in a
 recipe and in a Python call: `adjacent:reduction=replace:proportional=no`.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .method import Method
 
 ANSWERS = {"yes": True, "no": False}
-"""How options that are on or off are written."""
+"""The values of boolean options, as text."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Option:
     """One option of a method.
 
     Attributes:
-        name: as it is written, and the name of the method's argument.
-        default: what the method does unless it is told otherwise; its type is that of all values.
-        help: one line for a person.
-        values: the members of an enumeration that the method knows; empty for all.
-        least, most: bounds of a number.
+        name: name on the command line, and of the argument of the method's class.
+        default: value if the option is not given; every value has the same type.
+        help: one line for `--methods`.
+        values: members of the enumeration that the method supports; empty for all.
+        least, most: bounds of a number, both included.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Option:
 
     @property
     def expected(self) -> str:
-        """What its values look like, for messages."""
+        """The values it takes, in words, for messages."""
         if isinstance(self.default, bool):
             return " or ".join(ANSWERS)
         if isinstance(self.default, StrEnum):
@@ -66,10 +66,10 @@ class Option:
         return f"{kind} from {self.least:g}" + ("" if math.isinf(self.most) else f" to {self.most:g}")
 
     def parse(self, text: str) -> Any:
-        """The value that a text stands for.
+        """Parse a value.
 
         Raises:
-            ValueError: none.
+            ValueError: the text is not a value of this option.
         """
         if isinstance(self.default, bool):
             if text not in ANSWERS:
@@ -78,10 +78,10 @@ class Option:
         return self.checked(type(self.default)(text))
 
     def checked(self, value: Any) -> Any:
-        """The value itself.
+        """The value, unchanged, if it is valid.
 
         Raises:
-            ValueError: it is of another type, or none that the method knows.
+            ValueError: it has another type, is out of bounds, or the method does not support it.
         """
         if type(value) is not type(self.default):
             raise ValueError(value)
@@ -93,7 +93,7 @@ class Option:
         return value
 
     def text(self, value: Any) -> str:
-        """How a value is written."""
+        """A value as text; `parse` reads it back."""
         if isinstance(value, bool):
             return "yes" if value else "no"
         return f"{value:g}" if isinstance(value, float) else str(value)
@@ -101,13 +101,13 @@ class Option:
 
 @dataclass(frozen=True)
 class Entry:
-    """A method, before anything of it is imported.
+    """The description of a method; its class is imported by `load`.
 
     Attributes:
-        name: as it is written.
-        label: as tables call it; the paper's name where it has one.
+        name: name on the command line.
+        label: name in tables; the paper's, if it has one.
         implementation: `module:Class`; a `Method` whose arguments are `rate` and the options.
-        options: in the order in which names of exports list them.
+        options: its options, in the order of their appearance in the name of an export.
     """
 
     name: str
@@ -116,16 +116,16 @@ class Entry:
     options: tuple[Option, ...]
 
     def load(self) -> type[Method]:
-        """Its class."""
+        """Import the class of the method."""
         module, _, name = self.implementation.partition(":")
         kind: type[Method] = getattr(importlib.import_module(module), name)
         return kind
 
     def option(self, name: str) -> Option:
-        """One of its options.
+        """The option of that name.
 
         Raises:
-            UserError: it has none of that name; names those that exist.
+            UserError: there is no such option; the message lists the existing ones.
         """
         for option in self.options:
             if option.name == name:
@@ -138,11 +138,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method with the options that are not its own.
+    """A method with the values of its options.
 
     Attributes:
-        name: of an entry.
-        changed: option and value, where the value is not the default, in the entry's order.
+        name: name of an entry.
+        changed: pairs of option and value that differ from the default, in the entry's order.
     """
 
     name: str
@@ -150,10 +150,10 @@ class MethodSpec:
 
     @classmethod
     def of(cls, name: str, options: Mapping[str, Any] | None = None) -> MethodSpec:
-        """A method by its name and its options' values.
+        """A method from its name and the values of its options.
 
         Raises:
-            UserError: there is no such method or option, or an option does not take the value.
+            UserError: there is no such method or option, or a value is not valid.
         """
         own, given = entry(name), options or {}
         for option in given:
@@ -168,10 +168,10 @@ class MethodSpec:
 
     @classmethod
     def parse(cls, text: str) -> MethodSpec:
-        """`NAME[:OPTION=VALUE]...`, as `adjacent:reduction=replace:proportional=no`.
+        """Parse `NAME[:OPTION=VALUE]...`, for example `adjacent:reduction=replace:proportional=no`.
 
         Raises:
-            UserError: as `of`; or an option without a value.
+            UserError: as `of`; or an option has no value.
         """
         name, *pairs = text.split(":")
         own, values = entry(name), dict[str, Any]()
@@ -191,7 +191,7 @@ class MethodSpec:
         return {option.name: option.default for option in entry(self.name).options} | dict(self.changed)
 
     def having(self, **options: Any) -> MethodSpec:
-        """The same method with some options set; None leaves an option as it is.
+        """The same method with some options changed; None keeps the current value.
 
         Raises:
             UserError: as `of`.
@@ -200,20 +200,20 @@ class MethodSpec:
         return MethodSpec.of(self.name, dict(self.changed) | given)
 
     def differences(self) -> list[str]:
-        """Options that are not the method's own, as parts of an export's name."""
+        """Options that differ from the default, as parts of an export's name."""
         return [_difference(name, value) for name, value in self.changed]
 
     @property
     def label(self) -> str:
-        """What tables call it: its label, and the options that are not its own."""
+        """Name in tables: the label of the entry, and the options that differ from the default."""
         return ", ".join([entry(self.name).label, *(part.replace("-", " ") for part in self.differences())])
 
     def build(self, rate: float, **others: Any) -> Method:
-        """The method at a rate.
+        """Instantiate the method.
 
         Args:
-            rate: share of tokens to remove.
-            others: arguments of the class that are no options: `seed`, or those of prompts.
+            rate: share of tokens to remove, in [0, 1).
+            others: arguments of the class that are not options: `seed`, `prompt_windows`, `rate_prompt`.
         """
         kind: Any = entry(self.name).load()
         method: Method = kind(rate=rate, **dict(self.changed), **others)
@@ -244,43 +244,43 @@ def _difference(name: str, value: Any) -> str:
     return f"{value}-{name}" if isinstance(value, StrEnum) else f"{name}{value:g}"
 
 
-CELL = Option("cell", 2, "Tokens along a cell's side.", least=2)
-FULL = Option("channels", Channels.FULL, "Judge tokens by all channels (full) or by the mean over heads.")
+CELL = Option("cell", 2, "Rows and columns of a cell, in tokens.", least=2)
+FULL = Option("channels", Channels.FULL, "Compute scores on all channels (full), or on the mean over heads.")
 HEADS = Option("channels", Channels.HEADS, "Compare tokens by the mean over heads or by all channels (full).")
-GRADIENT = Option("gradient", Gradient.SOBEL, "First-order operator of the energy (Table 4).")
-SCOPE = Option("scope", Scope.MAP, "Take the gradient over the map, or within each window.")
-BORDER = Option("border", Border.REPLICATE, "What lies around the map: its outermost tokens again, or zeros.")
-FLATNESS = Option("flatness", Flatness.MAX, "What ranks cells (Table 4).")
+GRADIENT = Option("gradient", Gradient.SOBEL, "Gradient operator of the energy (Table 4).")
+SCOPE = Option("scope", Scope.MAP, "Compute the gradient over the map, or within each window.")
+BORDER = Option("border", Border.REPLICATE, "Padding of the gradient: replicated outermost tokens, or zeros.")
+FLATNESS = Option("flatness", Flatness.MAX, "Score that ranks cells (Table 4).")
 SELECTION = Option("selection", Selection.FLATNESS, "Merge the flattest cells, or random ones (Table 4).")
-CELLS = Option("cells", True, "no: merge the calmest tokens wherever they lie (Table 4).")
-SPREAD = Option("spread", 1.15, "How many cells may merge, in multiples of those that must.", least=1)
+CELLS = Option("cells", True, "no: merge the tokens of lowest energy, without a grid of cells (Table 4).")
+SPREAD = Option("spread", 1.15, "Candidate cells, as a multiple of the cells Algorithm 1 merges.", least=1)
 CALMEST = Option(
     "destination",
     Destination.MIN,
-    "The token of a cell that gives a slot its place: of least or most energy, or random (Table 4).",
+    "Destination token of a cell: the one of lowest or highest energy, or a random one (Table 4).",
     (Destination.MIN, Destination.MAX, Destination.RANDOM),
 )
 DRAWN = Option(
     "destination",
     Destination.RANDOM,
-    "The token of a cell that others merge into.",
+    "Destination token of a cell: a random one, or the first.",
     (Destination.RANDOM, Destination.FIRST),
 )
 LATTICE = Option(
     "destination",
     Destination.LATTICE,
-    "Tokens that others merge into: at one place of every cell, or anywhere.",
+    "Destination tokens: one place of every cell (lattice), or random tokens of the window.",
     (Destination.LATTICE, Destination.RANDOM),
 )
-PLACE = Option("place", Place.DESTINATION, "Where the relative position sees a merged cell.")
-MEAN = Option("reduction", Reduction.MEAN, "A slot holds the mean of its tokens, or one of them.")
-REPLACE = Option("reduction", Reduction.REPLACE, "A slot holds one of its tokens, or their mean.")
-ALIKE = Option("proportional", False, "yes: attention counts a slot as often as it has tokens.")
-COUNTED = Option("proportional", True, "no: attention counts a slot once, however many tokens it has.")
-MARGIN = Option("margin", 0.75, "The cosine from which a neighbour counts, in block 0.", least=-1, most=1)
+PLACE = Option("place", Place.DESTINATION, "Relative position of a merged cell: its destination or its mean.")
+MEAN = Option("reduction", Reduction.MEAN, "A slot is the mean of its tokens, or its destination (replace).")
+REPLACE = Option("reduction", Reduction.REPLACE, "A slot is its destination, or the mean of its tokens.")
+ALIKE = Option("proportional", False, "yes: add log(size) of a slot to the logits of its key.")
+COUNTED = Option("proportional", True, "no: do not add log(size) of a slot to the logits of its key.")
+MARGIN = Option("margin", 0.75, "Cosine from which a neighbour counts, in block 0.", least=-1, most=1)
 
 ENERGY = (GRADIENT, SCOPE, BORDER)
-"""Options of methods that take a gradient."""
+"""Options of methods that compute a gradient."""
 _METHODS = "structsam_export.merging.methods"
 
 METHODS = {
@@ -317,15 +317,15 @@ METHODS = {
         ),
     )
 }
-"""What `--method` takes."""
+"""The methods by name."""
 DEFAULT = "structsam"
 
 
 def entry(name: str) -> Entry:
-    """A method by its name.
+    """The entry of that name.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no such method; the message lists the existing ones.
     """
     if name not in METHODS:
         raise UserError(f"--method {name} is unknown; expected one of {', '.join(METHODS)}")

@@ -1,7 +1,7 @@
-"""How a feature map is cut into attention windows, as row numbers instead of copies.
+"""Attention windows of a feature map, as row indices instead of copies.
 
-Features stay in one raster map; a window is only a list of its rows. Partition, padding, un-windowing and
-un-padding are then the same gather that merges and unmerges, and no feature is transposed.
+Features stay in one raster map; a window is a list of row indices into it. Partition, padding, unpartition
+and cropping are then part of the gathers that merge and unmerge, and no feature is transposed.
 """
 
 from __future__ import annotations
@@ -31,79 +31,82 @@ class Windows:
     height: int
     width: int
     side: int
-    group = ""  # the name of windows that merge unlike others of their map
+    group = ""  # name of a group of windows that merges at a separate rate
 
     @property
     def down(self) -> int:
-        """Windows in a column."""
+        """Number of windows in a column."""
         return -(-self.height // self.side)
 
     @property
     def across(self) -> int:
-        """Windows in a row."""
+        """Number of windows in a row."""
         return -(-self.width // self.side)
 
     @property
     def per_image(self) -> int:
-        """Windows that one image is cut into."""
+        """Number of windows of one image."""
         return self.down * self.across
 
     @property
     def groups(self) -> Sequence[Windows]:
-        """Windows that merge alike: here all of them."""
+        """Groups of windows that merge at the same rate: here one group of all windows."""
         return [self]
 
     @property
     def levels(self) -> Tensor | None:
-        """How late every token of every window is to merge; None where that is the same for all."""
+        """Priority of every token, [B', N]: tokens with higher levels merge later; None without a prior."""
         return None
 
     @property
     def tokens(self) -> int:
-        """Tokens in a window, padding counted: the paper's N."""
+        """N, the number of tokens in a window, padding included."""
         return self.side * self.side
 
     @property
     def padded(self) -> bool:
-        """Whether some windows hold padding tokens."""
+        """Whether some windows contain padding tokens."""
         return self.down * self.side != self.height or self.across * self.side != self.width
 
     def cut(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Window partition of a map with its channels last, zeros where there is padding.
+        """Window partition of a channels-last map; padding is zero.
 
         Args:
             x: [B, H, W, C] or [B, H, W].
-            tokens: [B * windows, ...] int32, which of its tokens every window gives, all in raster order if
-                not given. Where they do not depend on the image it is one gather all the same.
+            tokens: [B * windows, ...] int32, the tokens of every window to return; by default all, in raster
+                order.
 
         Returns:
-            [B * windows, N, C] or [B * windows, N]; as `tokens` is shaped in place of N.
+            [B * windows, N, C] or [B * windows, N]; with `tokens`, its shape replaces [B * windows, N].
         """
         rows = self.rows(x.shape[0], x.device)
         return take(self.source(x.flatten(0, 2)), rows if tokens is None else lookup(rows, tokens))
 
     def joined(self, values: Tensor) -> Tensor:
-        """[B * windows, N] of one number a token back to [B, H, W]; the padding's are dropped."""
+        """Window unpartition of one number per token: [B * windows, N] to [B, H, W] without padding."""
         batch = values.shape[0] // self.per_image
         return take(values.flatten(), self.token_of_row(batch, values.device)).view(
             batch, self.height, self.width
         )
 
     def source(self, rows: Tensor) -> Tensor:
-        """The rows that `rows()` points into: the map's own, behind one row of zeros if there is padding.
+        """The rows that `rows()` indexes: the flattened map, after one row of zeros if there is padding.
 
         Args:
-            rows: [B * H * W, ...] the map, flattened.
+            rows: [B * H * W, ...] the flattened map.
+
+        Returns:
+            [B * H * W, ...] or [1 + B * H * W, ...].
         """
         if not self.padded:
             return rows
         return torch.cat([rows.new_zeros(1, *rows.shape[1:]), rows])
 
     def rows(self, batch: int, device: torch.device) -> Tensor:
-        """For every token of every window, its row in `source()`.
+        """The row in `source()` of every token of every window.
 
-        Padding tokens point to row 0, the row of zeros, which stands first so that its number does not
-        depend on the batch.
+        Padding tokens point to row 0, the row of zeros; it comes first so that its index does not depend on
+        the batch size.
 
         Returns:
             [batch * windows, N] int32.
@@ -121,16 +124,16 @@ class Windows:
         return (rows + inside * image).flatten(0, 1)
 
     def padding(self, batch: int, device: torch.device) -> Tensor | None:
-        """1 where a token is padding, else 0: [batch * windows, N] fp32; None where nothing is padded."""
+        """[batch * windows, N] fp32, 1 for padding tokens, else 0; None if no window has padding."""
         if not self.padded:
             return None
         return (self.rows(batch, device) == 0).float()
 
     def token_of_row(self, batch: int, device: torch.device) -> Tensor:
-        """For every position of the map, its place among all windows' tokens: the way back.
+        """The index among all windows' tokens of every position of the map: the inverse of `rows`.
 
         Returns:
-            [batch * H * W] int32, numbers below batch * windows * N.
+            [batch * H * W] int32, from 0 to batch * windows * N - 1.
         """
         tokens = count(self.per_image * self.tokens, device)
         grid = tokens.view(self.down, self.across, self.side, self.side).transpose(1, 2)

@@ -1,4 +1,4 @@
-// fp16 in memory, fp32 in arithmetic: on a GPU CUDA's own type, on a CPU its bits.
+// fp16 storage with fp32 arithmetic: CUDA's own type on a GPU, its bits on a CPU.
 #pragma once
 
 #include "launch.h"
@@ -74,7 +74,7 @@ STRUCTSAM_BOTH float rounded<float>(float value) {
     return value;
 }
 
-/// 16 bytes of a row, which a thread moves at once.
+/// 16 bytes of a row, moved by a thread at once.
 template <class T>
 struct alignas(16) Pack {
     static constexpr int SIZE = 16 / sizeof(T);

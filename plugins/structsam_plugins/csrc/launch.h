@@ -1,9 +1,9 @@
 // Kernels as structs, so that one source runs on a GPU and, for tests, on the CPU.
 //
-// A kernel says how many blocks and how many floats of shared memory it wants, and does its work in phases:
-// `kernel(phase, block, thread, shared)`. Threads of a block meet between phases and nowhere else, and what
-// one hands to another is in shared memory. So a CPU may run the threads of a phase one after the other, and
-// computes what a GPU does.
+// A kernel declares its number of blocks and its floats of shared memory, and works in phases:
+// `kernel(phase, block, thread, shared)`. Threads of a block synchronise only between phases, and exchange data
+// only through shared memory. A CPU can therefore run the threads of a phase one after the other with the same
+// result.
 #pragma once
 
 #ifdef __CUDACC__
@@ -40,7 +40,7 @@ int launch(Kernel const& kernel, void* stream) {
 /// Run a kernel now, on the CPU; returns 0.
 template <class Kernel>
 int launch(Kernel const& kernel, void*) {
-    // Not zeros: what a block finds in shared memory is whatever the last one left there.
+    // Not zeros: on a GPU shared memory is uninitialised too.
     std::vector<float> shared(kernel.shared(), -1e30f);
     for (unsigned block = 0; block < kernel.blocks(); ++block)
         for (int phase = 0; phase < kernel.phases(); ++phase)
@@ -51,7 +51,7 @@ int launch(Kernel const& kernel, void*) {
 
 #endif
 
-/// Blocks of `threads` threads that have a thread for each of `items`.
+/// Number of blocks of `threads` threads for one thread per item.
 STRUCTSAM_BOTH unsigned blocks_for(long long items, int threads) {
     return static_cast<unsigned>((items + threads - 1) / threads);
 }

@@ -1,4 +1,4 @@
-// Which row of the map a token of a window is, and which tokens a cell has.
+// Index arithmetic of a layer: rows of the map, windows, cells and tokens.
 #pragma once
 
 #include "launch.h"
@@ -18,19 +18,19 @@ struct Layer : StructsamLayer {
     STRUCTSAM_BOTH int members() const { return cell * cell; }                    // m
     STRUCTSAM_BOTH int slots() const { return tokens() - merged * (members() - 1); }  // K
 
-    /// The window with this place among those of an image.
+    /// Index of the window in this row and column of an image's windows.
     STRUCTSAM_BOTH int window(int image, int row, int column) const {
         return (image * down() + row) * across() + column;
     }
 
-    /// A cell's token within its window, by its place among the cell's m.
+    /// Index within its window of a cell's token `member`, 0 .. m - 1 in raster order.
     STRUCTSAM_BOTH int token(int of_cell, int member) const {
         int const row = of_cell / cells_across() * cell + member / cell;
         int const column = of_cell % cells_across() * cell + member % cell;
         return row * side + column;
     }
 
-    /// A token's row among all B H W of the map; -1 where it is padding.
+    /// Row of a token among all B H W rows of the map; -1 for padding.
     STRUCTSAM_BOTH long long row(int of_window, int of_token) const {
         int const image = of_window / (down() * across()), place = of_window % (down() * across());
         int const y = place / across() * side + of_token / side;

@@ -1,4 +1,4 @@
-// The C interface: what is asked for is checked here, the kernels check nothing.
+// The C interface. Arguments are checked here; the kernels check nothing.
 #include "structsam.h"
 
 #include <initializer_list>
@@ -11,7 +11,7 @@
 namespace structsam {
 namespace {
 
-constexpr int SHARED_FLOATS = 48 * 1024 / sizeof(float);  // what every GPU gives without being asked
+constexpr int SHARED_FLOATS = 48 * 1024 / sizeof(float);  // available on every GPU by default
 constexpr int64_t MOST = INT32_MAX;
 
 bool fits(StructsamLayer const& layer) {
@@ -25,7 +25,7 @@ bool fits(StructsamLayer const& layer) {
     return windows * whole.tokens() <= MOST && layer.merged <= whole.cells();
 }
 
-/// What is wrong with a layer whose features are moved in packs; 0 if nothing is.
+/// The error code of a layer whose features are moved in packs; STRUCTSAM_OK if there is none.
 int refusal(StructsamLayer const& layer, int type, std::initializer_list<void const*> features) {
     if (!fits(layer)) return STRUCTSAM_BAD_LAYER;
     if (type != STRUCTSAM_FLOAT && type != STRUCTSAM_HALF) return STRUCTSAM_BAD_TYPE;
@@ -68,10 +68,10 @@ extern "C" {
 const char* structsam_error(int code) {
     switch (code) {
         case STRUCTSAM_OK: return "no error";
-        case STRUCTSAM_BAD_LAYER: return "sizes of the layer do not fit each other";
+        case STRUCTSAM_BAD_LAYER: return "the sizes of the layer are inconsistent";
         case STRUCTSAM_BAD_TYPE: return "features are neither fp32 nor fp16";
-        case STRUCTSAM_BAD_CHANNELS: return "channels are no multiple of 16 bytes";
-        case STRUCTSAM_BAD_ALIGNMENT: return "features do not start at a multiple of 16 bytes";
+        case STRUCTSAM_BAD_CHANNELS: return "the size of a row of channels is not a multiple of 16 bytes";
+        case STRUCTSAM_BAD_ALIGNMENT: return "the address of features is not a multiple of 16 bytes";
         case STRUCTSAM_BAD_CELL: return "cells are too large";
     }
 #ifdef __CUDACC__

@@ -1,1 +1,1 @@
-"""Latency, memory and what machine they were measured on."""
+"""Measure latency and memory, and describe the machine."""

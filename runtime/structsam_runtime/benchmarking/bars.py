@@ -1,4 +1,4 @@
-"""The times of a race as a bar chart."""
+"""Latencies of a benchmark as a bar chart."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,12 @@ from ..colours import BLUE, code
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
-    """A bar for the median of each, a line from the fastest run to the slowest."""
+    """Draw the median latency of each encoder as a bar, with a line from its fastest to its slowest run.
+
+    Args:
+        result: from `race.race`.
+        path: the picture to write, with a suffix that Matplotlib knows.
+    """
     rows = result["encoders"][::-1]  # from the bottom up
     medians = [row["median_s"] for row in rows]
     reach = [

@@ -1,4 +1,4 @@
-"""How much memory something takes."""
+"""Peak memory of this process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +10,13 @@ _RESET_PEAK = "5"
 
 @contextmanager
 def peak_memory() -> Iterator[list[int]]:
-    """The largest resident size of this process while the block runs.
+    """Measure the peak resident size of this process inside a `with` block.
 
-    Yields a list to which the size in bytes is appended when the block ends: weights and libraries that were
-    there before count, memory of other devices does not. Only Linux lets a process forget an earlier peak;
-    elsewhere the list stays empty.
+    Weights and libraries loaded before the block are included, memory of GPUs is not. Only Linux can reset an
+    earlier peak; on other systems the list stays empty.
+
+    Yields:
+        A list; the peak in bytes is appended to it when the block ends.
     """
     measured: list[int] = []
     forgotten = _forget_peak()
@@ -26,7 +28,7 @@ def peak_memory() -> Iterator[list[int]]:
 
 
 def _forget_peak() -> bool:
-    """Whether the process could forget its earlier peak."""
+    """Reset the peak of this process; False if the system does not support it."""
     try:
         (_PROCESS / "clear_refs").write_text(_RESET_PEAK)
     except OSError:

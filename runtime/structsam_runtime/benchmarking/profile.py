@@ -1,4 +1,4 @@
-"""Where the time of an ONNX file goes, by operator."""
+"""Time of an ONNX file by operator, from ONNX Runtime's profiler."""
 
 import json
 import tempfile
@@ -13,11 +13,11 @@ from ..runners.onnxruntime import OnnxRuntimeRunner
 
 
 class ProfiledRunner(OnnxRuntimeRunner):
-    """ONNX Runtime, keeping account of every node.
+    """ONNX Runtime with its profiler.
 
     Args:
-        path, provider, threads: of OnnxRuntimeRunner.
-        folder: where ONNX Runtime writes what it kept.
+        path, provider, threads: see OnnxRuntimeRunner.
+        folder: folder for the profiler's file.
     """
 
     def __init__(self, path: Path, provider: str, threads: int | None, folder: Path) -> None:
@@ -30,7 +30,7 @@ class ProfiledRunner(OnnxRuntimeRunner):
         return options
 
     def events(self) -> list[dict[str, Any]]:
-        """What was kept of the runs so far, and the end of it."""
+        """The events of all runs so far; ends the profiling."""
         events: list[dict[str, Any]] = json.loads(Path(self._session.end_profiling()).read_text())
         return events
 
@@ -40,8 +40,15 @@ def operators(
 ) -> dict[str, float]:
     """Seconds of one run by operator, the slowest first: means over the runs after the first.
 
-    Operators are those that ONNX Runtime runs, some of which it made of several. On a GPU it is the time in
-    which nodes are started, as ONNX Runtime tells it.
+    The operators are those of ONNX Runtime's optimised graph, in which some are fused. On a GPU ONNX Runtime
+    reports the time to launch the kernels.
+
+    Args:
+        path: the ONNX file.
+        provider: name of a provider; see OnnxRuntimeRunner.
+        feeds: the inputs by name.
+        runs: number of measured runs.
+        threads: CPU threads; by default one per core.
     """
     with (
         tempfile.TemporaryDirectory() as folder,

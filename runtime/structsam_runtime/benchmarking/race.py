@@ -1,4 +1,4 @@
-"""Exported encoders, and rivals of theirs, timed side by side: seconds, memory, operators."""
+"""Benchmark exported encoders beside rivals in one interleaved run: latency, memory, operators."""
 
 import importlib
 import json
@@ -37,21 +37,22 @@ def race(
     repeat: int,
     runner: str,
 ) -> dict[str, Any]:
-    """Time encoders in turns on one photograph, rivals first; and the decoder of the first export.
+    """Time encoders in turns on one photograph, rivals first, and the decoder of the first export.
 
     Args:
         outs: folders of exports of one architecture and image size.
-        rivals: Meta's own encoder in some forms, names of `structsam_export.rivals`, which need PyTorch.
-        picture: uint8 [H, W, 3]; default: a photograph that scikit-image ships.
-        repeat: timed runs of each.
-        runner: of the exports.
+        rivals: names of `structsam_export.rivals.Rival`: forms of Meta's own encoder, which need PyTorch.
+        picture: uint8 RGB [H, W, 3]; by default a photograph of scikit-image.
+        repeat: timed runs of each encoder.
+        runner: runner of the exports, one of RUNNERS.
 
     Returns:
-        What `report.table` shows and a result file keeps.
+        The content of the result file, which `report.table` shows; times in seconds, memory in bytes.
 
     Raises:
-        UserError: exports that are not there or do not compare, or a rival or runner that is unknown.
-        ModuleNotFoundError: a rival needs PyTorch.
+        UserError: an export does not exist, the exports are not comparable, or a rival or the runner is
+            unknown or not available.
+        ModuleNotFoundError: a rival needs PyTorch, which is not installed.
     """
     names = _names(outs)
     manifests = [Manifest.read(out) for out in outs]
@@ -60,7 +61,7 @@ def race(
     model = manifests[0].model
     picture = _photograph() if picture is None else picture
     tensor, _ = prepare(picture, model)
-    inputs = {IMAGE: tensor, PRIOR: prior(model)}  # without prompts: the time is the same
+    inputs = {IMAGE: tensor, PRIOR: prior(model)}  # without prompts: the latency is the same
     told = {name: _told(out) for name, out in zip(names, outs, strict=True)}
     ours = {name: partial(create, out, "encoder", runner) for name, out in zip(names, outs, strict=True)}
     with tempfile.TemporaryDirectory() as folder:
@@ -85,12 +86,12 @@ def race(
 
 
 def _names(outs: Sequence[Path]) -> list[str]:
-    """What the exports are called: their folders."""
+    """Names of the exports: those of their folders."""
     for out in outs:
         if out.suffix == ".json":
             raise UserError(
-                f"{out} is the result of another run, whose times do not compare with those of this one; "
-                "give the folders of all exports, and they are timed together"
+                f"{out} is a result file, and times of different runs are not comparable; "
+                "give the folders of all exports to time them together"
             )
     names = [out.resolve().name for out in outs]
     if len(set(names)) != len(names):
@@ -108,10 +109,10 @@ def _photograph() -> Any:
 
 
 def _rivals(chosen: Sequence[str], model: Model, folder: Path, runner: str) -> Contestants:
-    """Meta's own encoder, unpatched, in the forms that are asked for."""
+    """The runners of the chosen rivals, forms of Meta's own encoder."""
     if not chosen:
         return {}
-    # By name: what runs without PyTorch does not know what needs it.
+    # Imported by name: the runtime does not depend on modules that need PyTorch.
     found = importlib.import_module("structsam_export.rivals")
     if unknown := set(chosen) - set(found.Rival):
         raise UserError(f"--rival {', '.join(unknown)} is unknown; expected one of {', '.join(found.Rival)}")
@@ -122,7 +123,7 @@ def _rivals(chosen: Sequence[str], model: Model, folder: Path, runner: str) -> C
 def _times(
     contestants: Contestants, inputs: Mapping[str, Array], repeat: int
 ) -> tuple[dict[str, list[float]], dict[str, dict[str, Array]]]:
-    """Seconds of every run, interleaved, and what each was given."""
+    """Seconds of every interleaved run, and the inputs of each encoder."""
     with ExitStack() as stack:
         runners = {name: stack.enter_context(make()) for name, make in contestants.items()}
         feeds = {name: {key: inputs[key] for key in runner.inputs} for name, runner in runners.items()}
@@ -133,7 +134,7 @@ def _times(
 def _profile(
     contestants: Contestants, feeds: Mapping[str, dict[str, Array]], runs: int
 ) -> dict[str, dict[str, float]]:
-    """Seconds by operator, of those that ONNX Runtime runs."""
+    """Seconds by operator, for encoders that ONNX Runtime runs."""
     made = {name: make() for name, make in contestants.items()}
     profiles = {
         name: operators(one.path, one.provider, feeds[name], runs)
@@ -147,9 +148,9 @@ def _profile(
 
 
 def _many_prompts(out: Path, picture: Any, runner: str) -> dict[str, Any]:
-    """Masks of 64 boxes from one call of the decoder, and from a call for each: interleaved, best of three.
+    """Time 64 boxes in one call of the decoder and in 64 calls: interleaved, best of three.
 
-    The upscaling to the size of the picture, which is the same for both, is not in it.
+    The upscaling of masks to the size of the picture, which is the same for both, is not included.
     """
     height, width = picture.shape[:2]
     x, y = (grid.ravel() for grid in np.meshgrid(np.arange(8) * width / 8, np.arange(8) * height / 8))
@@ -176,7 +177,7 @@ def _many_prompts(out: Path, picture: Any, runner: str) -> dict[str, Any]:
 
 
 def _told(out: Path) -> dict[str, Any]:
-    """What an export says of itself: its multiply-accumulates, and how close it is to PyTorch."""
+    """Facts from the manifest of an export: multiply-accumulates in 10^9, and agreement with PyTorch."""
     content = json.loads((out / "manifest.json").read_text())
     verification = content["verification"]
     return {

@@ -1,4 +1,4 @@
-"""The table of a race, as Markdown."""
+"""The result of a benchmark as Markdown tables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,11 +7,11 @@ from .tables import markdown
 from .timing import conditions
 
 SHOWN = 8
-"""Operators of which the table tells each; the others together."""
+"""Number of operators with a column of their own; the others share one."""
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """What `race` measured: encoders, operators, and one call of the decoder for many prompts."""
+    """Tables of a result of `race.race`: encoders, operators, and the decoder with many prompts."""
     machine = result["machine"]
     clocks = f"Clocks: {'; '.join(machine['clocks']) or 'unknown'}"
     columns = [
@@ -44,20 +44,20 @@ def table(result: Mapping[str, Any]) -> str:
     many = result["decoder"]
     tail = (
         f"{many['boxes']} boxes on one picture: {many['one_call_s']:.2f} s in one call of the decoder, "
-        f"{many['call_for_each_s']:.2f} s in a call for each ({many['ratio']:.2f})"
+        f"{many['call_for_each_s']:.2f} s in {many['boxes']} calls (ratio {many['ratio']:.2f})"
     )
     profile = [_operator_table(result["operators"])] if result["operators"] else []
     return "\n\n".join([conditions(result), clocks, markdown([columns, *rows]), *profile, tail]) + "\n"
 
 
 def _megabytes(row: Mapping[str, Any]) -> str:
-    """Peak memory of the host, and of the GPU where there is one."""
+    """Peak memory of the process and, if it was measured, of the GPU, in MB."""
     sizes = [row["peak_host"], row["peak_device"]]
     return " + GPU ".join(f"{size / 1e6:.0f}" for size in sizes if size is not None)
 
 
 def _operator_table(profile: Mapping[str, Mapping[str, float]]) -> str:
-    """Seconds by operator, those that take longest in the first encoder first."""
+    """Seconds by operator; columns in descending order of their sum over all encoders."""
     total: dict[str, float] = {}
     for seconds in profile.values():
         for kind, time_taken in seconds.items():

@@ -1,4 +1,4 @@
-"""Results of a measurement: numbers as JSON, and beside them the table that a person reads."""
+"""Result files: numbers as JSON, and a table as Markdown beside it."""
 
 import json
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ from ..files import check_output, whole_file
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as a Markdown table without a line end; the first row is the header."""
+    """Rows of cells as a Markdown table without a final newline; the first row is the header."""
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def check_result(output: Path) -> None:
-    """Refuse a result file that cannot be written, before anything is measured for it.
+    """Check before a measurement that its result file can be written.
 
     Raises:
-        UserError: it does not end in .json, or as in `check_output`.
+        UserError: the name does not end in .json, or as in `check_output`.
     """
     if output.suffix != ".json":
-        raise UserError(f"--output {output} does not end in .json; the table goes beside it as .md")
+        raise UserError(f"--output {output} does not end in .json; the table is written beside it as .md")
     check_output(output)
 
 

@@ -1,4 +1,4 @@
-"""Times that may stand in one table: everything in one run, turn by turn, on a machine that is named."""
+"""Comparable timings: all calls interleaved in one run, with a description of the machine."""
 
 import platform
 import statistics
@@ -23,7 +23,7 @@ from .memory import peak_memory
 
 Key = TypeVar("Key", bound=Hashable)
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt", "tensorrt-rtx", "cuda-python")
-"""Whose versions a time depends on."""
+"""Packages whose versions affect timings."""
 _CPUINFO = Path("/proc/cpuinfo")
 _GPU_FACTS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit", "driver_version", "persistence_mode")
 
@@ -31,9 +31,17 @@ _GPU_FACTS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit", "driver
 def interleaved(
     calls: Mapping[Key, Callable[[], object]], repeat: int, description: str = "timing"
 ) -> dict[Key, list[float]]:
-    """Seconds of `repeat` calls of each, in turns, so that a machine that slows down slows all of them.
+    """Time calls in turns, so that a change of the machine's speed affects all of them.
 
-    There is one turn more, the first, which warms up and is not counted.
+    A first turn warms up and is not counted.
+
+    Args:
+        calls: the functions by name.
+        repeat: timed calls of each function.
+        description: label of the progress bar.
+
+    Returns:
+        Seconds of every timed call, by name.
     """
     seconds: dict[Key, list[float]] = {name: [] for name in calls}
     for turn in track(range(repeat + 1), description=description, transient=True):
@@ -46,7 +54,12 @@ def interleaved(
 
 
 def spread(seconds: Sequence[float], first: Sequence[float]) -> dict[str, Any]:
-    """Median and extremes of a contestant's times, and ratios to those of the one that is compared with."""
+    """Median and extremes of timings, and their ratios to the reference.
+
+    Args:
+        seconds: timings, at least one.
+        first: timings of the reference, at least one.
+    """
     median, least = statistics.median(seconds), min(seconds)
     return {
         "median_s": round(median, 7),
@@ -60,19 +73,19 @@ def spread(seconds: Sequence[float], first: Sequence[float]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Footprint:
-    """The most memory that a process which does nothing else ever had, in bytes; None where nobody knows."""
+    """Peak memory of a process that only runs one runner, in bytes; None if it cannot be measured."""
 
     host: int | None
-    device: int | None  # what was left of the GPU's before, minus after: pools hold on to their peak
+    device: int | None  # free GPU memory before minus after the run: memory pools keep their peak
 
 
 def footprint(make: Callable[[], Runner], feeds: Mapping[str, Array], on_device: bool = False) -> Footprint:
-    """Memory of a runner that is opened and run once, in a process of its own.
+    """Peak memory of a runner that is opened and run once, in a separate process.
 
     Args:
-        make: makes the runner; can be pickled, as can what it makes it of.
-        feeds: its inputs.
-        on_device: whether it runs on a GPU.
+        make: makes the runner; it and its arguments must be picklable.
+        feeds: the inputs by name.
+        on_device: whether the runner uses a GPU.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_footprint, make, dict(feeds), on_device).result()
@@ -87,7 +100,14 @@ def _footprint(make: Callable[[], Runner], feeds: dict[str, Array], on_device: b
 
 
 def environment(runner: str) -> dict[str, Any]:
-    """What times were taken on, and when, for a result file."""
+    """Date, machine and versions of a measurement, for a result file.
+
+    Args:
+        runner: one of RUNNERS.
+
+    Raises:
+        UserError: the runner is unknown, or its library is not installed.
+    """
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "processor": processor(),
@@ -103,7 +123,7 @@ def environment(runner: str) -> dict[str, Any]:
 
 
 def conditions(result: Mapping[str, Any]) -> str:
-    """Machine, library, date and repetitions of a result file, as a table's head has them."""
+    """Machine, library, date and repetitions of a result file, as the line above its table."""
     machine = result["machine"]
     where = ", ".join([machine["processor"], counted(machine["cores"]), *machine["gpus"]])
     library = f"{machine['library']} ({machine['runner']})"
@@ -111,7 +131,7 @@ def conditions(result: Mapping[str, Any]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of the PACKAGES that are installed."""
+    """Versions of the installed PACKAGES."""
     found = {}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -120,7 +140,7 @@ def versions() -> dict[str, str]:
 
 
 def clocks() -> list[str]:
-    """How fast the processor runs, and every GPU with its limits, as far as the system tells."""
+    """Clock rates of the processor and of every GPU with its limits, as far as the system reports them."""
     text = _CPUINFO.read_text() if _CPUINFO.is_file() else ""
     rates = [float(line.partition(":")[2]) for line in text.splitlines() if line.startswith("cpu MHz")]
     told = [f"CPU {min(rates):.0f} to {max(rates):.0f} MHz"] if rates else []
@@ -134,5 +154,5 @@ def clocks() -> list[str]:
 
 
 def as_row(memory: Footprint) -> dict[str, int | None]:
-    """For a result file."""
+    """The entries of a result file, in bytes."""
     return {f"peak_{where}": size for where, size in asdict(memory).items()}

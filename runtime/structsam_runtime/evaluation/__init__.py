@@ -1,1 +1,1 @@
-"""Datasets and metrics: how good are the masks."""
+"""Evaluation of mask quality: datasets, metrics, results and tables."""

@@ -1,4 +1,4 @@
-"""Average precision as COCO defines it, over masks (paper, Table 2)."""
+"""COCO average precision of masks (paper, Table 2)."""
 
 import io
 import math
@@ -17,7 +17,7 @@ Rle = Mapping[str, Any]  # pycocotools' run lengths: "size" [H, W] and "counts",
 
 
 def encode(mask: NDArray[np.bool_]) -> Rle:
-    """A mask as run lengths, small enough to keep those of thousands of pictures.
+    """A mask as COCO's compressed run lengths.
 
     Args:
         mask: bool [H, W].
@@ -37,9 +37,10 @@ class Truth:
 
     Args:
         image: name of its picture.
-        category: number of its class.
-        mask: from :func:`encode`. Its pixels are the object's area, also where a file of COCO states another.
-        crowd: the mask covers many objects: nothing has to be found there and nothing found there is wrong.
+        category: id of its class.
+        mask: from :func:`encode`. Its number of pixels is the object's area, even if an annotation file has
+            another value.
+        crowd: the mask covers many objects: a missing prediction there is not an error, nor is a prediction.
     """
 
     image: str
@@ -56,8 +57,8 @@ class Prediction:
         image: as in :class:`Truth`.
         category: as in :class:`Truth`.
         mask: from :func:`encode`.
-        score: predictions are ranked by it, over all pictures; any finite number. SAM gives no class scores:
-            it is the decoder's predicted IoU.
+        score: any finite number, by which predictions of all pictures are ranked. SAM has no class scores:
+            this is the decoder's predicted IoU.
     """
 
     image: str
@@ -68,15 +69,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """COCO's summary, each in 0..1, or nan where there is no such object in the ground truth.
+    """COCO's summary, each in [0, 1], or nan if the ground truth has no such object.
 
     Args:
         ap: mean over the IoU thresholds 0.50, 0.55 ... 0.95.
         ap50: at the threshold 0.50.
         ap75: at the threshold 0.75.
-        small: as ``ap``, for objects of up to 32 x 32 pixels (APs).
-        medium: from there to 96 x 96 pixels (APm).
-        large: from there on (APl).
+        small: as ``ap``, for objects with an area of up to 32 x 32 pixels (APs).
+        medium: as ``ap``, for areas from 32 x 32 to 96 x 96 pixels (APm).
+        large: as ``ap``, for larger areas (APl).
     """
 
     ap: float
@@ -88,13 +89,13 @@ class AveragePrecision:
 
 
 def average_precision(truths: Sequence[Truth], predictions: Sequence[Prediction]) -> AveragePrecision:
-    """AP over all pictures, the mean over the categories that have an object.
+    """AP over all pictures, as the mean over the categories that have an object.
 
-    pycocotools does the work, with its settings for masks: of a picture at most 100 predictions of a category
-    count. With box prompts every object that is not a crowd gives one prediction, made from its own box and
-    with its own category. Such an AP cannot be compared with a detector's, which has to find the objects.
+    Computed by pycocotools with its settings for masks: at most 100 predictions per picture and category are
+    counted. With box prompts every object that is not a crowd has one prediction, from its own box and with
+    its own category. This AP is not comparable with that of a detector, which has to find the objects.
 
-    Predictions of equal score count in the order of their pictures' names, then as they come.
+    Predictions of equal score are ordered by the names of their pictures, then by their order in the input.
 
     Raises:
         ValueError: masks of one picture differ in size, or a score is not finite.
@@ -112,16 +113,20 @@ def average_precision(truths: Sequence[Truth], predictions: Sequence[Prediction]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    # -1 is pycocotools' way to say that there was no such object.
+    # pycocotools returns -1 if there is no such object.
     return AveragePrecision(*(math.nan if value < 0 else float(value) for value in evaluation.stats[:6]))
 
 
 def _images(objects: Iterable[Truth | Prediction]) -> list[dict[str, Any]]:
-    """COCO's table of pictures."""
+    """The `images` of a COCO dataset.
+
+    Raises:
+        ValueError: masks of one picture differ in size.
+    """
     sizes: dict[str, list[int]] = {}
     for one in objects:
         size = one.mask["size"]
-        if sizes.setdefault(one.image, size) != size:  # pycocotools would call their IoU -1, and go on
+        if sizes.setdefault(one.image, size) != size:  # pycocotools would return an IoU of -1 silently
             raise ValueError(f"masks of {sizes[one.image]} and of {size} for the picture {one.image}")
     return [{"id": image, "height": height, "width": width} for image, (height, width) in sizes.items()]
 
@@ -131,10 +136,10 @@ def _coco(
     categories: list[dict[str, Any]],
     objects: Iterable[tuple[Truth | Prediction, dict[str, Any]]],
 ) -> COCO:
-    """COCO's tables of pictures, categories and objects, for the ground truth or for the predictions."""
+    """A COCO dataset of the ground truth or of the predictions."""
     annotations = [
         {
-            "id": number,  # from 1: pycocotools takes a match with the object 0 for no match
+            "id": number,  # from 1: pycocotools treats a match with id 0 as no match
             "image_id": one.image,
             "category_id": one.category,
             "segmentation": one.mask,

@@ -1,4 +1,4 @@
-"""Quality against rate (paper, figure 6), and every choice at one rate."""
+"""Plots of mask quality by rate (paper, figure 6), and of every variant at one rate."""
 
 import math
 from collections import Counter
@@ -16,29 +16,29 @@ from .report import Summary
 
 PANELS = {"iou": "mIoU, %", "boundary_iou": "boundary mIoU, %", "agreement": "agreement with unmerged, %"}
 COLOURS = (*map(code, LINES), "#7F7F7F")
-"""Of methods: black is the unmerged model's."""
+"""Colours of methods; black is for the unmerged model."""
 MARKERS = "osD^v<>XPd*p"
 DASHES = ("-", ":")
 SPREAD = 0.4
-"""Share of the distance between two rates over which methods are set side by side."""
+"""Share of the distance between two rates over which the markers of methods are spread."""
 CAPPED = 0.01
-"""A method that removes so much less than it was asked for is drawn hollow."""
+"""A method whose effective rate is lower than the requested rate by more than this has hollow markers."""
 BAR = 0.26
-"""Inches of height that a choice gets."""
+"""Height of one row, in inches."""
 FAR = 6
-"""A choice that lies this many widths of the middle half below it is told, not drawn to scale: it would leave
-all others no room to differ in."""
+"""A variant this many interquartile ranges below the lower quartile is written as a number at the end of the
+axis: drawn to scale it would squeeze all others together."""
 
 
 def parted(summaries: Sequence[Summary]) -> tuple[list[Summary], list[Summary]]:
-    """What is worth a line over the rates, and what is worth a place among all at one rate.
+    """Divide the models of one dataset between the two plots.
 
     Args:
-        summaries: of one dataset.
+        summaries: all models of one dataset.
 
     Returns:
-        For `plot`, methods at as many rates as any, and for `plot_choices`, everything at the rate that most
-        were evaluated at, or nothing if the lines show it all; both with the unmerged model.
+        For `plot`, the methods with the most rates; for `plot_choices`, all models at the rate with the most
+        models, or none if the first plot shows all. Both include the unmerged model.
     """
     merged = [s for s in summaries if s.facts["rate"]]
     unmerged = [s for s in summaries if not s.facts["rate"]]
@@ -51,13 +51,13 @@ def parted(summaries: Sequence[Summary]) -> tuple[list[Summary], list[Summary]]:
 
 
 def plot_choices(summaries: Sequence[Summary], path: Path) -> None:
-    """Draw one dataset at one rate: a row for each way of merging, closest to the unmerged model on top.
+    """Draw one dataset at one rate: one row per variant, the closest to the unmerged model on top.
 
-    Bars are the 95 % interval of the difference from the unmerged model, whose level is dashed.
+    Bars are the 95 % interval of the difference from the unmerged model, which is the dashed line.
 
     Args:
-        summaries: of one dataset; all merged ones at the same rate, at least one.
-        path: of the picture, with a suffix that Matplotlib knows.
+        summaries: models of one dataset; all merged ones at the same rate, at least one.
+        path: the picture to write, with a suffix that Matplotlib knows.
     """
     unmerged = [s for s in summaries if not s.facts["rate"]]
     merged = [s for s in summaries if s.facts["rate"]]
@@ -80,7 +80,7 @@ def plot_choices(summaries: Sequence[Summary], path: Path) -> None:
 
 
 def _tell_far(axes: Axes, means: Sequence[float]) -> None:
-    """Let the axis end before choices that lie far below all others, and write theirs at its end, by row."""
+    """End the axis before variants that are far below the others, and write their values in their rows."""
     low, high = np.percentile(means, [25, 75])
     end = low - FAR * (high - low)
     far = [row for row, mean in enumerate(means) if mean < end]
@@ -98,25 +98,25 @@ def _tell_far(axes: Axes, means: Sequence[float]) -> None:
 
 
 def _told(summary: Summary) -> str:
-    """What a picture shows: how much of which dataset, and what the bars are."""
+    """Title: dataset, its size, and the meaning of the bars."""
     counts = f"{summary.counts.pictures} pictures, {summary.counts.prompts} box prompts"
     return f"{summary.dataset}: {counts}; bars: 95 % interval of the difference from unmerged"
 
 
 def plot(summaries: Sequence[Summary], path: Path) -> None:
-    """Draw one dataset: a panel for each metric, a line for each method, the unmerged model dashed.
+    """Draw one dataset: one panel per metric, one line per method, the unmerged model dashed.
 
-    Methods stand side by side at the rate that was asked for. Bars are the 95 % interval of the difference
-    from the unmerged model, so that a bar that does not touch the dashed line tells a difference.
+    Markers of methods are side by side around the requested rate. Bars are the 95 % interval of the
+    difference from the unmerged model: a bar that does not touch the dashed line is a significant difference.
 
     Args:
-        summaries: of one dataset; at least one.
-        path: of the picture, with a suffix that Matplotlib knows.
+        summaries: models of one dataset, at least one.
+        path: the picture to write, with a suffix that Matplotlib knows.
     """
     figure = Figure(figsize=(5 * len(PANELS), 5), layout="constrained")
     for axes, (metric, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         _panel(axes, summaries, metric)
-        axes.set(xlabel="rate asked for (hollow: the method removes less)", title=title)
+        axes.set(xlabel="requested rate (hollow: the method removes less)", title=title)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(_told(summaries[0]))
@@ -141,14 +141,14 @@ def _panel(axes: Axes, summaries: Sequence[Summary], metric: str) -> None:
 
 
 def _styles() -> Iterator[dict[str, Any]]:
-    """A colour, a marker and a line for each method; the colours that come again have another line."""
+    """A colour, a marker and a line style for each method; repeated colours have another line style."""
     lines = cycle([line for line in DASHES for _ in COLOURS])
     for colour, marker, line in zip(cycle(COLOURS), cycle(MARKERS), lines):
         yield {"color": colour, "marker": marker, "linestyle": line, "markersize": 5.5}
 
 
 def _line(axes: Axes, mine: Sequence[Summary], metric: str, place: float, style: dict[str, Any]) -> None:
-    """One method: its rates in ascending order, `place` to the right of where they are."""
+    """Draw one method with its rates in ascending order, shifted to the right by `place`."""
     x = [s.facts["rate"] + place for s in mine]
     y = [100 * s.quality[metric].mean for s in mine]
     bars = [[_bar(s, metric)[end] for s in mine] for end in (0, 1)]
@@ -159,12 +159,12 @@ def _line(axes: Axes, mine: Sequence[Summary], metric: str, place: float, style:
 
 
 def _removed(summary: Summary) -> float:
-    """The largest share of tokens that a kind of block really loses."""
+    """The larger of the effective rates of window and global blocks."""
     return float(max(summary.facts["effective_window"], summary.facts["effective_global"]))
 
 
 def _bar(summary: Summary, metric: str) -> tuple[float, float]:
-    """How far a bar reaches down and up, in %; nan where no interval is known."""
+    """Lengths of a bar below and above the mean, in %; nan without an interval."""
     change = summary.change.get(metric)
     if change is None:
         return math.nan, math.nan

@@ -1,4 +1,4 @@
-"""Results -> what a reader of the paper looks for: its tables, as Markdown and CSV."""
+"""Summaries of results as the tables of the paper, in Markdown and CSV."""
 
 import csv
 import dataclasses
@@ -26,14 +26,14 @@ FACTS = ("rate", "effective_window", "effective_global", "gmac", "runner")
 
 @dataclass(frozen=True)
 class Counts:
-    """How much of a dataset went into its numbers.
+    """How much of a dataset a summary is computed from.
 
     Attributes:
-        pictures: with a prompt, and seen by every model.
-        prompts: boxes in them.
-        bare: pictures without a prompt, in which nothing ran.
-        empty: annotated objects without a pixel, which no box could prompt for.
-        waiting: pictures that some models have seen and others have not, and which do not count yet.
+        pictures: pictures with a prompt that every model has results for.
+        prompts: box prompts in them.
+        bare: pictures without a prompt, on which no model ran.
+        empty: annotated objects without pixels, which have no box.
+        waiting: pictures that only some models have results for; they are not counted yet.
     """
 
     pictures: int
@@ -48,17 +48,17 @@ class Summary:
     """One model on one dataset.
 
     Attributes:
-        dataset: its name and split.
-        model: the model's name.
-        label: what tables and plots call it; with its rate, unique among the models of a dataset.
-        facts: what was noted of it: FACTS.
-        counts: what it was measured on; the same for every model of the dataset.
-        quality: mean and 95 % interval over pictures of each of METRICS, 0..1.
-        change: the same of the difference from the unmerged model, prompt by prompt, so that what is hard for
-            both cancels; empty for that model itself.
-        ap: average precision over boxes as prompts and predicted IoU as score.
+        dataset: name and split of the dataset.
+        model: name of the model.
+        label: name in tables and plots; with its rate, unique among the models of a dataset.
+        facts: facts of the model, with the keys FACTS.
+        counts: size of the evaluated data; the same for every model of the dataset.
+        quality: mean and 95 % interval over pictures of each of METRICS, in [0, 1].
+        change: mean and interval of the difference from the unmerged model, prompt by prompt; empty for the
+            unmerged model itself.
+        ap: average precision with boxes as prompts and the predicted IoU as score.
         images_per_second: one over the median time of the encoder.
-        peak_bytes: largest resident size while encoding; None where it was not measured.
+        peak_bytes: peak resident size while encoding; None if it was not measured.
     """
 
     dataset: str
@@ -74,15 +74,19 @@ class Summary:
 
 
 def report(root: Path) -> list[Summary]:
-    """Every model on every dataset that has results under a folder: by label, rate and dataset."""
+    """Summaries of all models on all datasets with results under a folder, sorted by label, rate and dataset.
+
+    Raises:
+        UserError: a file of results cannot be read.
+    """
     folders = sorted(path.parent for path in root.glob(f"*/{RUN}"))
     summaries = _told_apart([summary for folder in folders for summary in summarize(Results(folder))])
-    labels = list(dict.fromkeys(s.label for s in summaries))  # as they were added
+    labels = list(dict.fromkeys(s.label for s in summaries))  # in the order in which models were added
     return sorted(summaries, key=lambda s: (labels.index(s.label), s.facts["rate"], s.dataset))
 
 
 def _told_apart(summaries: Sequence[Summary]) -> list[Summary]:
-    """With the runner in the label where there are several, and the model's name where that is not enough."""
+    """Make labels unique: add the runner if there are several, and the model's name if that is not enough."""
     if len({s.facts["runner"] for s in summaries}) > 1:
         summaries = [dataclasses.replace(s, label=f"{s.label}, {s.facts['runner']}") for s in summaries]
     found = Counter((s.dataset, s.label, s.facts["rate"]) for s in summaries)
@@ -95,10 +99,10 @@ def _told_apart(summaries: Sequence[Summary]) -> list[Summary]:
 
 
 def summarize(results: Results) -> list[Summary]:
-    """Every model of one dataset, in the order in which they were added.
+    """Summaries of all models of one dataset, in the order in which they were added.
 
-    Only pictures that all models have seen count, so that a run that is not finished compares like with
-    like. Models without any result are left out, and so is a dataset without any prompt.
+    Only pictures that all models have results for are counted, so that an unfinished run is comparable.
+    Models without results are left out, and so is a dataset without prompts.
     """
     models = results.run()["models"]
     seen = {model: pictures for model in models if (pictures := results.found(model))}
@@ -133,19 +137,19 @@ def summarize(results: Results) -> list[Summary]:
 
 
 def _change(found: Sequence[FoundObjects], unmerged: Sequence[FoundObjects] | None) -> dict[str, Interval]:
-    """Of every metric, prompt by prompt; nothing where the unmerged model has no results."""
+    """Differences from the unmerged model by metric, prompt by prompt; empty if it has no results."""
     if unmerged is None:
         return {}
     return {name: _interval(found, _values(found, name) - _values(unmerged, name)) for name in METRICS}
 
 
 def _interval(found: Sequence[FoundObjects], values: NDArray[np.float64]) -> Interval:
-    """Of one value for each prompt, with pictures being what is drawn again."""
+    """Mean and interval of one value per prompt [P], with pictures as resampling units."""
     return interval(values, [picture.picture for picture in found for _ in picture.objects])
 
 
 def _values(found: Sequence[FoundObjects], metric: str) -> NDArray[np.float64]:
-    """[P] a metric of every prompt."""
+    """A metric of every prompt, [P]."""
     return np.array([getattr(one, metric) for picture in found for one in picture.objects])
 
 
@@ -167,20 +171,20 @@ def _rle(counts: str, size: tuple[int, int] | None) -> dict[str, Any]:
 
 
 def markdown(what: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
-    """All tables, under a heading that says what was run.
+    """All tables, under a heading with architecture, weights and machine.
 
     Args:
-        what: as `Results.begin` was told: arch, image_size, weights, machine.
+        what: the argument of `Results.begin`: arch, image_size, weights, machine.
         summaries: from `report`.
     """
     parts = [f"# Evaluation of {what['arch']} at {what['image_size']} pixels"]
     parts.append(f"Weights: {what['weights']}. Machine: {what['machine']}.")
     if not summaries:
-        return "\n\n".join([*parts, "No picture has an object that a box could prompt for."]) + "\n"
+        return "\n\n".join([*parts, "No picture has an object with a box."]) + "\n"
     first = {s.dataset: s for s in reversed(summaries)}
     parts += [_counted(dataset, first[dataset].counts) for dataset in sorted(first)]
     if what["weights"].startswith("random, seed"):
-        parts.append("**Weights are random: only the agreement, the costs and that it runs mean anything.**")
+        parts.append("**Weights are random: only agreement and cost are meaningful.**")
     for title, table in (
         ("Quality and cost (paper, Table 3)", table_3(summaries)),
         ("Dice (paper, Table 1)", table_1(summaries)),
@@ -192,21 +196,21 @@ def markdown(what: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
 
 
 LEGEND = """\
-- mIoU, b-mIoU (boundary) and Dice: means over prompts in %. The unmerged model's come with half of their 95 %
-  interval over pictures; the others' with their difference from it and half of that difference's interval.
+- mIoU, b-mIoU (boundary) and Dice: means over prompts in %. For the unmerged model with half of the 95 %
+  interval over pictures; for the others with the difference from it and half of that difference's interval.
 - agreement: mean IoU with the unmerged model's own masks in %, ± half of its 95 % interval.
-- removed: the share of tokens that window / global blocks really lose.
-- GMAC: multiply-accumulates of the encoder, 10^9, which the paper calls GFLOPs.
+- removed: effective rate, the share of tokens removed in window / global blocks.
+- GMAC: multiply-accumulates of the encoder in 10^9; the paper calls them GFLOPs.
 - Imgs/s: one over the median time of the encoder, picture preparation included, on this machine.
-- Mem GB: largest resident size of the process while encoding, weights included; not a GPU's memory."""
+- Mem GB: peak resident size of the process while encoding, weights included; GPU memory is not included."""
 
 
 def _counted(dataset: str, counts: Counts) -> str:
-    """What the numbers of a dataset stand on, and what was left out."""
+    """The size of the evaluated data of a dataset, and what was left out."""
     out = {
         "pictures without a prompt": counts.bare,
-        "objects without a pixel": counts.empty,
-        "pictures that not every model has seen": counts.waiting,
+        "objects without pixels": counts.empty,
+        "pictures without results of every model": counts.waiting,
     }
     told = ", ".join(f"{what} ({number})" for what, number in out.items() if number)
     left = f" Left out: {told}." if told else ""
@@ -214,25 +218,25 @@ def _counted(dataset: str, counts: Counts) -> str:
 
 
 Table = list[list[str]]
-"""Rows of cells, the first being the header."""
+"""Rows of cells; the first row is the header."""
 Column = tuple[str, Callable[[Summary], str]]
-"""A title, and what stands below it."""
+"""A title, and the function that gives a cell."""
 AGREEMENT: Column = ("agreement", lambda s: percent(s.quality["agreement"]))
-"""With the unmerged model, from which it has no change to tell."""
+"""Agreement with the unmerged model; it has no difference from that model to report."""
 
 
 def table_1(summaries: Sequence[Summary]) -> Table:
-    """Dice, as the paper reports INbreast."""
+    """Dice, the layout of the paper's Table 1 (INbreast)."""
     return _by_dataset(summaries, [_quality("Dice", "dice")], costs=("GMAC",))
 
 
 def table_2(summaries: Sequence[Summary]) -> Table:
-    """Average precision, as the paper reports Cityscapes."""
+    """Average precision, the layout of the paper's Table 2 (Cityscapes)."""
     return _by_dataset(summaries, [_precision(title, name) for name, title in APS.items()])
 
 
 def table_3(summaries: Sequence[Summary]) -> Table:
-    """Masks and boundaries on every dataset, and what they cost."""
+    """mIoU and boundary mIoU on every dataset, and cost: the layout of the paper's Table 3."""
     columns: list[Column] = [
         _quality("mIoU", "iou"),
         _quality("b-mIoU", "boundary_iou"),
@@ -242,7 +246,7 @@ def table_3(summaries: Sequence[Summary]) -> Table:
 
 
 def table_4(summaries: Sequence[Summary]) -> Table:
-    """One row a method, its rates side by side: the layout of the ablations."""
+    """One row per method with its rates side by side: the layout of the paper's Table 4."""
     merged = [s for s in summaries if s.facts["rate"]]
     rates = sorted({s.facts["rate"] for s in merged})
     several = len({s.dataset for s in summaries}) > 1
@@ -266,7 +270,7 @@ def _precision(title: str, name: str) -> Column:
 
 
 def _by_dataset(summaries: Sequence[Summary], columns: Sequence[Column], costs: Iterable[str] = ()) -> Table:
-    """A row for every model, the columns once for every dataset, which is named where there are several."""
+    """One row per model and one set of columns per dataset; titles name the dataset if there are several."""
     datasets = sorted({s.dataset for s in summaries})
     names = [f"{dataset} " for dataset in datasets] if len(datasets) > 1 else [""]
     titles = [f"{name}{title}" for name in names for title, _ in columns]
@@ -283,7 +287,7 @@ def _by_dataset(summaries: Sequence[Summary], columns: Sequence[Column], costs: 
 
 
 def _model(summary: Summary) -> list[str]:
-    """Label, rate and what was really removed."""
+    """Label, requested rate and effective rates."""
     facts = summary.facts
     if not facts["rate"]:
         return [summary.label, "", ""]
@@ -302,7 +306,11 @@ def _cost(name: str, mine: Sequence[Summary]) -> str:
 
 
 def percent(value: Interval, change: Interval | None = None) -> str:
-    """A mean in %, and half of its interval; or, in brackets, its change and half of that one's.
+    """A mean in % with half of its interval; or with its change and half of that interval in brackets.
+
+    Args:
+        value: mean and interval, in [0, 1].
+        change: difference from the unmerged model and its interval, in [-1, 1]; None for none.
 
     A single picture gives no interval.
     """
@@ -320,7 +328,7 @@ def _share(value: float) -> str:
 
 
 def as_csv(summaries: Sequence[Summary]) -> str:
-    """Every number of every model on every dataset, a row each, with intervals; empty where there is none."""
+    """All numbers as CSV, one row per model and dataset, with intervals; missing values are empty."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     values = [f"{name}{what}" for what in ("", "_change") for name in METRICS]

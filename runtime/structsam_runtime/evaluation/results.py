@@ -1,10 +1,10 @@
-"""What an evaluation leaves on disk: one folder a dataset, one file a model, one JSON line a picture.
+"""Results of an evaluation on disk: one folder per dataset, one file per model, one JSON line per picture.
 
-    RESULTS/coco-panoptic-val2017/run.json                 what was evaluated, on what, where
-    RESULTS/coco-panoptic-val2017/truth.jsonl              the objects of every picture
-    RESULTS/coco-panoptic-val2017/structsam-r55.jsonl      what one model made of them
+    RESULTS/coco-panoptic-val2017/run.json                 models, weights and machine
+    RESULTS/coco-panoptic-val2017/truth.jsonl              the annotated objects of every picture
+    RESULTS/coco-panoptic-val2017/structsam-r55.jsonl      the masks and metrics of one model
 
-A run that was stopped goes on where it was; a model or a rate that is added later finds the others done.
+A rerun continues a stopped run; models and rates can be added later without repeating the others.
 """
 
 import json
@@ -19,7 +19,7 @@ from ..files import whole_file
 
 RUN, TRUTH = "run.json", "truth.jsonl"
 UNMERGED = "unmerged"
-"""The model that others must agree with."""
+"""Name of the unmerged model, the reference of the agreement."""
 
 T = TypeVar("T")
 
@@ -29,10 +29,10 @@ class TrueObject:
     """One annotated object.
 
     Attributes:
-        category: the dataset's number of its class.
-        mask: compressed run lengths, as pycocotools writes them.
-        crowd: a group drawn as one; not prompted with, and nothing that has to be found.
-        empty: it has no pixel, so that no box could prompt for it.
+        category: the dataset's id of its class.
+        mask: compressed run lengths of pycocotools.
+        crowd: a group annotated as one object; it is not used as a prompt, and need not be found.
+        empty: the mask has no pixels, so there is no box for a prompt.
     """
 
     category: int
@@ -48,13 +48,13 @@ class TrueObject:
 
 @dataclass(frozen=True)
 class FoundObject:
-    """What a model made of one box prompt.
+    """The result of a model for one box prompt.
 
     Attributes:
         mask: compressed run lengths.
-        score: the IoU that the decoder predicts for its mask.
-        iou, boundary_iou, dice: with the annotation, 0..1.
-        agreement: IoU with the mask of the unmerged model, 0..1.
+        score: the decoder's predicted IoU of the mask.
+        iou, boundary_iou, dice: metrics with the annotation as reference, in [0, 1].
+        agreement: IoU with the mask of the unmerged model, in [0, 1].
     """
 
     mask: str
@@ -67,12 +67,12 @@ class FoundObject:
 
 @dataclass(frozen=True)
 class TrueObjects:
-    """A picture's annotation.
+    """The annotation of a picture.
 
     Attributes:
-        picture: its name.
-        size: height and width of the masks in pixels; None where there is none.
-        objects: all that are annotated.
+        picture: name of the picture.
+        size: height and width of the masks in pixels; None without objects.
+        objects: all annotated objects.
     """
 
     picture: str
@@ -81,21 +81,21 @@ class TrueObjects:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> "TrueObjects":
-        """Of a line of `truth.jsonl`."""
+        """From a line of `truth.jsonl`."""
         size = None if line["size"] is None else (line["size"][0], line["size"][1])
         return cls(line["picture"], size, tuple(TrueObject(**one) for one in line["objects"]))
 
 
 @dataclass(frozen=True)
 class FoundObjects:
-    """What a model made of a picture.
+    """The results of a model on a picture.
 
     Attributes:
-        picture: its name.
-        seconds: of the encoder, picture preparation included; None where there is no prompt, and it did not
-            run.
-        peak_bytes: largest resident size of the process meanwhile; None where it cannot be told.
-        objects: of the annotated objects that are prompted with, in their order.
+        picture: name of the picture.
+        seconds: time of the encoder in seconds, picture preparation included; None if the picture has no
+            prompt and the encoder did not run.
+        peak_bytes: peak resident size of the process during that time; None if it cannot be measured.
+        objects: one result for each prompted object, in the order of the annotation.
     """
 
     picture: str
@@ -105,7 +105,7 @@ class FoundObjects:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> "FoundObjects":
-        """Of a line of a model's file."""
+        """From a line of a model's file."""
         objects = tuple(FoundObject(**one) for one in line["objects"])
         return cls(line["picture"], line["seconds"], line["peak_bytes"], objects)
 
@@ -115,7 +115,7 @@ class Results:
     """The results on one dataset.
 
     Args:
-        folder: of this dataset. The folders beside it are of other datasets, and share its tables.
+        folder: folder of this dataset. The folders beside it belong to other datasets of the same tables.
     """
 
     folder: Path
@@ -123,15 +123,15 @@ class Results:
     def begin(
         self, pictures: Collection[str], what: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]
     ) -> None:
-        """Note what is evaluated, before anything is.
+        """Write `run.json` before the evaluation starts, and check it against existing results.
 
         Args:
-            pictures: names of the dataset's.
-            what: must be the same in all runs whose results share tables: weights, machine.
+            pictures: names of all pictures of the dataset.
+            what: facts that must be equal in all runs that share tables: weights, machine.
             models: facts of each model by its name; the same name must have the same facts.
 
         Raises:
-            UserError: there are results of something else, or the folder cannot be written.
+            UserError: there are results with other facts or pictures, or the folder cannot be written.
         """
         begun = {path.parent: Results(path.parent).run() for path in self.folder.parent.glob(f"*/{RUN}")}
         for folder, run in sorted(begun.items()):
@@ -140,7 +140,7 @@ class Results:
                 _require_equal(folder, f" of {name}", run["models"][name], models[name])
         if strange := sorted(self.truth().keys() - set(pictures)):
             raise UserError(
-                f"{self.folder} has results of pictures that this dataset has not, such as {strange[0]}; "
+                f"{self.folder} has results of pictures that are not in this dataset, such as {strange[0]}; "
                 "choose another --output"
             )
         known = {**begun.get(self.folder, {"models": {}})["models"], **models}
@@ -152,10 +152,10 @@ class Results:
             part.write_text(json.dumps({"what": what, "models": known}, indent=2) + "\n", encoding="utf-8")
 
     def run(self) -> dict[str, Any]:
-        """What was evaluated: `what` and `models`, as `begin` was told.
+        """The content of `run.json`: `what` and `models`, the arguments of `begin`.
 
         Raises:
-            UserError: the file is missing or broken.
+            UserError: the file is missing or not valid JSON.
         """
         path = self.folder / RUN
         try:
@@ -169,7 +169,7 @@ class Results:
         return {line.picture: line for line in _lines(self.folder / TRUTH, TrueObjects.from_json)}
 
     def found(self, model: str) -> dict[str, FoundObjects]:
-        """What a model made of each picture, by picture."""
+        """The results of a model, by picture."""
         path = self.folder / f"{model}.jsonl"
         return {line.picture: line for line in _lines(path, FoundObjects.from_json)}
 
@@ -178,12 +178,12 @@ class Results:
         _append(self.folder / TRUTH, asdict(truth))
 
     def add(self, model: str, found: FoundObjects) -> None:
-        """Append what a model made of a picture."""
+        """Append the results of a model on a picture."""
         _append(self.folder / f"{model}.jsonl", asdict(found))
 
 
 def _require_equal(folder: Path, owner: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse the first fact that has changed."""
+    """Raise UserError for the first fact that has changed."""
     for name in now:
         if before.get(name) != now[name]:
             raise UserError(
@@ -193,7 +193,7 @@ def _require_equal(folder: Path, owner: str, before: Mapping[str, Any], now: Map
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:
-    """A whole line, behind the last whole line: what a stopped run left of one is cut off."""
+    """Append a line after the last complete line; an incomplete line of a stopped run is removed."""
     try:
         with path.open("a+b") as file:
             file.truncate(_end(file))
@@ -203,7 +203,7 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def _end(file: BinaryIO) -> int:
-    """Where the last whole line of a file ends. One that ends well is not read for it: it may be large."""
+    """End of the last complete line of a file. The file, which may be large, is read only if it is needed."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - 1, 0))
     if file.read() in (b"", b"\n"):
@@ -213,7 +213,7 @@ def _end(file: BinaryIO) -> int:
 
 
 def _lines(path: Path, read: Callable[[Mapping[str, Any]], T]) -> Iterator[T]:
-    """The whole lines of a file; none if there is no file."""
+    """The complete lines of a file; none if there is no file."""
     if not path.exists():
         return
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):

@@ -1,4 +1,4 @@
-"""Prompt a model with the boxes of annotated objects, and hold its masks against them."""
+"""Evaluate a model: prompt it with the boxes of annotated objects, and compare its masks with them."""
 
 import math
 import time
@@ -17,7 +17,7 @@ from .metrics import boundary_iou, dice, iou
 from .results import UNMERGED, FoundObject, FoundObjects, Results, TrueObject, TrueObjects
 
 PROMPTS = 64
-"""Boxes of one decoder call."""
+"""Number of boxes in one decoder call."""
 
 Mask = NDArray[np.bool_]
 
@@ -25,17 +25,20 @@ Mask = NDArray[np.bool_]
 def evaluate(
     model: str, predictor: Predictor, pictures: Iterable[Annotated], results: Results
 ) -> Iterator[FoundObjects]:
-    """Evaluate one model on every picture that it has not been evaluated on; yields as it goes.
+    """Evaluate one model on every picture that it has no results for.
 
     Args:
-        model: its name; `UNMERGED` must have been evaluated on the same pictures before any other.
-        predictor: open.
-        pictures: of one dataset.
-        results: what is there is not computed again; what is computed is appended.
+        model: name of the model; `UNMERGED` must be evaluated on the same pictures before any other.
+        predictor: an open predictor.
+        pictures: pictures of one dataset.
+        results: existing results are reused; new ones are appended.
+
+    Yields:
+        The results of each picture, in order.
 
     Raises:
-        UserError: a picture or its annotation cannot be read, or was annotated otherwise when the results
-            were begun; `UNMERGED` has not seen it; the model gives NaN or infinity.
+        UserError: a picture or its annotation cannot be read, or the annotation has changed since the
+            results were started; `UNMERGED` has no results for it; the model returns NaN or infinity.
     """
     truths, done = results.truth(), results.found(model)
     unmerged = done if model == UNMERGED else results.found(UNMERGED)
@@ -49,14 +52,14 @@ def evaluate(
             results.add_truth(truth)
         elif truth != truths[picture.name]:
             raise UserError(
-                f"the annotation of {picture.name} has changed since {results.folder} was begun; "
+                f"the annotation of {picture.name} has changed since the results in {results.folder}; "
                 "choose another --output"
             )
         prompts = [(one.mask, one.box) for one in objects if not one.crowd and one.box is not None]
         agreed = None if model == UNMERGED else _masks(unmerged, picture.name)
         found = look(picture, predictor, prompts, agreed)
         if not all(math.isfinite(one.score) for one in found.objects):
-            raise UserError(f"{model} gives NaN or infinity for {picture.name}; nothing was noted of it")
+            raise UserError(f"{model} returns NaN or infinity for {picture.name}; its results are not stored")
         results.add(model, found)
         yield found
 
@@ -67,15 +70,16 @@ def look(
     prompts: Sequence[tuple[Mask, Box]],
     unmerged: Sequence[str] | None,
 ) -> FoundObjects:
-    """One picture: encode it, ask for a mask for every box, compare. Without a box nothing runs.
+    """Evaluate one picture: encode it, predict a mask for every box, compare. Without a box nothing runs.
 
-    A prompt-aware encoder encodes it anew for every box.
+    A prompt-aware encoder runs again for every box.
 
     Args:
-        picture: what is looked at.
-        predictor: open.
-        prompts: mask [H, W] and box x0, y0, x1, y1 of each object.
-        unmerged: run lengths of the unmerged model's masks for the same boxes; None if this is that model.
+        picture: the picture with its annotation.
+        predictor: an open predictor.
+        prompts: mask bool [H, W] and box (x0, y0, x1, y1) in pixels of each object.
+        unmerged: run lengths of the unmerged model's masks for the same boxes; None if this is the unmerged
+            model.
     """
     if not prompts:
         return FoundObjects(picture.name, None, None, ())
@@ -84,7 +88,7 @@ def look(
         start = time.perf_counter()
         predictor.set_image(image)
         if predictor.model.prior:
-            predictor.get_image_embedding()  # without prompts, which takes as long as with one
+            predictor.get_image_embedding()  # without prompts; the latency is the same
         seconds = time.perf_counter() - start
     found: list[FoundObject] = []
     together = 1 if predictor.model.prior else PROMPTS
@@ -99,7 +103,7 @@ def look(
 
 
 def _compare(mask: Mask, score: float, truth: Mask, unmerged: str | None) -> FoundObject:
-    """A mask [H, W] beside the annotated one, and beside the run lengths of the unmerged model's."""
+    """Compare a mask [H, W] with the annotated mask, and with the unmerged model's mask in run lengths."""
     rle = encode(mask)
     return FoundObject(
         mask=rle["counts"].decode(),
@@ -112,14 +116,14 @@ def _compare(mask: Mask, score: float, truth: Mask, unmerged: str | None) -> Fou
 
 
 def agreement(a: Rle, b: Rle) -> float:
-    """`metrics.iou` of two masks in run lengths, which need not be drawn for it."""
+    """`metrics.iou` of two masks in run lengths, computed without decoding them; in [0, 1]."""
     if not run_lengths.area(a) and not run_lengths.area(b):
         return 1.0
     return float(run_lengths.iou([a], [b], [False])[0, 0])
 
 
 def _truth(picture: str, objects: Sequence[Object]) -> TrueObjects:
-    """An annotation as it is noted. The masks have the picture's size, which is not read for it."""
+    """The annotation in the form of `truth.jsonl`. Its size is that of the masks; the picture is not read."""
     listed = tuple(
         TrueObject(o.category, encode(o.mask)["counts"].decode(), o.crowd, empty=not o.mask.any())
         for o in objects
@@ -131,5 +135,5 @@ def _truth(picture: str, objects: Sequence[Object]) -> TrueObjects:
 def _masks(unmerged: Mapping[str, FoundObjects], picture: str) -> list[str]:
     """Run lengths of the unmerged model's masks."""
     if picture not in unmerged:
-        raise UserError(f"the unmerged model has not seen {picture}; evaluate it first")
+        raise UserError(f"the unmerged model has no results for {picture}; evaluate it first")
     return [one.mask for one in unmerged[picture].objects]

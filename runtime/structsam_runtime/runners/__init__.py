@@ -1,6 +1,6 @@
-"""Engines behind one lifecycle: ``with create(folder, "encoder", "cpu") as runner: runner.infer({...})``.
+"""Runners of exports: ``with create(folder, "encoder", "cpu") as runner: runner.infer({...})``.
 
-A new runner is a file in this folder and a row of TABLE. Files of runners are imported when one is opened.
+A new runner is a file in this folder and a row of TABLE. The file is imported when a runner is created.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ class RunnerKind:
     """A row of the table.
 
     Attributes:
-        file: the suffix of the files that it runs: ``encoder.onnx`` or ``encoder.engine``.
-        install: what pip installs for it: an extra of this project, or a package.
-        device: where it runs.
-        open: makes a runner, to be opened, from a file and the runner's name; one of .onnx files takes
-            ``threads`` by name, one of engines ``plugins``.
-        library: what runs the files, and its version, by the runner's name. Raises UserError where that is
-            not installed or lacks what the runner needs.
+        file: suffix of the files that it runs: ``encoder.onnx`` or ``encoder.engine``.
+        install: argument of ``pip install``: an extra of this project, or a package.
+        device: the device it runs on.
+        open: makes a runner from a file and the runner's name; for .onnx files it takes the keyword
+            ``threads``, for engines ``plugins``. The runner is opened by its ``with`` block.
+        library: returns name and version of the library, from the runner's name. Raises UserError if the
+            library is not installed or lacks a provider.
     """
 
     file: Literal["onnx", "engine"]
@@ -66,16 +66,16 @@ TABLE = {
     "tensorrt": RunnerKind("engine", '"structsam[gpu]"', "cuda", _tensorrt, _tensorrt_version),
     "tensorrt-rtx": RunnerKind("engine", '"structsam[rtx]"', "cuda", _tensorrt, _tensorrt_version),
 }
-"""Every runner by its name. The packages of ONNX Runtime replace one another."""
+"""Every runner by its name. Only one of the packages of ONNX Runtime can be installed at a time."""
 RUNNERS = tuple(TABLE)
-"""What `--runner` takes."""
+"""The values of `--runner`."""
 
 
 def kind_of(runner: str) -> RunnerKind:
-    """A runner's row of the table.
+    """The row of a runner in the table.
 
     Raises:
-        UserError: no such runner.
+        UserError: there is no such runner.
     """
     if runner not in TABLE:
         raise UserError(f"runner '{runner}' is unknown, expected one of {', '.join(RUNNERS)}")
@@ -83,10 +83,10 @@ def kind_of(runner: str) -> RunnerKind:
 
 
 def file_of(part: str, runner: str) -> str:
-    """The file of an export that a runner runs.
+    """The file of an export that a runner runs, such as ``encoder.onnx``.
 
     Raises:
-        UserError: no such runner.
+        UserError: there is no such runner.
     """
     return f"{part}.{kind_of(runner).file}"
 
@@ -99,20 +99,23 @@ def create(
     check_hashes: bool = False,
     verified: bool = True,
 ) -> Runner:
-    """A runner, to be opened, of one part of an export, whose files are checked against its manifest.
+    """A runner of one part of an export, after checking the files against the manifest.
+
+    The runner is opened by its ``with`` block.
 
     Args:
         folder: the export.
         part: ``encoder`` or ``decoder``.
         runner: one of RUNNERS.
-        threads: of the CPU, for runners of .onnx files; default as many as there are cores.
-        check_hashes: compare the sha256 of an .onnx file too, not its size alone. Engines are code as well as
-            weights, and always compared.
-        verified: False loads an .onnx file that is not the one that was written, as after quantisation.
+        threads: CPU threads, for runners of .onnx files; by default one per core.
+        check_hashes: compare the sha256 of an .onnx file, not only its size. Hashes of engines are always
+            compared, because engines contain code.
+        verified: False also loads an .onnx file that was changed, as by quantisation.
 
     Raises:
-        UserError: no such runner, or its library is not installed; no export, or its files are not those that
-            were written; for an engine also what :func:`.tensorrt.check_engine` raises, and threads.
+        UserError: there is no such runner or its library is not installed; the folder is no export or its
+            files were changed; for an engine also as in :func:`.tensorrt.check_engine`, or if ``threads`` is
+            given.
     """
     kind, file, manifest = kind_of(runner), file_of(part, runner), Manifest.read(folder)
     if kind.file == "engine":

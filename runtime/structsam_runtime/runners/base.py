@@ -1,4 +1,4 @@
-"""What every engine looks like from outside."""
+"""The interface of all runners."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ Opened = TypeVar("Opened", bound="Runner")
 
 
 class DeviceArray(ABC):
-    """An array where an engine left it: in the memory of a GPU, or of the CPU for engines that run there.
+    """An output that stays on the device of its runner: in GPU memory, or in CPU memory.
 
-    Valid while the runner that made it is open. No later run of any runner writes to it.
+    Valid while the runner that made it is open. Later runs do not overwrite it.
     """
 
     dtype: np.dtype[Any]
@@ -28,15 +28,15 @@ class DeviceArray(ABC):
 
     @abstractmethod
     def numpy(self) -> Array:
-        """The values as a NumPy array, to be read only: it may be the very memory.
+        """The values as a NumPy array; do not write to it, since it may share the memory.
 
         Raises:
-            UserError: the runner that made it is closed, and its memory gone.
+            UserError: the runner that made it is closed.
         """
 
 
 class HostArray(DeviceArray):
-    """What a runner without memory of its own leaves behind: a NumPy array."""
+    """The device array of a runner on the CPU: a NumPy array."""
 
     def __init__(self, values: Array) -> None:
         self.dtype, self.shape = values.dtype, values.shape
@@ -49,7 +49,7 @@ class HostArray(DeviceArray):
 
 @dataclass(frozen=True)
 class Memory:
-    """What an open engine holds, in bytes; None where nobody knows."""
+    """Memory of an open engine in bytes; None if unknown."""
 
     weights: int | None
     activations: int | None  # intermediate results, and buffers of inputs and outputs
@@ -60,22 +60,22 @@ class TensorSpec:
     """One input or output of an engine."""
 
     dtype: np.dtype[Any]
-    shape: tuple[int | str, ...]  # a name stands for an axis of any length, the same wherever it appears
+    shape: tuple[int | str, ...]  # a name is a dynamic axis; equal names have equal lengths
 
 
 class Runner(ABC):
-    """An engine that lives inside a ``with`` block.
+    """An engine that is open inside a ``with`` block.
 
         with OnnxRuntimeRunner(path) as runner:
             outputs = runner.infer({"image": image})
 
-    A subclass says what it is called, builds its engine in ``_open``, which returns the inputs and the
-    outputs, runs it in ``_run`` and lets go of it in ``_close``. One whose outputs can stay on a device has
-    ``_run_on_device`` too.
+    A subclass passes its name, loads its engine in ``_open``, which returns the inputs and outputs, runs it
+    in ``_run``, and releases it in ``_close``. If outputs can stay on a device it also overrides
+    ``_run_on_device``.
     """
 
-    _native: type[DeviceArray] | tuple[()] = ()  # the kind of device array that ``_run`` takes as it is
-    name: str  # for messages: usually the file
+    _native: type[DeviceArray] | tuple[()] = ()  # the type of device array that ``_run`` takes without a copy
+    name: str  # for messages, usually the file
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
 
@@ -96,51 +96,54 @@ class Runner(ABC):
         self._close()
 
     def infer(self, feeds: Mapping[str, Array | DeviceArray]) -> dict[str, Array]:
-        """Run once: input name -> array in, output name -> array out.
+        """Run once.
 
-        A device array of the runner's own kind is read where it lies, any other is copied. The outputs are
-        the caller's.
+        Args:
+            feeds: arrays by input name. A device array of the runner's own type is not copied.
+
+        Returns:
+            New arrays by output name.
 
         Raises:
-            UserError: outside the ``with`` block; or an input is missing, unknown, or has another dtype or
-                shape than the engine's.
+            UserError: the runner is not open; or an input is missing, unknown, or has another dtype or shape
+                than the engine's.
         """
         return self._run(self._accepted(feeds))
 
     def infer_on_device(self, feeds: Mapping[str, Array | DeviceArray]) -> dict[str, DeviceArray]:
-        """Run once, and leave the outputs where they were computed, for this runner or another to take.
+        """Run once, and keep the outputs on the device, as inputs of this runner or another.
 
-        Every call gives new arrays. Raises as :meth:`infer` does.
+        Every call returns new arrays. Raises as :meth:`infer`.
         """
         return self._run_on_device(self._accepted(feeds))
 
     def memory(self) -> Memory:
-        """What the engine holds.
+        """Memory of the engine.
 
         Raises:
-            UserError: outside the ``with`` block.
+            UserError: the runner is not open.
         """
         self._require_open()
         return self._memory()
 
     @abstractmethod
     def _open(self) -> tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]]:
-        """Build the engine; its inputs and outputs by name."""
+        """Load the engine; returns its inputs and outputs by name."""
 
     @abstractmethod
     def _close(self) -> None:
-        """Let go of the engine."""
+        """Release the engine."""
 
     @abstractmethod
     def _run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
-        """Run the engine on inputs that have been checked: arrays, and device arrays of its own kind."""
+        """Run the engine on checked inputs: NumPy arrays, and device arrays of its own type."""
 
     def _run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, DeviceArray]:
-        """The same, leaving the outputs where they are."""
+        """`_run` with outputs that stay on the device."""
         return {name: HostArray(values) for name, values in self._run(feeds).items()}
 
     def _memory(self) -> Memory:
-        """What the open engine holds."""
+        """Memory of the open engine."""
         return Memory(weights=None, activations=None)
 
     def _require_open(self) -> None:
@@ -148,7 +151,7 @@ class Runner(ABC):
             raise UserError(f"{self.name} is not open; use the runner inside a `with` block")
 
     def _accepted(self, feeds: Mapping[str, Array | DeviceArray]) -> dict[str, Any]:
-        """Checked inputs, those on another kind of device as NumPy arrays."""
+        """Check the inputs, and convert device arrays of other types to NumPy arrays."""
         self._require_open()
         self._check(feeds)
         foreign = {
@@ -161,7 +164,7 @@ class Runner(ABC):
     def _check(self, feeds: Mapping[str, Array | DeviceArray]) -> None:
         if feeds.keys() != self.inputs.keys():
             raise UserError(f"{self.name} got the inputs {_names(feeds)}, expected {_names(self.inputs)}")
-        lengths: dict[str, int] = {}  # of the named axes
+        lengths: dict[str, int] = {}  # of the dynamic axes
         for name, spec in self.inputs.items():
             array = feeds[name]
             if not isinstance(array, np.ndarray | DeviceArray):
@@ -179,7 +182,7 @@ class Runner(ABC):
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | str, ...], lengths: dict[str, int]) -> bool:
-    """Whether a shape is the expected one; learns the length of an axis where its name appears first."""
+    """Whether a shape is the expected one; stores the length of a dynamic axis in `lengths`."""
     if len(shape) != len(expected):
         return False
     return all(
@@ -193,5 +196,5 @@ def _names(names: Mapping[str, object]) -> str:
 
 
 def as_text(shape: tuple[int | str, ...]) -> str:
-    """A shape as messages write it: [1, 3, height]."""
+    """A shape as text for messages: [1, 3, height]."""
     return f"[{', '.join(str(axis) for axis in shape)}]"

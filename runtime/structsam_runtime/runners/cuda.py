@@ -1,4 +1,4 @@
-"""The little of CUDA that a runner needs: memory, a stream, a graph; on the first GPU, by cuda-python."""
+"""The parts of CUDA that a runner needs, on the first GPU, with cuda-python: memory, a stream, a graph."""
 
 import importlib
 import math
@@ -21,11 +21,11 @@ _REMEDIES = {
     ),
     "cudaErrorMemoryAllocation": "end other programs on the GPU, or build the engine for smaller shapes",
 }
-"""What a person can do about an error."""
+"""The advice for errors that a user can fix."""
 
 
 class CudaError(Exception):
-    """A call that failed for a reason that no person at the keyboard can mend."""
+    """A CUDA call failed for a reason that a user cannot fix."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def gpu() -> Gpu:
 
 
 def free_memory() -> int:
-    """Bytes of the GPU's memory that nobody has.
+    """Free memory of the GPU in bytes.
 
     Raises:
         UserError: there is no GPU, or cuda-python is not installed.
@@ -58,70 +58,74 @@ def free_memory() -> int:
 
 
 class CudaArray(DeviceArray):
-    """An array in a GPU's memory, given back when nobody holds the array any more, or by :meth:`free`.
+    """An array in GPU memory, freed with its last reference or by :meth:`free`.
+
+    Args:
+        shape: the shape; any axis may be 0.
+        dtype: type of the elements.
 
     Raises:
-        UserError: the GPU has no room for it.
+        UserError: the GPU has not enough free memory.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.shape, self.dtype = shape, dtype
         self.nbytes = math.prod(shape) * dtype.itemsize
-        self.pointer = int(_call("cudaMalloc", max(1, self.nbytes)))  # an address even where nothing is
+        self.pointer = int(_call("cudaMalloc", max(1, self.nbytes)))  # a valid address for empty arrays too
         self._finalizer = weakref.finalize(self, _call, "cudaFree", self.pointer)
-        self._finalizer.atexit = False  # the driver frees it all, and may be gone by then
+        self._finalizer.atexit = False  # at exit the driver frees all memory, and may already be unloaded
 
     def free(self) -> None:
-        """Give the memory back, now and only once."""
+        """Free the memory; calling it again does nothing."""
         self._finalizer()
 
     def numpy(self) -> Array:
         """A copy of the values."""
         if not self._finalizer.alive:
-            raise UserError("this array is gone with the runner that made it; read it while that is open")
+            raise UserError("the runner of this array is closed; read the array while the runner is open")
         values = np.empty(self.shape, self.dtype)
         _call("cudaMemcpy", values.ctypes.data, self.pointer, self.nbytes, _any_direction())
         return values
 
 
 class Graph:
-    """Work that was captured on a stream, to be launched as one."""
+    """A CUDA graph of the work captured on a stream."""
 
     def __init__(self, captured: Any) -> None:
         self._handle = _call("cudaGraphInstantiate", captured, 0)
 
     def launch(self, stream: "Stream") -> None:
-        """Queue it."""
+        """Queue the graph on a stream."""
         _call("cudaGraphLaunch", self._handle, stream.handle)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release it."""
         _call("cudaGraphExecDestroy", self._handle)
 
 
 class Stream:
-    """A queue of copies and of runs of an engine, done in order."""
+    """A CUDA stream: copies and engine runs, executed in order."""
 
     def __init__(self) -> None:
         self.handle = _call("cudaStreamCreate")
 
     def copy(self, to: Array | CudaArray, source: Array | CudaArray) -> None:
-        """Queue a copy of as many bytes as the smaller of the two has.
+        """Queue a copy, of as many bytes as the smaller array has.
 
         Args:
-            to, source: in C order, wherever they are; they must live until :meth:`wait` returns.
+            to, source: C-contiguous arrays in CPU or GPU memory; keep them alive until :meth:`wait` returns.
         """
         size = min(to.nbytes, source.nbytes)
         _call("cudaMemcpyAsync", _address(to), _address(source), size, _any_direction(), self.handle)
 
     def capture(self, work: Callable[[], object]) -> Graph:
-        """What `work` queues on this stream, as a graph; it is not done now."""
+        """Capture the work that `work` queues on this stream as a graph, without executing it."""
         mode = _cudart().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _call("cudaStreamBeginCapture", self.handle, mode)
         try:
             work()
         except BaseException:
-            _cudart().cudaStreamEndCapture(self.handle)  # fails too, but what `work` said tells more
+            _cudart().cudaStreamEndCapture(self.handle)  # fails too, but the error of `work` is more useful
             raise
         captured = _call("cudaStreamEndCapture", self.handle)
         try:
@@ -130,11 +134,11 @@ class Stream:
             _call("cudaGraphDestroy", captured)
 
     def wait(self) -> None:
-        """Until everything queued is done."""
+        """Wait until all queued work is done."""
         _call("cudaStreamSynchronize", self.handle)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release it."""
         _call("cudaStreamDestroy", self.handle)
 
 
@@ -143,7 +147,7 @@ def _address(array: Array | CudaArray) -> int:
 
 
 def _any_direction() -> Any:
-    """The driver knows from an address whether it is the CPU's or the GPU's."""
+    """The copy direction that the driver infers from the addresses."""
     return _cudart().cudaMemcpyKind.cudaMemcpyDefault
 
 
@@ -159,11 +163,11 @@ def _cudart() -> ModuleType:
 
 
 def _call(function: str, *arguments: Any) -> Any:
-    """Call CUDA; the value that it returns beside its error, if it has one.
+    """Call a CUDA function; returns its value, or None if it returns only an error code.
 
     Raises:
-        UserError: what a person can mend.
-        CudaError: anything else.
+        UserError: it failed, and a user can fix the reason.
+        CudaError: it failed for any other reason.
     """
     error, *values = getattr(_cudart(), function)(*arguments)
     _require(error, function)
@@ -171,7 +175,7 @@ def _call(function: str, *arguments: Any) -> Any:
 
 
 def _require(error: Any, function: str) -> None:
-    """Raise what `_call` does, unless a function succeeded."""
+    """Raise as `_call`, unless the function succeeded."""
     cudart = _cudart()
     if error != cudart.cudaError_t.cudaSuccess:
         said = f"{function}: {cudart.cudaGetErrorString(error)[1].decode()}"

@@ -20,10 +20,10 @@ PROVIDERS = {
     "trt-ep": "TensorrtExecutionProvider",
     "rtx-ep": "NvTensorRTRTXExecutionProvider",
 }
-"""Their names in ONNX Runtime."""
+"""Names of the execution providers in ONNX Runtime."""
 
 FOLDED = str(2**20)
-"""Bytes of the largest constant that ONNX Runtime may make out of smaller ones."""
+"""Bytes of the largest constant that ONNX Runtime may create by constant folding."""
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -36,36 +36,36 @@ _DTYPES = {
 
 
 class OrtArray(DeviceArray):
-    """An OrtValue of ONNX Runtime's, which keeps its own memory."""
+    """An OrtValue of ONNX Runtime, which owns its memory."""
 
     def __init__(self, value: Any) -> None:
         self.dtype, self.shape = np.dtype(_DTYPES[value.data_type()]), tuple(value.shape())
         self.value = value
 
     def numpy(self) -> Array:
-        """The values; on the CPU the very memory."""
+        """The values; on the CPU without a copy."""
         values: Array = self.value.numpy()
         return values
 
 
 class OnnxRuntimeRunner(Runner):
-    """An ONNX file run by ONNX Runtime with the provider that was asked for.
+    """An ONNX file in ONNX Runtime with one execution provider.
 
-    A provider that cannot start is an error, never a silent fall to another one. ONNX Runtime may still place
-    single operators that a GPU provider lacks on the CPU.
+    An unavailable provider is an error; there is no fallback to another one. ONNX Runtime may still run
+    single operators on the CPU that a GPU provider lacks.
 
-    What :meth:`memory` says of the weights is the size of the files: a provider may hold them in another
-    precision, or twice. ONNX Runtime does not tell its activations.
+    :meth:`memory` reports the size of the files as weights: a provider may store them in another precision,
+    or twice. ONNX Runtime does not report activations.
 
     Args:
         path: the ONNX file.
         provider: ``cpu``, ``cuda``, ``trt-ep`` or ``rtx-ep``.
-        threads: of the CPU for one operator; default as many as there are cores, or as the process may use.
+        threads: CPU threads of one operator; by default one per core that the process may use.
 
     Raises:
-        UserError: the provider is unknown. On entering the ``with`` block: the file is missing or is not a
-            model, ONNX Runtime is not installed, it lacks the provider or cannot start it. From
-            :meth:`infer` also: the run failed; it is not repeated on the CPU.
+        UserError: the provider is unknown or ``threads`` is below 1. On entering the ``with`` block: the file
+            is missing or is not a model, ONNX Runtime is not installed, or it lacks the provider or cannot
+            start it. From :meth:`infer` also: the run failed; it is not repeated on the CPU.
     """
 
     _native = OrtArray
@@ -84,7 +84,7 @@ class OnnxRuntimeRunner(Runner):
             raise UserError(f"no file {self.path}; expected an ONNX model")
         ort = require(self.provider)
         session = self._create(ort)
-        # ONNX Runtime may start without a provider whose libraries do not load, and says so only in its log.
+        # If the libraries of a provider do not load, ONNX Runtime starts without it and only logs that.
         first = session.get_providers()[0]
         if first != PROVIDERS[self.provider]:
             raise UserError(
@@ -120,22 +120,22 @@ class OnnxRuntimeRunner(Runner):
         }
 
     def _memory(self) -> Memory:
-        files = (self.path, self.path.with_name(f"{self.path.name}.data"))  # weights may be kept apart
+        files = (self.path, self.path.with_name(f"{self.path.name}.data"))  # weights may be in a second file
         return Memory(weights=sum(file.stat().st_size for file in files if file.is_file()), activations=None)
 
     def _options(self, ort: ModuleType) -> Any:
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors; what matters of the warnings is checked after the start
-        # Two defaults spend memory for nothing here. The pattern keeps a second arena beside the first: for
-        # ViT-B 1.9 GB instead of 1.4 at rate 0.55, for 64 prompts 3.7 instead of 1.9, in the same time. And
-        # gathers of small tables by constant indices would be stored as their results: 1.6 GB at rate 0.
+        options.log_severity_level = 3  # errors only; the provider is checked after the start
+        # Two defaults need memory without a gain here. The memory pattern keeps a second arena: for ViT-B
+        # 1.9 GB instead of 1.4 at rate 0.55, for 64 prompts 3.7 instead of 1.9, at the same latency. And
+        # constant folding would store the results of gathers from small tables: 1.6 GB at rate 0.
         options.enable_mem_pattern = False
         options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", FOLDED)
         options.intra_op_num_threads = self.threads or _allowed()
         return options
 
     def _model(self) -> Path | bytes:
-        """What the session is made from: the file, or its content."""
+        """The model for the session: the file, or its content."""
         return self.path
 
     def _create(self, ort: ModuleType) -> Any:
@@ -150,7 +150,7 @@ class OnnxRuntimeRunner(Runner):
 
     @contextmanager
     def _one_line(self) -> Iterator[None]:
-        """Raise UserError where a run fails, of too little memory or a library that does not load."""
+        """Raise a failure of a run, such as too little memory or a missing library, as UserError."""
         try:
             yield
         except _errors(_import()) as error:
@@ -170,7 +170,7 @@ def _import() -> ModuleType:
 
 
 def require(provider: str) -> ModuleType:
-    """ONNX Runtime's Python module.
+    """The Python module of ONNX Runtime, with the provider.
 
     Raises:
         UserError: it is not installed, or lacks the provider.
@@ -187,7 +187,7 @@ def require(provider: str) -> ModuleType:
 
 
 def _errors(ort: ModuleType) -> tuple[type[Exception], ...]:
-    """What a session raises where it cannot start or run; ONNX Runtime has no common base."""
+    """The exceptions of a session that cannot start or run; ONNX Runtime has no common base class."""
     state = importlib.import_module(f"{ort.__name__}.capi.onnxruntime_pybind11_state")
     names = (
         "EPFail",
@@ -206,7 +206,7 @@ def _specs(nodes: list[Any]) -> dict[str, TensorSpec]:
 
 
 def _shape(node: Any) -> tuple[int | str, ...]:
-    """The shape with a name for every axis of any length; nameless axes get one of their own."""
+    """The shape with a name for every dynamic axis; an unnamed axis gets a unique name."""
     return tuple(
         axis if isinstance(axis, int | str) else f"{node.name}.{index}"
         for index, axis in enumerate(node.shape)

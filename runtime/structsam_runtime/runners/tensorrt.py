@@ -1,4 +1,4 @@
-"""Engines of TensorRT and TensorRT-RTX, without anything between."""
+"""Engines of TensorRT and TensorRT-RTX, run with the libraries' own Python bindings."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -16,11 +16,11 @@ from . import TABLE, cuda
 from .base import Array, DeviceArray, Memory, Runner, TensorSpec, as_text
 
 LIBRARIES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-"""Their Python modules."""
+"""Python modules of the libraries."""
 PLUGINS = "plugins.so"
 """The library of plugins in the folder of an export whose engines need one."""
 _PLUGIN = ("StructsamScore", "1", "")
-"""Name, version and namespace of one of the plugins: all come in one library."""
+"""Name, version and namespace of one plugin; one library contains all of them."""
 
 Shape = tuple[int, ...]
 
@@ -29,13 +29,13 @@ def bindings(library: str) -> ModuleType:
     """The Python module of ``tensorrt`` or ``tensorrt-rtx``.
 
     Raises:
-        UserError: it is not installed, or does not import.
+        UserError: it is not installed, or cannot be imported.
     """
     try:
         return importlib.import_module(LIBRARIES[library])
     except (ImportError, OSError) as error:
         raise UserError(
-            f"{library} needs the library {LIBRARIES[library]}, which does not import here; "
+            f"{library} needs the Python package {LIBRARIES[library]}, which cannot be imported; "
             f"pip install {TABLE[library].install}"
         ) from error
 
@@ -53,7 +53,7 @@ def logger(trt: Any) -> Any:
                 self.errors.append(message)
 
         def told(self) -> str:
-            """What was said since it was last asked."""
+            """The errors since the last call, in one line."""
             told = "; ".join(self.errors)
             self.errors.clear()
             return told
@@ -62,7 +62,11 @@ def logger(trt: Any) -> Any:
 
 
 def load_plugins(trt: Any, path: Path) -> None:
-    """Let TensorRT know the plugins of a library, unless it knows ours already.
+    """Register the plugins of a library with TensorRT, unless they are registered already.
+
+    Args:
+        trt: the Python module of TensorRT.
+        path: the library; see plugins/README.md.
 
     Raises:
         UserError: there is no such file, or TensorRT cannot load it.
@@ -72,16 +76,21 @@ def load_plugins(trt: Any, path: Path) -> None:
     registry = trt.get_plugin_registry()
     if registry.get_creator(*_PLUGIN) is None and registry.load_library(str(path)) is None:
         raise UserError(
-            f"TensorRT {trt.__version__} cannot load {path}; build it here: see plugins/README.md"
+            f"TensorRT {trt.__version__} cannot load {path}; build it on this machine: see plugins/README.md"
         )
 
 
 def check_engine(folder: Path, manifest: Manifest, library: str) -> None:
-    """Check, before its engines are loaded, that an export has engines for this library and this GPU.
+    """Check that an export has engines for this library and this GPU, before loading them.
+
+    Args:
+        folder: the export.
+        manifest: its manifest.
+        library: ``tensorrt`` or ``tensorrt-rtx``.
 
     Raises:
-        UserError: it has none, or of another library, version or GPU, in one line that ends with the command
-            that builds them here; or the library, cuda-python or a GPU is missing.
+        UserError: it has no engines, or engines of another library, version or GPU; the line ends with the
+            command that builds them here. Or the library, cuda-python or a GPU is missing.
     """
     built = manifest.engine
     if built is None or built.library != library:
@@ -90,43 +99,43 @@ def check_engine(folder: Path, manifest: Manifest, library: str) -> None:
     version, gpu = str(bindings(library).__version__), cuda.gpu()
     if built.version != version:
         raise UserError(
-            f"the engines of {folder} were built by {library} {built.version}, and run by no other; here is "
+            f"the engines of {folder} need {library} {built.version}, which built them; installed is "
             f"{version}; {manifest.remedy(folder)}"
         )
     named = built.gpu or f"compute capability {' or '.join(built.capabilities)}"
-    here = f"the engines of {folder} are for {named}; here is {gpu.name}, {gpu.capability}"
+    here = f"the engines of {folder} are for {named}; this GPU is {gpu.name}, {gpu.capability}"
     if built.capabilities and gpu.capability not in built.capabilities:
-        # What TensorRT-RTX has not built for, it does not support.
+        # TensorRT-RTX builds for all GPUs that it supports.
         raise UserError(f"{here}; {manifest.remedy(folder, 'tensorrt')}")
     if built.gpu not in (None, gpu.name):
         raise UserError(f"{here}; {manifest.remedy(folder)}")
 
 
 class EngineError(Exception):
-    """An engine that was loaded and does not run."""
+    """A loaded engine failed to run."""
 
 
 class TensorRtRunner(Runner):
-    """An engine file, run by the library that built it, with its first optimisation profile.
+    """An engine file, run with the library that built it and with its first optimisation profile.
 
-    Buffers for inputs and outputs are allocated once, as large as the profile allows. What
-    :meth:`infer_on_device` leaves on the GPU has memory of its own, given back with the last reference to it
-    or when the runner is closed.
+    Buffers for inputs and outputs are allocated once, for the largest shapes of the profile. Outputs of
+    :meth:`infer_on_device` have separate GPU memory, freed with the last reference or when the runner closes.
 
     Args:
-        path: the engine file. Nothing is known of it here but what the library finds out; an export's
-            manifest knows more (:func:`structsam_runtime.runners.create`).
+        path: the engine file. Only the library checks it; :func:`structsam_runtime.runners.create` also
+            checks it against the manifest of its export.
         library: ``tensorrt`` or ``tensorrt-rtx``.
-        cuda_graph: run an engine as one CUDA graph, which saves launching hundreds of kernels. TensorRT's is
-            captured in the second run with the same shapes, and again after a change: the library's state
-            belongs to one shape. TensorRT-RTX captures by itself. Inputs that are on the GPU already are then
-            copied on the GPU, for a graph reads the addresses that it was captured with.
-        plugins: the library of plugins that the engine was built with, if it was.
+        cuda_graph: run the engine as one CUDA graph, which avoids launching hundreds of kernels. For TensorRT
+            the graph is captured in the second run with the same shapes, and again after a change of shapes.
+            TensorRT-RTX captures it internally. Inputs on the GPU are then copied to a buffer, because a
+            graph reads fixed addresses.
+        plugins: the library of plugins that the engine was built with; None for none.
 
     Raises:
-        UserError: the library is unknown. On entering the ``with`` block: the file is missing or not an
-            engine that the library can load, the library or cuda-python is not installed, there is no GPU or
-            too little of its memory. From :meth:`infer` also: a shape outside the profile.
+        UserError: the library is unknown. On entering the ``with`` block: the file is missing or the library
+            cannot load it, the library or cuda-python is not installed, or there is no GPU or not enough GPU
+            memory. From :meth:`infer` also: a shape is outside the profile.
+        EngineError: from :meth:`infer`: the engine failed to run.
     """
 
     _native = cuda.CudaArray
@@ -142,16 +151,16 @@ class TensorRtRunner(Runner):
         self._engine: Any = None
         self._context: Any = None
         self._buffers: dict[str, cuda.CudaArray] = {}
-        self._arrays: WeakSet[cuda.CudaArray] = WeakSet()  # the buffers, and what was left on the GPU
-        self._shapes: dict[str, Shape] = {}  # of the inputs, as the context has them
-        self._runs = 0  # with these shapes
+        self._arrays: WeakSet[cuda.CudaArray] = WeakSet()  # the buffers, and outputs on the GPU
+        self._shapes: dict[str, Shape] = {}  # input shapes set in the context
+        self._runs = 0  # number of runs with these shapes
         self._graph: cuda.Graph | None = None
 
     def _open(self) -> tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]]:
         if not self.path.is_file():
             raise UserError(f"no file {self.path}; expected an engine of {self.library}")
         trt = bindings(self.library)
-        cuda.gpu()  # before the library, which says in many lines that there is none
+        cuda.gpu()  # before the library, which reports a missing GPU in many lines
         with ExitStack() as stack:
             stack.callback(self._forget)
             self._log = logger(trt)
@@ -175,13 +184,13 @@ class TensorRtRunner(Runner):
         engine = trt.Runtime(self._log).deserialize_cuda_engine(self.path.read_bytes())
         if engine is None:
             raise UserError(
-                f"{self.library} {trt.__version__} cannot load {self.path}; it may be cut short, of another "
+                f"{self.library} {trt.__version__} cannot load {self.path}; it may be truncated, of another "
                 f"version or for another GPU; export again: {self._log.told()}"
             )
         return engine
 
     def _created(self, trt: Any) -> Any:
-        """A context to run the engine in, which allocates the memory of its activations."""
+        """An execution context, which allocates the memory of the activations."""
         if self.cuda_graph and self.library == "tensorrt-rtx":
             config = self._engine.create_runtime_config()
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
@@ -189,11 +198,13 @@ class TensorRtRunner(Runner):
         else:
             context = self._engine.create_execution_context()
         if context is None:
-            raise UserError(f"{self.library} has no room on the GPU to run {self.path}: {self._log.told()}")
+            raise UserError(
+                f"{self.library} has not enough GPU memory to run {self.path}: {self._log.told()}"
+            )
         return context
 
     def _specs(self, trt: Any, mode: Any) -> dict[str, TensorSpec]:
-        """Inputs or outputs. An engine has forgotten which open axes were the same: each has its own name."""
+        """Inputs or outputs. Engines do not store names of dynamic axes, so each axis gets a unique name."""
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         return {
             name: TensorSpec(
@@ -210,7 +221,7 @@ class TensorRtRunner(Runner):
     def _limit(self, name: str, spec: TensorSpec) -> tuple[Shape, Shape]:
         """The smallest and the largest shape of an input."""
         fixed = tuple(length for length in spec.shape if isinstance(length, int))
-        if len(fixed) == len(spec.shape):  # the profile need not have it
+        if len(fixed) == len(spec.shape):  # the profile may lack it
             return fixed, fixed
         smallest, _, largest = self._engine.get_tensor_profile_shape(name, 0)
         return tuple(smallest), tuple(largest)
@@ -218,7 +229,7 @@ class TensorRtRunner(Runner):
     def _allocated(
         self, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
     ) -> dict[str, cuda.CudaArray]:
-        """Buffers for the largest inputs, and the outputs that come of them."""
+        """Buffers for the largest inputs and the corresponding outputs."""
         largest = {name: shape for name, (_, shape) in self._limits.items()}
         self._set_shapes(largest)
         shapes = {**largest, **{name: tuple(self._context.get_tensor_shape(name)) for name in outputs}}
@@ -230,7 +241,7 @@ class TensorRtRunner(Runner):
         return buffers
 
     def _allocate(self, shape: Shape, dtype: np.dtype[Any]) -> cuda.CudaArray:
-        """Memory that lives no longer than the engine."""
+        """GPU memory that is freed at the latest when the runner closes."""
         array = cuda.CudaArray(shape, dtype)
         self._arrays.add(array)
         return array
@@ -241,7 +252,7 @@ class TensorRtRunner(Runner):
             array.free()
 
     def _forget(self) -> None:
-        self._context = None  # before the engine that it belongs to
+        self._context = None  # before its engine
         self._engine = None
         self._buffers, self._shapes = {}, {}
 
@@ -265,7 +276,7 @@ class TensorRtRunner(Runner):
     def _executed(
         self, feeds: Mapping[str, Any], make: Callable[[Shape, np.dtype[Any]], Any]
     ) -> dict[str, Any]:
-        """Run the engine, and copy its outputs into new arrays that `make` gives."""
+        """Run the engine, and copy its outputs into new arrays made by `make`."""
         feeds = {
             name: np.ascontiguousarray(feed) if isinstance(feed, np.ndarray) else feed
             for name, feed in feeds.items()
@@ -287,7 +298,7 @@ class TensorRtRunner(Runner):
         if shapes == self._shapes:
             return
         self._drop_graph()
-        self._shapes, self._runs = {}, 0  # until all are taken
+        self._shapes, self._runs = {}, 0  # until all shapes are set
         for name, shape in shapes.items():
             self._context.set_input_shape(name, shape)
         try:
@@ -295,12 +306,12 @@ class TensorRtRunner(Runner):
         except RuntimeError as error:
             told = ", ".join(f"{name} {as_text(shape)}" for name, shape in shapes.items())
             raise UserError(
-                f"{self.name}: inputs do not fit each other: {told}: {self._log.told()}"
+                f"{self.name}: shapes of inputs do not match: {told}: {self._log.told()}"
             ) from error
         self._shapes = shapes
 
     def _bind(self, name: str, feed: Array | cuda.CudaArray) -> None:
-        """Tell the engine where an input lies: where it is, if that is on the GPU, or in its buffer."""
+        """Set the address of an input: its own if it is on the GPU, or that of its buffer after a copy."""
         if isinstance(feed, np.ndarray) or self.cuda_graph:
             self._stream.copy(self._buffers[name], feed)
             feed = self._buffers[name]
@@ -313,7 +324,7 @@ class TensorRtRunner(Runner):
         self._launch()
         self._runs += 1
         if self.cuda_graph and self.library == "tensorrt" and self._runs == 2:
-            self._graph = self._stream.capture(self._launch)  # of what comes next
+            self._graph = self._stream.capture(self._launch)  # for later runs
 
     def _launch(self) -> None:
         if not self._context.execute_async_v3(int(self._stream.handle)):
@@ -325,6 +336,6 @@ class TensorRtRunner(Runner):
             self._graph = None
 
     def _memory(self) -> Memory:
-        """The engine file is weights for the most part, and kernels."""
+        """The size of the engine file, mostly weights, and of activations and buffers."""
         buffers = sum(buffer.nbytes for buffer in self._buffers.values())
         return Memory(self.path.stat().st_size, self._engine.device_memory_size_v2 + buffers)

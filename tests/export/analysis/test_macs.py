@@ -262,7 +262,7 @@ def test_similarity_by_hand(build_encoder: Build, tiny: str, method: str) -> Non
 
 
 @pytest.mark.parametrize(("channels", "width"), [(Channels.HEADS, 32), (Channels.FULL, 64)])
-def test_what_is_near_costs_27_similarities_a_cell(
+def test_adjacent_costs_27_similarities_per_cell(
     build_encoder: Build, tiny: str, channels: Channels, width: int
 ) -> None:
     """Three tokens of every cell with nine destinations, padding included."""
@@ -271,7 +271,7 @@ def test_what_is_near_costs_27_similarities_a_cell(
         assert block.similarity == 27 * cells[block.kind] * width
 
 
-def test_a_merged_mlp_costs_by_slots_and_a_plan_is_paid_for_once(build_encoder: Build) -> None:
+def test_a_merged_mlp_costs_by_slots_and_a_shared_plan_costs_once(build_encoder: Build) -> None:
     """Windows of 20 x 20 tokens: 4 of 196, of which 88 slots are left; the map's 400 leave 178."""
     encoder, methods = build_encoder(320), [StructSAM(0.55)] * 4
     apply(encoder, methods)
@@ -295,7 +295,7 @@ def test_skipped_blocks_cost_what_unmerged_ones_do(build_encoder: Build, tiny: s
     assert macs.blocks[1] != plain.blocks[1]
 
 
-def test_the_reading_of_the_paper_differs_by_what_it_says(build_encoder: Build, tiny: str) -> None:
+def test_the_count_of_the_paper_differs_by_the_listed_parts(build_encoder: Build, tiny: str) -> None:
     macs = priced(build_encoder(320), "bipartite", skip_blocks=(0,))
     expected = macs.stem + sum(
         block.norm + block.qkv + block.scores + block.values + block.relative_position_before
@@ -319,7 +319,7 @@ def test_table_5_of_the_paper() -> None:
 @pytest.mark.parametrize(
     ("arch", "gmac"), [("vit_b", 347.84), pytest.param("vit_l", 1167.40, marks=pytest.mark.long)]
 )
-def test_the_reading_that_explains_the_papers_flops(arch: str, gmac: float) -> None:
+def test_the_count_that_explains_the_papers_flops(arch: str, gmac: float) -> None:
     with torch.device("meta"):
         encoder = build_sam(arch).image_encoder
     config = ExportConfig.of(arch, "bipartite", random_weights=True, skip_blocks=(0,))

@@ -36,7 +36,7 @@ def benchmark(desk: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPat
     return call
 
 
-def test_one_run_tells_times_memory_and_operators_of_all(benchmark: Benchmark, desk: Path) -> None:
+def test_one_run_reports_times_memory_and_operators_of_all(benchmark: Benchmark, desk: Path) -> None:
     rivals = "--rival meta --rival meta-fused --rival eager --rival sdpa"
     code, out, err = benchmark(f"one two {rivals} --repeat 2 -o result.json --plot times.png")
     assert code == 0, err
@@ -67,7 +67,10 @@ def test_one_run_tells_times_memory_and_operators_of_all(benchmark: Benchmark, d
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("one earlier.json -o result.json", "earlier.json is the result of another run, whose times do not"),
+        (
+            "one earlier.json -o result.json",
+            "earlier.json is a result file, and times of different runs are not comparable",
+        ),
         ("one one -o result.json", "two of the exports have the same folder name"),
         (
             "one --rival mine -o result.json",
@@ -79,7 +82,7 @@ def test_one_run_tells_times_memory_and_operators_of_all(benchmark: Benchmark, d
         ("one -o result.json --plot no/times.png", "no/times.png"),
     ],
 )
-def test_mistakes_are_told_in_one_line(benchmark: Benchmark, line: str, said: str) -> None:
+def test_usage_errors_print_one_line(benchmark: Benchmark, line: str, said: str) -> None:
     code, out, err = benchmark(line)
     assert (code, out) == (2, "")
     assert said in " ".join(err.split())
@@ -92,7 +95,7 @@ def test_mistakes_are_told_in_one_line(benchmark: Benchmark, line: str, said: st
         ("--plot times.png", "structsam_runtime.benchmarking.bars", "matplotlib.figure", "evaluate"),
     ],
 )
-def test_what_an_option_needs_is_told_before_anything_is_timed(
+def test_missing_requirements_are_reported_before_anything_is_timed(
     benchmark: Benchmark,
     monkeypatch: pytest.MonkeyPatch,
     option: str,

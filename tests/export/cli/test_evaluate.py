@@ -176,14 +176,14 @@ def test_all_methods_on_both_datasets(done: Path) -> None:
     assert {row["gmac"] for row in rows if row["model"] == "tome-r55"} != {"0.0"}
     text = (done / "tables.md").read_text()
     assert "coco-panoptic-val2017: 2 pictures, 4 box prompts.\n" in text
-    assert "Left out: pictures without a prompt (1), objects without a pixel (1)." in text
+    assert "Left out: pictures without a prompt (1), objects without pixels (1)." in text
     assert "**Weights are random" in text
     assert "| ToMe | 0.55 | 50.0% / 50.0% |" in text
     assert "nan" not in text
 
 
 @pytest.mark.export
-def test_what_was_measured_is_what_it_says(done: Path) -> None:
+def test_the_tables_match_the_results(done: Path) -> None:
     """The crowd is in the truth and not prompted; the unmerged model agrees with itself, others less."""
     found = lines(done / "coco-panoptic-val2017")
     assert [[one["crowd"] for one in line["objects"]] for line in found["truth"]] == 2 * [
@@ -207,7 +207,7 @@ def test_again_nothing_is_computed_again(again: Path, command: Evaluate) -> None
 
 
 @pytest.mark.export
-def test_a_run_that_was_cut_goes_on(again: Path, command: Evaluate) -> None:
+def test_a_stopped_run_is_continued(again: Path, command: Evaluate) -> None:
     """In the middle of a line of one model, before another, and in the middle of the annotations."""
     folder = again / "folder-all"
     expected = without_times(lines(folder))
@@ -249,7 +249,7 @@ def test_pictures_can_be_added_and_until_then_fewer_count(desk: Path, command: E
     assert command(f"{line} --method tome --limit 3")[0] == 0
     code, out, _ = command(f"{line} --method algm --limit 1")
     assert code == 0
-    assert "1 pictures, 1 box prompts. Left out: pictures that not every model has seen (2)." in out
+    assert "1 pictures, 1 box prompts. Left out: pictures without results of every model (2)." in out
     code, out, _ = command(f"{line} --method tome --method algm")
     assert code == 0
     assert "folder-all: 3 pictures, 3 box prompts." in out
@@ -333,7 +333,7 @@ def test_an_export_beside_its_model_in_pytorch(export: Path, again: Path, comman
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--method tome", "leave --method out: exports have their own"),
+        ("--method tome", "leave --method out: the exports define these"),
         ("--rate 0.5 --ablations", "leave --rate and --ablations out"),
         ("--arch vit_b", "leave --arch out"),
         ("--family medsam", "leave --family out"),
@@ -342,7 +342,9 @@ def test_an_export_beside_its_model_in_pytorch(export: Path, again: Path, comman
         ("--runner tensorrt", "error: "),
     ],
 )
-def test_mistakes_with_exports(export: Path, desk: Path, command: Evaluate, line: str, message: str) -> None:
+def test_usage_errors_with_exports(
+    export: Path, desk: Path, command: Evaluate, line: str, message: str
+) -> None:
     code, out, err = command(f"{export} {FOLDER} -o results {line}")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
@@ -366,7 +368,7 @@ def test_mistakes_with_exports(export: Path, desk: Path, command: Evaluate, line
         (f"{FOLDER} {TINY} -o results --method nose", "--method nose is unknown; expected one of structsam"),
         (f"{FOLDER} {TINY} -o results --rate 0", "--rate 0 is the unmerged model"),
         (f"{FOLDER} {TINY} -o results --rate 0.9", "the rate of window blocks is 0.9"),
-        (f"{FOLDER} {TINY} -o results --runner cpu", "leave --runner out: only exports have one"),
+        (f"{FOLDER} {TINY} -o results --runner cpu", "leave --runner out: it applies to exports only"),
         (f"{FOLDER} --arch tiny --image-size 8 -o results", "--image-size 8 is not a multiple of 16"),
         (f"{FOLDER} --arch tiny --checkpoint gone.pth -o results", "no checkpoint at gone.pth"),
         (f"gone {FOLDER} -o results", "no folder gone; expected the output folder of structsam export"),
@@ -377,7 +379,7 @@ def test_mistakes_with_exports(export: Path, desk: Path, command: Evaluate, line
         ),
     ],
 )
-def test_mistakes_get_one_line_and_leave_nothing(
+def test_usage_errors_print_one_line_and_write_nothing(
     line: str, message: str, command: Evaluate, desk: Path
 ) -> None:
     code, out, err = command(line)

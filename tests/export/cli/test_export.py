@@ -111,7 +111,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "recipe that is none": (["--recipe", "file"], "file cannot be read as JSON"),
     "recipe and flags": (
         ["--recipe", "file", "--rate", "0", "--method", "tome", "--merge-mlp"],
-        "--recipe says what every block does; leave --method and --rate and --merge-mlp out",
+        "--recipe defines every block; leave --method and --rate and --merge-mlp out",
     ),
     "unknown option": (["--half"], "--half"),
     "argument too many": (["photo.jpg"], "photo.jpg"),
@@ -119,16 +119,16 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "image size": (["--image-size", "100"], "--image-size 100 is not a multiple of 16"),
     "windows of a prompt without one": (
         ["--prompt-windows", "2"],
-        "--prompt-windows without --prompt-aware would do nothing; add it",
+        "--prompt-windows without --prompt-aware has no effect; add it",
     ),
     "prompts where there is one window": (["--prompt-aware"], "--image-size 224 has only one; expected more"),
     "prompts for another method": (
         ["--prompt-aware", "--method", "tome", "--image-size", "320"],
-        "--prompt-aware is for methods that merge late where prompts are, not for tome",
+        "--prompt-aware is not supported by --method tome",
     ),
     "all windows for prompts": (
         ["--prompt-aware", "--prompt-windows", "4", "--image-size", "320"],
-        "--prompt-windows is 4 of the 4 at --image-size 320; expected 1 to 3",
+        "--prompt-windows is 4, and --image-size 320 has 4 windows; expected 1 to 3",
     ),
     "block that is not there": (["--skip-blocks", "0,99"], "--skip-blocks 0,99 names a block"),
     "a server that has no such backend": (
@@ -136,7 +136,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "--triton-repository does not go with --engine tensorrt-rtx",
     ),
     "a repository around the export": (["--triton-repository", "."], "would hold one another"),
-    "blocks in words": (["--skip-blocks", "all"], "--skip-blocks all is no list of block numbers"),
+    "blocks in words": (["--skip-blocks", "all"], "--skip-blocks all is not a list of block numbers"),
     "both kinds of weights": (["--checkpoint", "more.pth"], "exclude each other"),
     "output that is there": (["--output", "export"], "holds an export already; choose another"),
     "output with other files": (["--output", "mine"], "holds files that are not an export"),
@@ -178,7 +178,7 @@ def check_mistake(command: Command, args: list[str], message: str, folder: Path)
 
 
 @pytest.mark.parametrize("what", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(command: Command, tmp_path: Path, what: str) -> None:
+def test_a_usage_error_is_one_line_and_exit_code_2(command: Command, tmp_path: Path, what: str) -> None:
     args, message = MISTAKES[what]
     check_mistake(command, [*GOOD, *args], message, tmp_path)
 
@@ -201,14 +201,14 @@ def test_a_checkpoint_that_cannot_be_downloaded_is_one_line(
     assert left(tmp_path) == {"cache": ""}
 
 
-def test_tensorrt_that_is_not_installed_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tensorrt_is_reported(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     code, out, err = command(*GOOD, "--engine", "tensorrt")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert 'pip install "structsam[gpu]"' in err
 
 
-def test_tensorrt_without_a_gpu_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrt_without_a_gpu_is_an_error(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     library = types.ModuleType("tensorrt")
     library.__version__ = "10.3.0"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tensorrt", library)
@@ -415,7 +415,7 @@ def test_a_fragile_method_is_held_to_its_arithmetic(
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(("method", "capped"), [("tome", True), ("tomesd", False)])
-def test_the_summary_tells_what_was_removed(
+def test_the_summary_has_the_effective_rate(
     command: Command, monkeypatch: pytest.MonkeyPatch, method: str, capped: bool
 ) -> None:
     """Small windows round what is removed, which is not the method's limit."""

@@ -45,7 +45,7 @@ def test_the_preset_explains_the_papers_flops(macs: Macs, arch: str, counted: st
     """To 0.03 %, by a reading that was searched for: block 0 unmerged, the authors' bipartite code."""
     code, out, _ = macs(f"--arch {arch} --preset paper-flops")
     assert code == 0
-    assert f"priced as published: {counted}" in out
+    assert f"counted as in the paper: {counted}" in out
     assert float(counted) == pytest.approx(paper, rel=3e-4)
     first = out.splitlines()[1].split()
     assert first[:2] == ["0", "window"]
@@ -73,7 +73,7 @@ def test_structsam_on_the_mean_over_heads_costs_what_was_documented(macs: Macs) 
         ),
     ],
 )
-def test_what_was_really_removed_is_told(macs: Macs, line: str, removed: str) -> None:
+def test_the_effective_rate_is_printed(macs: Macs, line: str, removed: str) -> None:
     code, out, _ = macs(line)
     assert code == 0
     assert f"tokens removed: {removed}\n" in out
@@ -113,7 +113,7 @@ def test_rows_and_columns_add_up(macs: Macs) -> None:
         ("--method tome:reduction=sum", "expected mean or replace"),
     ],
 )
-def test_mistakes_get_one_line(macs: Macs, line: str, message: str) -> None:
+def test_usage_errors_print_one_line(macs: Macs, line: str, message: str) -> None:
     code, out, err = macs(line)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err

@@ -114,7 +114,7 @@ def test_nothing_moves_at_rate_0(spectral: Spectral, photo: Path) -> None:
         ("photo.png -o plot.png --checkpoint x.pth", "--checkpoint and --random-weights exclude each other"),
     ],
 )
-def test_mistakes_get_one_line_and_leave_nothing(
+def test_usage_errors_print_one_line_and_write_nothing(
     line: str, message: str, spectral: Spectral, photo: Path
 ) -> None:
     code, out, err = spectral(f"--arch tiny --random-weights {line}")

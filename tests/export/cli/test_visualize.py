@@ -88,7 +88,7 @@ def test_panels_are_what_each_method_does_alone(tiny: str) -> None:
     assert [panel.title for panel in tokens] == [
         "photograph",
         "StructSAM, energy in block 1\ngradient: bright stays",
-        "PiToMe, energy in block 1\nlikeness: bright merges",
+        "PiToMe, energy in block 1\nsimilarity: bright merges",
         "StructSAM, block 1\nglobal: 400 tokens to 178",
         "PiToMe, block 1\nglobal: 400 tokens to 200",
     ]
@@ -192,7 +192,7 @@ def test_the_sheet_holds_every_panel_in_order(
         ("photo.png -o plan.png --checkpoint x.pth", "--checkpoint and --random-weights exclude each other"),
     ],
 )
-def test_mistakes_get_one_line_and_leave_nothing(
+def test_usage_errors_print_one_line_and_write_nothing(
     line: str, message: str, visualize: Visualize, photo: Path
 ) -> None:
     code, out, err = visualize(f"--arch tiny --random-weights {line}")

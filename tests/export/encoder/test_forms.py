@@ -47,7 +47,7 @@ def close(one: Tensor, other: Tensor, tolerance: float) -> bool:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("index", BLOCKS, ids=BLOCKS.values())
 @pytest.mark.parametrize("which", Attention)
-def test_among_merged_slots(
+def test_every_form_agrees_among_merged_slots(
     encoder: Any, features: Tensor, plain_attention: Attend, which: Attention, index: int, dtype: torch.dtype
 ) -> None:
     windows, block = windows_of(encoder)[index], copy.deepcopy(encoder.blocks[index]).to(dtype)
@@ -61,7 +61,7 @@ def test_among_merged_slots(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("side", [14, 20])
 @pytest.mark.parametrize("which", [*FORMS.values(), added], ids=lambda one: one.__name__)
-def test_among_all_tokens(
+def test_every_form_agrees_among_all_tokens(
     encoder: Any,
     features: Tensor,
     plain_attention: Attend,
@@ -79,8 +79,8 @@ def test_among_all_tokens(
     assert close(MergedAttention(attention, side)(x, position), expected, ROUNDING[dtype])
 
 
-def test_a_gathered_bias_knows_no_mean_places(encoder: Any) -> None:
-    with pytest.raises(ValueError, match="a cell's mean place is none"):
+def test_a_gathered_bias_does_not_support_mean_positions(encoder: Any) -> None:
+    with pytest.raises(ValueError, match="gather does not support place=mean"):
         MergedAttention(encoder.blocks[0].attn, 14, footprint=2, form=Attention.GATHER)
 
 
@@ -105,7 +105,7 @@ def test_the_bias_is_added_only_to_all_tokens_of_a_wide_map() -> None:
     assert all(form(which, 400, 20, 32) is FORMS[which] for which in set(Attention) - {Attention.WIDENED})
 
 
-def test_what_carries_the_bias_over_pairs() -> None:
+def test_channels_per_pair_that_compute_the_bias() -> None:
     merged = {which: carried(which, 88, 14, 64, weighed=False) for which in Attention}
     assert merged == dict.fromkeys(Attention, 28) | {Attention.GATHER: 0}
     whole = {which: carried(which, 196, 14, 64, weighed=False) for which in Attention}

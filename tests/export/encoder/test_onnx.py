@@ -351,7 +351,7 @@ def test_equal_scores_are_ordered_alike(structsam: StructSAM) -> None:
 
 @pytest.mark.export
 @pytest.mark.parametrize("seed", range(3))
-def test_equal_similarities_are_told_alike(seed: int) -> None:
+def test_equal_similarities_are_ordered_alike(seed: int) -> None:
     """A flat area of features that no cosine is exact of: products differ in their last bit by column."""
     flat = torch.randn(64, generator=torch.Generator().manual_seed(seed)).expand(1, 28, 28, 64)
     module = PlanOnly(Adjacent(0.75, seed=seed), 28)

@@ -147,7 +147,7 @@ def test_the_engine_comes_of_another_graph_and_the_library_comes_along(
     assert not any(node.domain == DOMAIN for node in onnx.load_from_string(plain).graph.node)
 
 
-def test_kernels_are_for_the_papers_algorithm_alone() -> None:
+def test_only_the_papers_algorithm_has_kernels() -> None:
     assert StructSAM(0.5).has_kernels
     assert StructSAM(0.5, heads=12).has_kernels
     assert not StructSAM(0.5, gradient=Gradient.CENTRAL).has_kernels
@@ -159,16 +159,16 @@ def test_kernels_are_for_the_papers_algorithm_alone() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"engine": None}, "--plugins goes with --engine tensorrt alone: plugins are for engines"),
-        ({"engine": Engine.TENSORRT_RTX}, "alone: tensorrt-rtx takes no plugins"),
-        ({"method": "tome"}, "has no kernels for --method tome; drop one"),
+        ({"engine": None}, "--plugins needs --engine tensorrt: ONNX graphs use no plugins"),
+        ({"engine": Engine.TENSORRT_RTX}, "needs --engine tensorrt: tensorrt-rtx supports no plugins"),
+        ({"method": "tome"}, "has no kernels for --method tome; leave one of them out"),
         ({"method": "structsam:destination=max"}, "has no kernels for --method structsam:destination=max"),
         ({"method": "structsam:reduction=replace"}, "has no kernels for --method structsam:reduction=repl"),
-        ({"merge_mlp": True}, "has none for --merge-mlp and --plan-every"),
-        ({"plan_every": 2}, "has none for --merge-mlp and --plan-every"),
+        ({"merge_mlp": True}, "has no kernels for --merge-mlp and --plan-every"),
+        ({"plan_every": 2}, "has no kernels for --merge-mlp and --plan-every"),
     ],
 )
-def test_what_plugins_do_not_go_with_is_refused(
+def test_unsupported_options_with_plugins_are_refused(
     change: dict[str, Any], said: str, config: Callable[..., ExportConfig]
 ) -> None:
     with pytest.raises(UserError, match=said):

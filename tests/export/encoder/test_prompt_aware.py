@@ -109,7 +109,7 @@ def test_the_windows_of_a_box_are_encoded_as_if_all_merged_at_its_rate(
     assert (made - inside)[:, :14, 14:].abs().max() <= tolerance
 
 
-def test_plans_are_told_by_group_and_only_where_anything_merges(build_encoder: Build) -> None:
+def test_plans_are_output_by_group_and_only_if_tokens_merge(build_encoder: Build) -> None:
     encoder = built(build_encoder, methods(0.0, 0.75, 1)).encoder
     assert output_names(encoder) == [
         "image_embedding",

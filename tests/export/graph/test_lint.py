@@ -114,13 +114,14 @@ def test_an_index_beyond_int32_is_not_asked_to_be_int32(model_of: ModelOf) -> No
     assert lint(model_of(text.format(2**31))) == []
 
 
-def test_a_message_says_what_is_there_what_is_taken_and_what_to_do(model_of: ModelOf) -> None:
+def test_a_message_says_what_was_found_what_is_supported_and_what_to_do(model_of: ModelOf) -> None:
     assert lint(model_of(TOP_K.format(4096, 4000, 1))) == [
         Finding(
             rule="top-k",
             node="y",
             op="TopK",
-            message="has k = 4000; TensorRT takes 3840: select those left out, or in two stages",
+            message="has k = 4000; TensorRT takes at most 3840: select the elements that are left out, "
+            "or select in two stages",
         )
     ]
 

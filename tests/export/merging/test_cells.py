@@ -26,7 +26,7 @@ def test_cells_partition_the_window_into_squares(side: int, cell: int) -> None:
 
 
 @given(percent=st.integers(0, 75), side=st.sampled_from([2, 4, 14, 30, 60, 64, 70]))
-def test_as_many_cells_merge_as_the_ceiling_of_the_exact_product(percent: int, side: int) -> None:
+def test_merged_cells_are_the_ceiling_of_the_exact_product(percent: int, side: int) -> None:
     exact = math.ceil(Fraction(percent, 100) * side * side / 3)
     assert merged_cells(percent / 100, side * side, 2) == exact <= side * side // 4
 

@@ -24,7 +24,7 @@ def test_a_slope_has_the_same_energy_everywhere_but_at_its_ends(gradient: Gradie
     border=st.sampled_from(Border),
     seed=st.integers(0, 99),
 )
-def test_rows_and_columns_are_alike(
+def test_energy_is_symmetric_in_rows_and_columns(
     shape: tuple[int, int, int], gradient: Gradient, border: Border, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -36,13 +36,13 @@ def test_rows_and_columns_are_alike(
     assert torch.equal(gradient_energy(x.flip(1, 2), gradient, border), energy.flip(1, 2))
 
 
-def test_energy_does_not_see_a_constant_that_is_added() -> None:
+def test_energy_ignores_an_added_constant() -> None:
     x = torch.randint(-9, 10, (1, 7, 7, 4)).float()
     assert torch.equal(gradient_energy(x + 100), gradient_energy(x))
 
 
 @given(shape=st.tuples(*[st.integers(1, 6)] * 3), gradient=st.sampled_from(Gradient), seed=st.integers(0, 99))
-def test_zeros_around_are_a_wider_map_of_zeros(
+def test_a_zero_border_equals_a_map_padded_with_zeros(
     shape: tuple[int, int, int], gradient: Gradient, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -54,15 +54,13 @@ def test_zeros_around_are_a_wider_map_of_zeros(
 
 @pytest.mark.parametrize("border", Border)
 @pytest.mark.parametrize("gradient", Gradient)
-def test_over_one_window_and_over_the_map_are_the_same_where_it_is_the_map(
-    gradient: Gradient, border: Border
-) -> None:
+def test_scopes_agree_if_one_window_covers_the_map(gradient: Gradient, border: Border) -> None:
     x = torch.randint(-9, 10, (2, 6, 6, 3), generator=torch.Generator().manual_seed(0)).float()
     per_scope = [token_energy(x, Windows(6, 6, 6), gradient, scope, border) for scope in Scope]
     assert torch.equal(*per_scope)
 
 
-def test_within_a_window_nothing_is_seen_of_the_next() -> None:
+def test_window_scope_ignores_other_windows() -> None:
     """An edge between two windows has energy over the map, and none in either window."""
     x, windows = torch.zeros(1, 4, 8, 1), Windows(4, 8, 4)
     x[:, :, 4:] = 1

@@ -18,12 +18,12 @@ from structsam_export.merging.metric import head_mean, snap, unit
 
 
 @given(percent=st.integers(0, 100), side=st.integers(1, 70))
-def test_as_many_tokens_are_removed_as_the_whole_part_of_the_exact_product(percent: int, side: int) -> None:
+def test_removed_tokens_are_the_floor_of_the_exact_product(percent: int, side: int) -> None:
     assert removed(percent / 100, side * side) == int(Fraction(percent, 100) * side * side)
 
 
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1), reduction=st.sampled_from(Reduction))
-def test_any_partition_is_matched_as_token_by_token(
+def test_matching_any_partition_equals_the_token_by_token_reference(
     plain: SimpleNamespace, data: st.DataObject, seed: int, reduction: Reduction
 ) -> None:
     """Slots, their order, and the values that they hold; protected tokens, padding and blank tokens too."""
@@ -58,7 +58,7 @@ def test_any_partition_is_matched_as_token_by_token(
 
 
 @given(seed=st.integers(0, 2**32 - 1), merged=st.integers(1, 6))
-def test_tokens_that_stand_for_several_weigh_as_many(plain: SimpleNamespace, seed: int, merged: int) -> None:
+def test_tokens_weigh_by_their_size(plain: SimpleNamespace, seed: int, merged: int) -> None:
     """Of numbers up to 4, a weighted mean of a dozen rounds by less than 1e-5."""
     rng = np.random.default_rng(seed)
     x = torch.from_numpy(plain.exact_directions(rng, (2, 12))).float()
@@ -99,14 +99,14 @@ def test_on_photographs_the_most_similar_tokens_merge(
             assert best[window][moved[window]].min() >= best[window][~moved[window]].max() - near
 
 
-def test_zeros_have_no_direction_and_lengths_do_not_count() -> None:
+def test_zeros_stay_zero_and_lengths_are_ignored() -> None:
     x = torch.tensor([[3.0, 4.0], [0.0, 0.0], [-6e8, 8e8], [1e-30, 0.0]])
     assert torch.allclose(unit(x)[[0, 2]], torch.tensor([[0.6, 0.8], [-0.6, 0.8]]), rtol=0, atol=1e-7)
     assert torch.equal(unit(x)[1], torch.zeros(2))
     assert unit(x)[3].norm() < 1e-20, "below what counts as a length, a token is like nothing"
 
 
-def test_snapping_changes_a_score_by_no_more_than_half_a_millionth_and_ties_what_is_closer() -> None:
+def test_snapping_changes_a_score_by_at_most_half_a_millionth_and_ties_close_scores() -> None:
     score = torch.linspace(-2, 2, 10_001)
     assert (snap(score) - score).abs().max() <= 2**-21
     assert torch.equal(snap(torch.tensor([1.0, 1 - 2**-24, 1 + 2**-23])), torch.ones(3))

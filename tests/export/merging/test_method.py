@@ -56,7 +56,7 @@ def test_the_reduction_decides_what_slots_hold_and_nothing_else(
 
 
 @given(data=st.data(), percent=st.integers(1, 75), reduction=st.sampled_from(Reduction))
-def test_a_recorded_plan_merges_as_the_plan_that_it_was(
+def test_a_recorded_plan_merges_like_the_original(
     plain: SimpleNamespace, make: Make, data: st.DataObject, percent: int, reduction: Reduction
 ) -> None:
     """Means of whole numbers up to 4, in another order of summation: 1e-5. What is replaced is exact."""
@@ -84,7 +84,7 @@ def test_tokens_that_nothing_merges_into_pass_bit_for_bit(
 
 
 @given(data=st.data(), percent=st.integers(1, 75), seed=st.integers(0, 99))
-def test_reading_rows_is_cutting_windows_first(
+def test_merging_rows_of_the_map_equals_cutting_windows_first(
     plain: SimpleNamespace, make: Make, data: st.DataObject, percent: int, seed: int
 ) -> None:
     """Of features that are not those of the plan, as in an encoder in half precision."""
@@ -142,9 +142,7 @@ def test_tokens_removed_at_1024_pixels(rate: float, whole: int, window: int) -> 
     assert ToMe(0.75).slots(WINDOW) == PiToMe(0.75).slots(WINDOW) == 98
 
 
-def test_what_attention_sees_at_1024_pixels_is_what_was_promised(
-    make: Make, photograph_features: Photographs
-) -> None:
+def test_slots_at_1024_pixels_match_the_counts(make: Make, photograph_features: Photographs) -> None:
     x, method = photograph_features(64)[:1], make(0.55, Reduction.MEAN)
     for windows in (GLOBAL, WINDOW):
         plan = method.plan(x, windows)
@@ -230,7 +228,7 @@ def test_half_of_a_photograph_merges_as_the_whole(
 # What verification asks, and random layouts
 
 
-def test_where_a_last_bit_decides_about_other_tokens_too(make: Make) -> None:
+def test_methods_that_are_sensitive_to_rounding(make: Make) -> None:
     method = make(0.55, Reduction.MEAN)
     assert method.fragile is isinstance(method, PiToMe)
     assert StructSAM(0.55, cells=False).fragile

@@ -68,7 +68,7 @@ def test_merging_what_was_unmerged_changes_nothing(
 
 
 @given(made=planned(), seed=st.integers(0, 99))
-def test_reading_rows_is_cutting_windows_first(
+def test_merging_rows_of_the_map_equals_cutting_windows_first(
     made: tuple[Tensor, Windows, MergePlan, StructSAM], seed: int
 ) -> None:
     x, windows, plan, _ = made
@@ -83,7 +83,7 @@ def test_reading_rows_is_cutting_windows_first(
 
 
 @given(made=planned())
-def test_a_recorded_plan_merges_as_the_plan_that_it_was(
+def test_a_recorded_plan_merges_like_the_original(
     plain: SimpleNamespace, made: tuple[Tensor, Windows, MergePlan, StructSAM]
 ) -> None:
     x, windows, plan, method = made

@@ -45,7 +45,7 @@ def level_of(prior: float) -> int:
 
 
 @given(data=st.data(), count=st.integers(1, 60), high=st.sampled_from([1, 3, 128, 25088]))
-def test_one_score_orders_by_two(data: st.DataObject, count: int, high: int) -> None:
+def test_lexicographic_sorts_by_two_keys(data: st.DataObject, count: int, high: int) -> None:
     """Up to sums of 196 tokens in steps of 1/128."""
     first = data.draw(st.lists(st.integers(-high, high), min_size=count, max_size=count))
     place = data.draw(st.permutations(range(count)))
@@ -72,7 +72,7 @@ def test_the_windows_with_the_most_prior_are_chosen(
 
 
 @given(case=prompted(), rates=st.tuples(*[st.integers(0, 75)] * 2))
-def test_every_token_is_in_one_slot_of_its_groups_count_and_comes_back(
+def test_every_token_of_a_group_has_one_slot_and_is_unmerged(
     plain: SimpleNamespace, case: tuple[Tensor, SplitWindows], rates: tuple[int, int]
 ) -> None:
     """The map that comes back is the one that every window unmerges by itself."""

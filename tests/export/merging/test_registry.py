@@ -69,7 +69,7 @@ OPTIONS = [
 ]
 
 
-def test_what_methods_and_options_there_are() -> None:
+def test_the_registry_has_these_methods_and_options() -> None:
     assert {name: {option.name for option in own.options} for name, own in METHODS.items()} == APPLYING
     assert list(METHODS) == [own.name for own in METHODS.values()]
 
@@ -102,7 +102,7 @@ def test_an_option_reaches_its_method(own: Entry, option: Option) -> None:
 
 
 @given(st.data())
-def test_what_is_written_is_read_back(data: st.DataObject) -> None:
+def test_the_text_of_a_method_is_read_back(data: st.DataObject) -> None:
     own = data.draw(st.sampled_from(list(METHODS.values())))
     chosen = data.draw(st.lists(st.sampled_from(own.options), unique_by=lambda option: option.name))
     options = {option.name: data.draw(values(option)) for option in chosen}
@@ -126,7 +126,7 @@ def values(option: Option) -> st.SearchStrategy[Any]:
     return st.sampled_from(option.values or list(type(option.default)))
 
 
-def test_what_is_the_methods_own_is_not_written() -> None:
+def test_default_values_are_not_written() -> None:
     assert str(MethodSpec.parse("structsam:cells=yes:cell=2:gradient=sobel")) == "structsam"
     assert MethodSpec("tome").having(channels=None, reduction=Reduction.MEAN) == MethodSpec("tome")
     assert str(MethodSpec.parse("adjacent:proportional=no:reduction=replace")) == (
@@ -166,7 +166,7 @@ def test_every_destination_is_taken_or_refused(name: str, destination: Destinati
         ("hybrid:spread=inf", "expected a number from 1"),
     ],
 )
-def test_a_mistake_names_what_was_expected(text: str, message: str) -> None:
+def test_an_error_names_the_expected_values(text: str, message: str) -> None:
     with pytest.raises(UserError) as refused:
         MethodSpec.parse(text)
     assert message in str(refused.value)
@@ -191,7 +191,7 @@ def test_heads_and_seeds_are_those_of_the_block() -> None:
     assert VidToMe(0.4).at(site) == VidToMe(0.4, heads=12, seed=8)
 
 
-def test_methods_that_depend_on_depth_know_how() -> None:
+def test_methods_that_depend_on_depth_follow_the_block() -> None:
     assert PiToMe(0.4, margin=0.9).at(Site(3, 12, 12)).margin == pytest.approx(0.9 * 9 / 12)
     assert ALGM(0.4).at(Site(4, 12, 12)).local == 1.0
     assert ALGM(0.4).at(Site(5, 12, 12)).local == 0.5

@@ -39,7 +39,7 @@ def test_cutting_is_sams_window_partition(sam: Any, batch: int, height: int, wid
 
 
 @given(**SIZES)
-def test_the_way_back_is_sams_window_unpartition(
+def test_token_of_row_is_sams_window_unpartition(
     sam: Any, batch: int, height: int, width: int, side: int
 ) -> None:
     windows = Windows(height, width, side)
@@ -51,7 +51,7 @@ def test_the_way_back_is_sams_window_unpartition(
 
 
 @given(**SIZES)
-def test_the_way_back_inverts_the_way_there(batch: int, height: int, width: int, side: int) -> None:
+def test_token_of_row_inverts_rows(batch: int, height: int, width: int, side: int) -> None:
     windows = Windows(height, width, side)
     there = windows.rows(batch, CPU).flatten()
     back = windows.token_of_row(batch, CPU)

@@ -33,4 +33,4 @@ def test_the_dataset_is_what_validation_sees(
             assert np.array_equal(one.mask, scene.labels == label)
     code, _, err = run_script("draw_thin", line)
     assert code == 2
-    assert "is already there" in err
+    assert "exists already" in err

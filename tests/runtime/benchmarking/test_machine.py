@@ -7,7 +7,7 @@ import pytest
 from structsam_runtime.benchmarking import machine
 
 
-def test_processor_cores_and_gpus_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_processor_cores_and_gpus_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for address, name in (("0000:01:00.0", "NVIDIA GeForce RTX 4090"), ("0000:02:00.0", "NVIDIA L4")):
         (tmp_path / address).mkdir()
         (tmp_path / address / "information").write_text(f"Model: \t\t {name}\nIRQ:   \t\t 16\n")

@@ -29,7 +29,7 @@ def linux() -> None:
 
 
 @pytest.mark.usefixtures("linux")
-def test_what_a_block_takes_is_in_its_peak() -> None:
+def test_memory_allocated_in_the_block_is_in_the_peak() -> None:
     before = resident()
     with peak_memory() as peak:
         assert np.ones(256 * MIB, np.uint8).all()
@@ -38,7 +38,7 @@ def test_what_a_block_takes_is_in_its_peak() -> None:
 
 
 @pytest.mark.usefixtures("linux")
-def test_what_was_taken_and_given_back_before_is_not() -> None:
+def test_memory_freed_before_the_block_is_not_in_the_peak() -> None:
     with peak_memory() as earlier:
         assert np.ones(256 * MIB, np.uint8).all()
     with peak_memory() as later:
@@ -46,7 +46,7 @@ def test_what_was_taken_and_given_back_before_is_not() -> None:
     assert later[0] < earlier[0] - 200 * MIB
 
 
-def test_elsewhere_nothing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_on_other_systems_no_peak_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(memory, "_PROCESS", tmp_path / "none")
     with peak_memory() as peak:
         pass

@@ -13,7 +13,7 @@ def test_a_table_is_markdown() -> None:
     assert markdown([["a", "b"], ["1", ""]]) == "| a | b |\n| --- | --- |\n| 1 |  |"
 
 
-def test_numbers_and_table_lie_side_by_side(tmp_path: Path) -> None:
+def test_the_table_is_written_beside_the_numbers(tmp_path: Path) -> None:
     write_result(tmp_path / "x.json", {"n": 1}, "| n |\n")
     assert json.loads((tmp_path / "x.json").read_text()) == {"n": 1}
     assert (tmp_path / "x.md").read_text() == "| n |\n"

@@ -19,20 +19,20 @@ def test_turns_are_interleaved_and_the_first_is_not_counted() -> None:
     assert [len(times) for times in seconds.values()] == [3, 3]
 
 
-def test_a_spread_is_told_by_medians_and_by_minima() -> None:
+def test_a_spread_has_ratios_of_medians_and_minima() -> None:
     told = spread([1.0, 2.0, 6.0], first=[4.0, 5.0, 8.0])
     assert (told["median_s"], told["min_s"], told["max_s"]) == (2.0, 1.0, 6.0)
     assert (told["ratio_median"], told["ratio_min"]) == (0.4, 0.25)
 
 
-def test_the_environment_says_what_a_time_depends_on() -> None:
+def test_the_environment_lists_what_a_timing_depends_on() -> None:
     told = environment("cpu")
     assert told["versions"]["numpy"] == np.__version__
     assert told["cores"] >= 1
     assert told["clocks"] == clocks()
 
 
-def test_a_gpu_tells_its_clocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clocks_of_a_gpu_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho '1980 MHz, 2619 MHz, 1980 MHz, 700.00 W, 580.1, Enabled'\n")
     program.chmod(0o755)
@@ -46,7 +46,7 @@ def feeds(runner: OnnxRuntimeRunner) -> dict[str, np.ndarray]:
     return {name: np.zeros(spec.shape, spec.dtype) for name, spec in runner.inputs.items()}
 
 
-def test_a_footprint_is_of_a_process_that_does_nothing_else(export_folder: Path) -> None:
+def test_a_footprint_is_measured_in_a_separate_process(export_folder: Path) -> None:
     make = partial(OnnxRuntimeRunner, export_folder / "encoder.onnx")
     with make() as runner:
         given = feeds(runner)
@@ -60,7 +60,7 @@ def test_a_footprint_is_of_a_process_that_does_nothing_else(export_folder: Path)
         assert taken.host < here[0] - 2**29
 
 
-def test_a_profile_tells_every_operator_that_ran(export_folder: Path) -> None:
+def test_a_profile_lists_every_operator_that_ran(export_folder: Path) -> None:
     path = export_folder / "encoder.onnx"
     with OnnxRuntimeRunner(path) as runner:
         given = feeds(runner)

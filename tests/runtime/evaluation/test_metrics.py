@@ -197,7 +197,7 @@ def test_interval_of_two_pictures_by_hand(level: float, low: float, high: float)
 
 
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.95])
-def test_interval_is_that_of_all_ways_to_draw(level: float) -> None:
+def test_interval_is_that_of_all_resamples(level: float) -> None:
     random = np.random.default_rng(1)
     groups = [random.random(count) for count in (1, 4, 2, 7, 3, 1)]
     draws = itertools.product(groups, repeat=len(groups))
@@ -219,7 +219,7 @@ def test_interval_does_not_depend_on_the_order_of_pictures_and_repeats_itself() 
     np.testing.assert_allclose((again.low, again.high), (got.low, got.high), rtol=1e-12)
 
 
-def test_prompts_on_one_picture_do_not_count_as_many() -> None:
+def test_prompts_on_one_picture_are_not_independent() -> None:
     values, names = np.linspace(0, 1, 10).repeat(20), [str(number // 20) for number in range(200)]
     by_picture, by_prompt = interval(values, names), interval(values, [str(number) for number in range(200)])
     # Equal prompts bring nothing new: the interval is that of 10 values, sqrt(20) times as wide.

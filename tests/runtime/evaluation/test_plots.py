@@ -88,7 +88,7 @@ def test_every_method_has_a_line_with_its_numbers_in_every_panel(drawn: Any) -> 
                 )
 
 
-def test_methods_stand_beside_each_other_near_their_rate(drawn: Any) -> None:
+def test_markers_of_methods_are_side_by_side_near_their_rate(drawn: Any) -> None:
     rates = (0.35, 0.55, 0.65)
     figure = drawn(summaries(*rates))
     axes = figure.axes[0]
@@ -99,7 +99,7 @@ def test_methods_stand_beside_each_other_near_their_rate(drawn: Any) -> None:
     np.testing.assert_allclose(places.mean(0), rates, rtol=0, atol=1e-9)
 
 
-def test_what_removes_less_than_asked_is_hollow(drawn: Any) -> None:
+def test_methods_that_remove_less_than_requested_are_hollow(drawn: Any) -> None:
     figure = drawn(summaries(0.35, 0.55))
     colours = dict(zip(METHODS, COLOURS, strict=True))
     hollow = [
@@ -120,7 +120,7 @@ def test_the_title_says_what_was_measured(drawn: Any) -> None:
     assert title.startswith("dis5k-DIS-VD: 470 pictures, 470 box prompts; bars:")
 
 
-def test_every_method_can_be_told_from_every_other(drawn: Any) -> None:
+def test_every_method_has_a_distinct_style(drawn: Any) -> None:
     """Also with the ablations; black is the unmerged model's alone."""
     figure = drawn(summaries(0.35, 0.55, methods=(*METHODS, *(f"ablation {i}" for i in range(6)))))
     looks = set()
@@ -180,7 +180,7 @@ def test_every_choice_has_a_row_with_its_numbers(drawn: Any) -> None:
         assert axes.lines[0].get_xdata()[0] == pytest.approx(100 * BASELINE)
 
 
-def test_a_choice_far_below_all_others_is_told_at_the_end_of_the_axis(drawn: Any) -> None:
+def test_a_variant_far_below_all_others_is_written_at_the_end_of_the_axis(drawn: Any) -> None:
     """It would squeeze the others; those near keep the axis that they have without it."""
     near = [summary(f"choice {index}", 0.55, 0.7 + 0.01 * index) for index in range(8)]
     figure = drawn([*near, summary("broken", 0.55, 0.2)], plot_choices)

@@ -110,7 +110,7 @@ def test_quality_by_hand(write: Write) -> None:
         assert (summary.dataset, summary.facts["gmac"]) == ("one", 400 - summary.facts["rate"])
 
 
-def test_a_change_is_told_by_its_own_interval_which_is_narrower(write: Write) -> None:
+def test_a_change_has_its_own_narrower_interval(write: Write) -> None:
     """What makes a picture hard for both models cancels."""
     truth = {str(number): [true()] for number in range(20)}
     hard = {picture: [int(picture) / 20] for picture in truth}
@@ -151,7 +151,7 @@ def test_average_precision_is_that_of_all_prompts_with_crowds(write: Write, tmp_
     assert summary.counts.empty == 1
 
 
-def test_pictures_that_some_models_have_not_seen_wait(write: Write) -> None:
+def test_pictures_without_results_of_every_model_are_not_counted(write: Write) -> None:
     part = (facts("StructSAM", 0.55), {"b": [0.8], "c": [0.3]})
     results = write("one", TRUTH, {UNMERGED: BASELINE, "x": part, "begun": (facts("ToMe", 0.5), {})})
     summaries = summarize(results)
@@ -159,12 +159,12 @@ def test_pictures_that_some_models_have_not_seen_wait(write: Write) -> None:
     for summary in summaries:
         assert (summary.counts.pictures, summary.counts.prompts, summary.counts.waiting) == (2, 2, 1)
     assert summaries[0].quality["iou"].mean == pytest.approx(0.6, abs=1e-12)
-    assert "2 pictures, 2 box prompts. Left out: pictures that not every model has seen (1)." in markdown(
+    assert "2 pictures, 2 box prompts. Left out: pictures without results of every model (1)." in markdown(
         WHAT, summaries
     )
 
 
-def test_pictures_without_a_prompt_are_counted_and_no_more(write: Write) -> None:
+def test_pictures_without_a_prompt_are_only_counted(write: Write) -> None:
     truth = {"a": [true()], "b": [true(0, 0), true(0, 0)], "c": [], "d": [true(), true(0, 0)]}
     seen = {"a": [0.5], "b": [], "c": [], "d": [0.9]}
     (summary,) = summarize(write("one", truth, {UNMERGED: (facts("Baseline", 0.0), seen)}))
@@ -172,9 +172,7 @@ def test_pictures_without_a_prompt_are_counted_and_no_more(write: Write) -> None
     assert (summary.counts.empty, summary.counts.waiting) == (3, 0)
     assert summary.quality["iou"].mean == pytest.approx(0.7, abs=1e-12)
     assert summary.images_per_second == 1 / 0.25
-    assert "Left out: pictures without a prompt (2), objects without a pixel (3)." in markdown(
-        WHAT, [summary]
-    )
+    assert "Left out: pictures without a prompt (2), objects without pixels (3)." in markdown(WHAT, [summary])
 
 
 @pytest.mark.parametrize("truth", [{}, {"a": []}, {"a": [true(0, 0)]}, {"a": [true(crowd=True)]}])
@@ -183,7 +181,7 @@ def test_without_any_prompt_it_says_so(
 ) -> None:
     write("one", truth, {UNMERGED: (facts("Baseline", 0.0), {picture: [] for picture in truth})})
     assert report(tmp_path) == []
-    assert "No picture has an object that a box could prompt for." in markdown(WHAT, [])
+    assert "No picture has an object with a box." in markdown(WHAT, [])
     assert len(as_csv([]).splitlines()) == 1
 
 
@@ -216,7 +214,7 @@ def test_rows_are_ordered_by_method_and_rate(write: Write) -> None:
     ]  # fmt: skip
 
 
-def test_a_rate_that_only_the_last_dataset_has_stands_where_it_belongs(write: Write, tmp_path: Path) -> None:
+def test_a_rate_of_one_dataset_only_is_in_its_place(write: Write, tmp_path: Path) -> None:
     write(
         "one",
         TRUTH,
@@ -287,7 +285,7 @@ def test_percent(value: Interval, change: Interval | None, expected: str) -> Non
     assert percent(value, change) == expected
 
 
-def test_labels_tell_runners_apart_and_then_models(write: Write, tmp_path: Path) -> None:
+def test_labels_are_made_unique_by_runner_and_then_by_model(write: Write, tmp_path: Path) -> None:
     """Else a cell of Table 4 would hold whichever came last."""
     write(
         "one",
@@ -340,7 +338,7 @@ def test_csv_has_every_number_and_nothing_where_there_is_none(write: Write, tmp_
     assert table_3(report(tmp_path))[2][5] == ""
 
 
-def test_random_weights_are_told(write: Write) -> None:
+def test_random_weights_are_reported(write: Write) -> None:
     summaries = methods(write, "one")
     assert "Weights are random" not in markdown(WHAT, summaries)
     assert "Weights are random" not in markdown({**WHAT, "weights": "random_init.pth abc"}, summaries)

@@ -51,7 +51,7 @@ def results(tmp_path: Path) -> Results:
 
 
 @given(lines=st.lists(FOUND, max_size=4), truths=st.lists(TRUTHS, max_size=4))
-def test_what_was_added_comes_back_exactly(
+def test_results_are_read_back_exactly(
     tmp_path_factory: pytest.TempPathFactory, lines: list[FoundObjects], truths: list[TrueObjects]
 ) -> None:
     results = Results(tmp_path_factory.mktemp("results"))
@@ -64,7 +64,7 @@ def test_what_was_added_comes_back_exactly(
     assert results.found("y") == {}
 
 
-def test_a_file_that_was_cut_anywhere_goes_on_behind_its_last_whole_line(results: Results) -> None:
+def test_a_truncated_file_is_continued_after_its_last_complete_line(results: Results) -> None:
     path = results.folder / "x.jsonl"
     for picture in "abc":
         results.add("x", found(picture))
@@ -126,7 +126,7 @@ def test_a_broken_line_is_named_and_can_be_removed(results: Results, line: str) 
     assert list(results.found("x")) == ["a", "c"]
 
 
-def test_a_run_can_be_begun_again_and_gets_more_models(results: Results) -> None:
+def test_a_run_can_be_continued_with_more_models(results: Results) -> None:
     results.begin(["a", "b", "c"], WHAT, {"x": FACTS})
     results.begin(["a"], WHAT, {"y": FACTS})
     assert results.run() == {"what": WHAT, "models": {"x": FACTS, "y": FACTS}}
@@ -162,7 +162,7 @@ def test_results_of_something_else_are_refused_and_kept(
 def test_another_dataset_in_another_folder_has_its_own_pictures(results: Results) -> None:
     results.add_truth(TrueObjects("a", None, ()))
     Results(results.folder.parent / "two").begin(["c"], WHAT, {"x": FACTS})
-    with pytest.raises(UserError, match="pictures that this dataset has not, such as a; choose another"):
+    with pytest.raises(UserError, match="pictures that are not in this dataset, such as a; choose another"):
         results.begin(["c"], WHAT, {})
 
 

@@ -118,7 +118,7 @@ def test_every_prompt_is_what_predicting_and_comparing_one_by_one_gives(
     assert 0 < found.seconds < 60
 
 
-def test_the_annotation_is_noted_once_and_whole(
+def test_the_annotation_is_stored_once_and_completely(
     picture: Drawn, predictor: Predictor, results: Results
 ) -> None:
     for model in (UNMERGED, "x", "y"):
@@ -132,7 +132,7 @@ def test_the_annotation_is_noted_once_and_whole(
         assert noted.empty == (one.box is None)
 
 
-def test_what_is_there_is_not_computed_again(
+def test_existing_results_are_not_computed_again(
     picture: Drawn, predictor: Predictor, stopped: Any, results: Results
 ) -> None:
     first = list(evaluate(UNMERGED, predictor, [picture], results))
@@ -152,9 +152,7 @@ def test_a_picture_is_read_once(picture: Drawn, predictor: Predictor, results: R
     assert picture.read == ["objects", "image"]
 
 
-def test_annotations_that_were_lost_are_noted_again(
-    picture: Drawn, predictor: Predictor, results: Results
-) -> None:
+def test_lost_annotations_are_stored_again(picture: Drawn, predictor: Predictor, results: Results) -> None:
     list(evaluate(UNMERGED, predictor, [picture], results))
     before = results.truth()
     (results.folder / "truth.jsonl").unlink()
@@ -209,10 +207,10 @@ def test_others_agree_with_the_unmerged_model_object_by_object(
 def test_the_unmerged_model_has_to_come_first(
     picture: Drawn, predictor: Predictor, stopped: Any, results: Results
 ) -> None:
-    with pytest.raises(UserError, match="the unmerged model has not seen cat; evaluate it first"):
+    with pytest.raises(UserError, match="the unmerged model has no results for cat; evaluate it first"):
         list(evaluate("x", stopped, [picture], results))
     list(evaluate(UNMERGED, predictor, [picture], results))
-    with pytest.raises(UserError, match="has not seen dog"):
+    with pytest.raises(UserError, match="has no results for dog"):
         list(evaluate("x", predictor, [picture, replace(picture, name="dog")], results))
     assert list(results.found("x")) == ["cat"]
 
@@ -239,7 +237,7 @@ def test_an_annotation_that_changed_is_refused(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_model_that_overflows_is_told_and_leaves_nothing(
+def test_a_model_that_overflows_is_an_error_and_stores_nothing(
     picture: Drawn,
     predictor: Predictor,
     results: Results,
@@ -254,7 +252,7 @@ def test_a_model_that_overflows_is_told_and_leaves_nothing(
         return masks, scores, low_res
 
     monkeypatch.setattr(predictor, "predict", overflowed)
-    with pytest.raises(UserError, match=f"{UNMERGED} gives NaN or infinity for cat"):
+    with pytest.raises(UserError, match=f"{UNMERGED} returns NaN or infinity for cat"):
         list(evaluate(UNMERGED, predictor, [picture], results))
     assert results.found(UNMERGED) == {}
 

@@ -59,7 +59,7 @@ def test_every_runner_has_a_name() -> None:
     assert RUNNERS == ("cpu", "cuda", "trt-ep", "rtx-ep", "tensorrt", "tensorrt-rtx")
 
 
-def test_the_table_says_what_runs_what_and_where() -> None:
+def test_the_table_has_library_file_and_device_of_every_runner() -> None:
     assert {name for name, kind in TABLE.items() if kind.file == "onnx"} == set(PROVIDERS)
     assert {name for name, kind in TABLE.items() if kind.file == "engine"} == set(LIBRARIES)
     assert [name for name, kind in TABLE.items() if kind.device == "cpu"] == ["cpu"]
@@ -94,7 +94,7 @@ def test_a_row_of_the_table_is_all_that_a_runner_needs(
         assert runner.infer({"image": np.ones(1, np.float32)})["image_embedding"] == 1
 
 
-def test_a_library_that_is_not_installed_is_told_by_what_installs_it(
+def test_a_missing_library_is_reported_with_the_command_that_installs_it(
     export_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["AzureExecutionProvider"])
@@ -139,7 +139,7 @@ def test_libraries_run_the_engine(folder: Path, library: Any, name: str, record:
         create(folder, "decoder", name, threads=2)
 
 
-def test_an_unknown_runner_is_told_before_anything_else(tmp_path: Path) -> None:
+def test_an_unknown_runner_is_reported_before_anything_else(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"runner 'npu' is unknown, expected one of {', '.join(RUNNERS)}"):
         create(tmp_path / "none", "encoder", "npu")
 
@@ -176,25 +176,25 @@ def test_files_are_checked(folder: Path, library: Any) -> None:
         (
             HERE | {"version": "11.1.0"},
             "tensorrt",
-            "the engines of FOLDER were built by tensorrt 11.1.0, and run by no other; here is 10.3.0",
+            "the engines of FOLDER need tensorrt 11.1.0, which built them; installed is 10.3.0",
             "tensorrt",
         ),
         (
             HERE | {"gpu": "NVIDIA Other"},
             "tensorrt",
-            "the engines of FOLDER are for NVIDIA Other; here is NVIDIA Test, 9.0",
+            "the engines of FOLDER are for NVIDIA Other; this GPU is NVIDIA Test, 9.0",
             "tensorrt",
         ),
         (
             HERE | {"gpu": "NVIDIA Other", "capabilities": ["8.9"]},
             "tensorrt",
-            "the engines of FOLDER are for NVIDIA Other; here is NVIDIA Test, 9.0",
+            "the engines of FOLDER are for NVIDIA Other; this GPU is NVIDIA Test, 9.0",
             "tensorrt",
         ),
         (
             RTX | {"capabilities": ["8.6", "8.9"]},
             "tensorrt-rtx",
-            "the engines of FOLDER are for compute capability 8.6 or 8.9; here is NVIDIA Test, 9.0",
+            "the engines of FOLDER are for compute capability 8.6 or 8.9; this GPU is NVIDIA Test, 9.0",
             "tensorrt",
         ),
     ],
@@ -209,7 +209,7 @@ def test_engines_that_do_not_fit_are_one_line_that_ends_with_the_command(
     assert library.engine is None
 
 
-def test_engines_of_exports_that_say_less_are_checked_for_what_they_say(folder: Path, library: Any) -> None:
+def test_engines_are_checked_as_far_as_their_manifest_goes(folder: Path, library: Any) -> None:
     older = {key: HERE[key] for key in ("library", "version")}
     say(folder, engine=older, command=None)
     create(folder, "encoder", "tensorrt")
@@ -219,7 +219,7 @@ def test_engines_of_exports_that_say_less_are_checked_for_what_they_say(folder: 
     assert refused(folder, "tensorrt").endswith(" has no engines; export again with --engine tensorrt")
 
 
-def test_what_is_missing_here_is_told_before_the_engine_is_loaded(
+def test_missing_libraries_are_reported_before_the_engine_is_loaded(
     folder: Path, cuda: Any, library: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = Manifest.read(folder)

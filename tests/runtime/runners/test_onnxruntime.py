@@ -94,7 +94,7 @@ def _photo() -> Array:
     return np.random.default_rng(0).normal(size=(1, 3, 1024, 1024)).astype(np.float32)
 
 
-def test_outputs_stay_where_they_were_computed_and_are_the_same(export_folder: Path) -> None:
+def test_outputs_on_the_device_equal_those_on_the_cpu(export_folder: Path) -> None:
     with (
         OnnxRuntimeRunner(export_folder / "encoder.onnx", threads=1) as encoder,
         OnnxRuntimeRunner(export_folder / "decoder.onnx", threads=1) as decoder,
@@ -121,7 +121,7 @@ def _read(outputs: dict[str, DeviceArray]) -> dict[str, Array]:
 
 
 @pytest.mark.parametrize("on_device", [False, True])
-def test_a_device_array_of_its_own_is_read_where_it_lies(
+def test_a_device_array_of_the_runner_is_not_copied(
     export_folder: Path, monkeypatch: pytest.MonkeyPatch, on_device: bool
 ) -> None:
     """The predicted IoU holds the mean of the embedding: what is written to its memory must arrive."""
@@ -154,7 +154,7 @@ def test_a_device_array_of_another_kind_is_copied_after_the_same_checks(export_f
                     infer(feeds | {"image_embedding": HostArray(wrong)})
 
 
-def test_tells_what_it_holds(export_folder: Path, tmp_path: Path) -> None:
+def test_memory_of_an_open_engine_is_reported(export_folder: Path, tmp_path: Path) -> None:
     runner = OnnxRuntimeRunner(export_folder / "encoder.onnx")
     with pytest.raises(UserError, match="is not open"):
         runner.memory()

@@ -66,7 +66,7 @@ def test_any_batch_gives_what_the_engine_computes(
             assert all(values.shape[0] == batch for values in left.values())
 
 
-def test_free_memory_is_told_or_why_it_is_not(monkeypatch: pytest.MonkeyPatch, cuda: Any) -> None:
+def test_free_memory_is_reported_or_the_reason_why_not(monkeypatch: pytest.MonkeyPatch, cuda: Any) -> None:
     answers = [(cuda.cudaError_t.cudaSuccess, 5, 9), (cuda.cudaError_t.cudaErrorNoDevice, None, None)]
     monkeypatch.setattr(ours, "_cudart", lambda: Answering(cuda, answers))
     assert ours.free_memory() == 5
@@ -94,7 +94,7 @@ def test_plugins_are_loaded_once_and_before_the_engine(
     assert library.plugins == [str(plugins)]
 
 
-def test_plugins_that_do_not_load_are_told_of(library: Any, engine_file: EngineFile, tmp_path: Path) -> None:
+def test_plugins_that_do_not_load_are_an_error(library: Any, engine_file: EngineFile, tmp_path: Path) -> None:
     plugins = tmp_path / "plugins.so"
     with (
         pytest.raises(UserError, match=r"no file .*plugins.so; expected a library of plugins"),
@@ -103,7 +103,7 @@ def test_plugins_that_do_not_load_are_told_of(library: Any, engine_file: EngineF
         pass
     plugins.write_text("of another machine")
     with (
-        pytest.raises(UserError, match=r"TensorRT 10.3.0 cannot load .*plugins.so; build it here"),
+        pytest.raises(UserError, match=r"TensorRT 10.3.0 cannot load .*plugins.so; build it on this machine"),
         TensorRtRunner(engine_file(), "tensorrt", plugins=plugins),
     ):
         pass
@@ -117,9 +117,7 @@ def test_inputs_may_have_any_layout(library: Any, engine_file: EngineFile) -> No
         check(runner.infer(given), given)
 
 
-def test_buffers_are_allocated_once_and_all_given_back(
-    library: Any, cuda: Any, engine_file: EngineFile
-) -> None:
+def test_buffers_are_allocated_once_and_all_freed(library: Any, cuda: Any, engine_file: EngineFile) -> None:
     runner = TensorRtRunner(engine_file(), "tensorrt", cuda_graph=True)
     for opened in (1, 2):
         with runner:
@@ -136,7 +134,7 @@ def test_buffers_are_allocated_once_and_all_given_back(
     ("function", "call"),
     [("cudaStreamCreate", 1), *[("cudaMalloc", which) for which in range(1, BUFFERS + 1)]],
 )
-def test_what_was_allocated_is_given_back_when_opening_fails(
+def test_memory_is_freed_if_opening_fails(
     library: Any, cuda: Any, engine_file: EngineFile, function: str, call: int
 ) -> None:
     cuda.failures[function] = (call, cuda.cudaError_t.cudaErrorMemoryAllocation)
@@ -166,17 +164,17 @@ def test_a_shape_outside_the_profile_is_one_line(library: Any, cuda: Any, engine
         assert library.engine.context.launches == 0
 
 
-def test_shapes_that_do_not_fit_each_other_are_one_line(library: Any, engine_file: EngineFile) -> None:
+def test_shapes_that_do_not_match_are_one_line(library: Any, engine_file: EngineFile) -> None:
     with TensorRtRunner(engine_file(), "tensorrt", cuda_graph=True) as runner:
         for _ in range(2):  # a refusal is not remembered as the shape
-            with pytest.raises(UserError, match=r"fit each other: image \[2, 3, 4\].*named batch must be"):
+            with pytest.raises(UserError, match=r"do not match: image \[2, 3, 4\].*named batch must be"):
                 runner.infer(feeds(2) | {"label": np.zeros(3, np.int32)})
         for seed in range(4):
             check(runner.infer(feeds(2, seed)), feeds(2, seed))
 
 
 @pytest.mark.parametrize("graph", [False, True])
-def test_what_stays_on_the_device_is_not_overwritten(
+def test_outputs_on_the_device_are_not_overwritten(
     library: Any, cuda: Any, engine_file: EngineFile, graph: bool
 ) -> None:
     with TensorRtRunner(engine_file(), "tensorrt", cuda_graph=graph) as runner:
@@ -191,12 +189,12 @@ def test_what_stays_on_the_device_is_not_overwritten(
         gc.collect()
         assert len(cuda.memory) == BUFFERS + 6
     assert cuda.memory == {}
-    with pytest.raises(UserError, match="this array is gone with the runner that made it"):
+    with pytest.raises(UserError, match="the runner of this array is closed"):
         left[0]["double"].numpy()
 
 
 @pytest.mark.parametrize("graph", [False, True])
-def test_what_is_on_the_device_is_not_copied_to_the_cpu(
+def test_inputs_on_the_device_are_not_copied_to_the_cpu(
     library: Any, cuda: Any, engine_file: EngineFile, monkeypatch: pytest.MonkeyPatch, graph: bool
 ) -> None:
     with (
@@ -243,7 +241,7 @@ def test_tensorrt_rtx_captures_by_itself(library: Any, cuda: Any, engine_file: E
     assert not any("Graph" in call or "Capture" in call for call in cuda.calls)
 
 
-def test_tells_what_it_holds(library: Any, engine_file: EngineFile) -> None:
+def test_memory_of_an_open_engine_is_reported(library: Any, engine_file: EngineFile) -> None:
     path = engine_file()
     images, labels, bias = 4 * 3 * 4 * 4, 4 * 4, 3 * 4 * 4
     with TensorRtRunner(path, "tensorrt") as runner:
@@ -261,7 +259,7 @@ def refused(runner: TensorRtRunner) -> str:
     return str(error.value)
 
 
-def test_mistakes_before_loading_are_one_line(
+def test_errors_before_loading_are_one_line(
     library: Any, cuda: Any, engine_file: EngineFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="library 'trt' is unknown, expected one of tensorrt, tensorrt-rtx"):
@@ -278,24 +276,24 @@ def test_mistakes_before_loading_are_one_line(
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)  # what import finds for a blocked module
     assert "cuda-python is not installed; pip install" in refused(runner)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    assert 'which does not import here; pip install "structsam[rtx]"' in refused(runner)
+    assert 'which cannot be imported; pip install "structsam[rtx]"' in refused(runner)
     assert library.engine is None
 
 
 def test_an_engine_that_does_not_load_is_one_line(library: Any, cuda: Any, engine_file: EngineFile) -> None:
     path = engine_file("9.0.0")
     told = refused(TensorRtRunner(path, "tensorrt"))
-    assert f"tensorrt 10.3.0 cannot load {path}; it may be cut short, of another version" in told
+    assert f"tensorrt 10.3.0 cannot load {path}; it may be truncated, of another version" in told
     assert told.endswith("export again: the engine is of version 9.0.0")
     path.write_bytes(path.read_bytes()[:-5])
     assert refused(TensorRtRunner(path, "tensorrt")).endswith("the engine ends too early")
     told = refused(TensorRtRunner(engine_file(broken="context"), "tensorrt"))
-    assert "has no room on the GPU to run" in told
+    assert "has not enough GPU memory to run" in told
     assert (cuda.memory, cuda.streams) == ({}, {})
 
 
 @pytest.mark.parametrize("broken", ["run", "capture"])
-def test_a_run_that_fails_says_what_the_library_said(
+def test_a_failed_run_reports_the_message_of_the_library(
     library: Any, cuda: Any, engine_file: EngineFile, broken: str
 ) -> None:
     with TensorRtRunner(engine_file(broken=broken), "tensorrt", cuda_graph=True) as runner:
@@ -308,7 +306,7 @@ def test_a_run_that_fails_says_what_the_library_said(
     assert (cuda.memory, cuda.graphs) == ({}, {})
 
 
-def test_a_call_that_fails_otherwise_is_no_mistake_of_the_person(
+def test_a_call_that_fails_otherwise_is_not_a_user_error(
     library: Any, cuda: Any, engine_file: EngineFile
 ) -> None:
     cuda.failures["cudaMemcpyAsync"] = (1, cuda.cudaError_t.cudaErrorIllegalAddress)

@@ -1,10 +1,10 @@
-"""Graph rules: each takes something out of an ONNX graph and leaves every number as it was.
+"""Graph rules: each removes nodes from an ONNX graph and changes no number.
 
-One rule per file, a function from a graph to the number of edits it made in it. `PASSES` is their order and
-`run_passes` applies them until none finds anything. Each says what it is for: in the time of ONNX Runtime,
-which cleans graphs too, none shows alone (benchmarks/passes-cpu.md), but TensorRT's parser sees a graph as it
-is, and an encoder like ViT-B at 1024 pixels has to stay under 750 nodes. What PyTorch's exporter,
-onnx_graphsurgeon or onnx_ir do as well has no rule of its own.
+One rule per file: a function that edits a graph and returns the number of edits. `PASSES` is their order, and
+`run_passes` applies them until none finds anything. Each docstring says what the rule is for. ONNX Runtime
+also optimises graphs, so no single rule changes its latency (benchmarks/passes-cpu.md), but TensorRT's parser
+reads the graph as it is, and the encoder of ViT-B at 1024 pixels has to stay under 750 nodes. What PyTorch's
+exporter, onnx_graphsurgeon or onnx_ir already do has no rule here.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ __all__ = ["MAX_ROUNDS", "PASSES", "Pass", "run_passes"]
 
 Pass = Callable[[gs.Graph], int]
 
-# Constants first, since they decide what the others see; views last, when their shapes have become constants.
+# Constants first, since the other rules look for them; views last, when their shapes have become constants.
 PASSES: tuple[Pass, ...] = (
     fold_constants,
     int32_indices,
@@ -40,17 +40,17 @@ PASSES: tuple[Pass, ...] = (
     drop_reshapes,
 )
 
-# Every edit takes something away, so the rounds end by themselves; SAM's encoders need four at most.
+# Every edit removes something, so the rounds terminate; SAM's encoders need at most four.
 MAX_ROUNDS = 16
 
 
 def run_passes(
     model: onnx.ModelProto, passes: Sequence[Pass] = PASSES
 ) -> tuple[onnx.ModelProto, dict[str, int]]:
-    """Apply graph rules until none of them finds anything, and count what each did.
+    """Apply graph rules until none of them finds anything, and count their edits.
 
     Args:
-        model: left as it is. May hold more than 2 GB: weights are never serialised.
+        model: not modified. It may be larger than 2 GB: weights are never serialised.
         passes: the rules, in order.
 
     Returns:
@@ -58,11 +58,12 @@ def run_passes(
         by rule name. Metadata of single nodes (a tracer's stack traces) is dropped.
 
     Raises:
-        ValueError: two nodes compute a tensor of the same name, so that readers of it are not told apart.
+        ValueError: two nodes compute a tensor of the same name, so that its readers are ambiguous.
+        RuntimeError: the rules still find something after `MAX_ROUNDS` rounds.
     """
     _require_single_assignment(model.graph)
     edits = {rule.__name__: 0 for rule in passes}
-    with G_LOGGER.suppress():  # it reports types that numpy has not, which pass through unread
+    with G_LOGGER.suppress():  # it warns about types that NumPy lacks; they pass through unread
         graph = gs.import_onnx(model)
         for _ in range(MAX_ROUNDS):
             if not _round(graph, passes, edits):
@@ -77,8 +78,8 @@ def _require_single_assignment(graph: onnx.GraphProto) -> None:
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
         raise ValueError(
-            f"the graph computes {', '.join(map(repr, repeated))} more than once; every tensor needs a name "
-            "of its own: a tracer repeats an output's name if a value inside has that name: rename it"
+            f"the graph computes {', '.join(map(repr, repeated))} more than once; every tensor needs a "
+            "unique name: rename the output if an inner value has its name"
         )
 
 
@@ -92,7 +93,7 @@ def _round(graph: gs.Graph, passes: Sequence[Pass], edits: dict[str, int]) -> in
 
 
 def _export(graph: gs.Graph, model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph as a model with everything around it that the original had."""
+    """The graph as a model with the metadata of the original model."""
     result: onnx.ModelProto = gs.export_onnx(graph)
     result.domain, result.doc_string = model.domain, model.doc_string
     result.model_version = model.model_version

@@ -1,4 +1,4 @@
-"""Gathers that take everything, in the order in which it lies."""
+"""Gathers that return their whole input in its order."""
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -7,16 +7,16 @@ from .rewire import Node, Tensor, bypass, dims, is_output, redirect
 
 
 def drop_gathers(graph: gs.Graph) -> int:
-    """Take out gathers along the numbers 0, 1, 2, .., which are what they are asked for.
+    """Remove gathers that are the identity.
 
-    1. `Gather` along its first axis with the constant index 0 .. R - 1 gives its input, if that has R rows.
-    2. `GatherElements` from a constant whose every row along the axis is 0 .. N - 1 gives its index, where
-       both are of one type.
+    1. `Gather` along its first axis with the constant index 0 .. R - 1 returns its input, if that has R rows.
+    2. `GatherElements` from a constant that is 0 .. N - 1 in every row along the axis returns its index, if
+       both have the same type.
 
-    Leaves every other order, and unknown sizes.
+    Keeps gathers with another order or an unknown size.
 
-    For time: without merging the rows of a global block are those of the map, and two copies of all features
-    less per block are 2 % of an unmerged ViT-B's on a CPU. At rate 0.55 12 nodes, of 758.
+    For latency: without merging, the rows of a global block are the rows of the map; two copies of all
+    features less per block save 2 % of an unmerged ViT-B on a CPU. At rate 0.55: 12 of 758 nodes.
     """
     return sum(_drop(graph, node) for node in graph.nodes if node.op in ("Gather", "GatherElements"))
 
@@ -42,7 +42,7 @@ def _drop(graph: gs.Graph, node: Node) -> int:
 
 
 def _counts(tensor: Tensor, axis: int) -> bool:
-    """Whether a constant is 0, 1, 2, .. along an axis, wherever one looks."""
+    """Whether a constant is 0, 1, 2, ... in every row along an axis."""
     if not isinstance(tensor, gs.Constant) or tensor.values.ndim <= axis:
         return False
     values = np.moveaxis(tensor.values, axis, -1)

@@ -1,11 +1,11 @@
-"""Factors of what is only ever ordered."""
+"""Scale factors of scores of which only the order is used."""
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from .rewire import Node, Tensor, bypass, dims, is_output
 
-# What these give is their input's elements, or the largest or smallest of them, and perhaps zeros.
+# Their results are elements of the input, its largest or smallest element, and possibly zeros.
 KEEP_ORDER = frozenset(
     {"Gather", "Reshape", "Slice", "Squeeze", "Unsqueeze", "ReduceMax", "ReduceMin", "Neg"}
 )
@@ -13,14 +13,14 @@ ORDER = frozenset({"ArgMax", "ArgMin", "TopK"})
 
 
 def drop_scales(graph: gs.Graph) -> int:
-    """Take out `Mul` by a positive power of two where nothing but the order of the products is read.
+    """Remove `Mul` by a positive power of two if only the order of the products is used.
 
-    Followed through gathers, views, largest and smallest elements and zeros that are put beside, to the
-    indices of `TopK`, `ArgMax` and `ArgMin`. Exact: the factor rounds nothing and keeps the order, ties
-    included. Leaves a product whose value is read or is an output, and every other factor.
+    The product is followed through gathers, views, maxima, minima and concatenated zeros to the indices of
+    `TopK`, `ArgMax` and `ArgMin`. Exact: the factor does not round and keeps the order, ties included. Keeps
+    a product whose value is used or is an output, and every other factor.
 
-    For the size of the graph alone: one node per Sobel energy, which is twice a sum of squares, 12 of ViT-B
-    at rate 0.55, which has to stay under 750 and has 746.
+    Only for the size of the graph: one node per Sobel energy, which is twice a sum of squares; 12 nodes of
+    ViT-B at rate 0.55, which has to stay under 750 nodes and has 746.
     """
     return sum(
         bypass(graph, node)
@@ -30,7 +30,7 @@ def drop_scales(graph: gs.Graph) -> int:
 
 
 def _is_scale(node: Node) -> bool:
-    """Whether the second input is one positive power of two, and the first decides the shape."""
+    """Whether the second input is one positive power of two, and the first determines the shape."""
     product, factor = node.inputs
     if isinstance(product, gs.Constant) or not isinstance(factor, gs.Constant) or factor.values.size != 1:
         return False
@@ -46,7 +46,7 @@ def _only_ordered(graph: gs.Graph, tensor: Tensor) -> bool:
 
 
 def _orders(graph: gs.Graph, reader: Node, tensor: Tensor) -> bool:
-    """Whether one reader keeps or makes an order, with `tensor` as its data."""
+    """Whether one reader uses only the order of `tensor`, its data."""
     if reader.op == "TopK":
         values = reader.outputs[0]
         return not values.outputs and not is_output(graph, values)

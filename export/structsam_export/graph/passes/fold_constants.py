@@ -1,4 +1,4 @@
-"""Computes at export what does not depend on the input."""
+"""Compute at export what does not depend on the input."""
 
 import math
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from .rewire import Node, Tensor, static_shape
 
 # How many bytes one folded node may add to the file. Two int64 coordinates for each of the 64 x 64 tokens are
 # 64 KiB, so shapes, axes, masks and index grids fold, and a relative-position table [side, side, head] or an
-# index widened to all channels does not. TensorRT and ONNX Runtime compute what is left once, when they load
-# it: beyond this size folding buys nothing and costs the user a download.
+# index expanded to all channels does not. TensorRT and ONNX Runtime compute the rest once, when they load the
+# graph: above this size folding saves nothing and makes the file larger.
 MAX_GROWTH = 64 * 1024
 
 RANDOM = frozenset(
@@ -24,17 +24,17 @@ QUIET, WARNING = 4, 2
 
 
 def fold_constants(graph: gs.Graph) -> int:
-    """Replace what constants alone decide by its value: onnx_graphsurgeon's folding, within limits.
+    """Replace nodes that depend on constants only by their values: onnx_graphsurgeon's folding, with limits.
 
-    For every reader of the graph: 102 nodes of ViT-B at rate 0.55, of 848, and the constants that the other
-    rules look for. (onnxscript's folding has run when the tracer is done, and finds nothing more.)
+    For every runtime: 102 of 848 nodes of ViT-B at rate 0.55, and the constants that the other rules look
+    for. (The tracer already runs onnxscript's folding, which finds nothing more.)
 
-    Leaves random operators, quantisation, graph outputs, types that numpy has not, and nodes that would add
-    more than `MAX_GROWTH` bytes to the file: what they produce, less what nobody else reads.
+    Keeps random operators, quantisation, graph outputs, types that NumPy lacks, and nodes that would add more
+    than `MAX_GROWTH` bytes to the file: the size of their outputs minus that of inputs without other readers.
 
     Exact: ONNX Runtime's CPU kernels compute the value, as they would each time the graph is loaded. (A
-    `MatMul` whose weight has become a constant may still round differently there: it is packed, and summed in
-    that order.) One value that they cannot compute leaves everything as it is.
+    `MatMul` whose weight has become a constant may round differently there, because ONNX Runtime packs the
+    weight and sums in another order.) If one value cannot be computed, nothing is folded.
     """
     before = len(graph.nodes)
     for node in graph.nodes:
@@ -51,14 +51,14 @@ def fold_constants(graph: gs.Graph) -> int:
 
 
 def _keep_float(node: Node) -> None:
-    """Write a `Constant`'s numbers as a tensor: onnx_graphsurgeon would read them as float64."""
+    """Store the numbers of a `Constant` as a float32 tensor: onnx_graphsurgeon would read them as float64."""
     for name in ("value_float", "value_floats"):
         if node.op == "Constant" and name in node.attrs:
             node.attrs["value"] = gs.Constant(node.name, np.array(node.attrs.pop(name), np.float32))
 
 
 def _fits(node: Node) -> bool:
-    """Whether a node's value may take the place of the node."""
+    """Whether replacing a node by its value adds at most `MAX_GROWTH` bytes."""
     made = [_bytes(tensor) for tensor in node.outputs]
     alone = {t.name: t for t in node.inputs if all(reader is node for reader in t.outputs)}
     freed = [_bytes(tensor) or 0 for tensor in alone.values()]
@@ -66,7 +66,7 @@ def _fits(node: Node) -> bool:
 
 
 def _bytes(tensor: Tensor) -> int | None:
-    """Size of a tensor; None where it is not known, or where numpy has not the type."""
+    """Size of a tensor in bytes; None if it is unknown, or if NumPy lacks the type."""
     shape, dtype = static_shape(tensor), tensor.dtype
     if shape is None or not isinstance(dtype, np.dtype) or dtype.isbuiltin != 1:
         return None
@@ -75,8 +75,8 @@ def _bytes(tensor: Tensor) -> int | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep ONNX Runtime's notes on kernels that it lacks off the user's terminal: it casts instead."""
-    # Not at the top: once it is imported, PyTorch may round otherwise (by a bit, in the position encoding).
+    """Silence ONNX Runtime's warnings about kernels that it lacks; it inserts casts instead."""
+    # Not at the top: importing it can change PyTorch's rounding (by one bit, in the position encoding).
     import onnxruntime as ort
 
     ort.set_default_logger_severity(QUIET)

@@ -1,4 +1,4 @@
-"""What the rules share: reading constants and shapes, and leading readers past a node."""
+"""Helpers of the rules: read constants and shapes, and connect readers past a node."""
 
 import itertools
 from typing import Any
@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-Dim = int | str | None  # a size, a name such as "batch", or nothing known
+Dim = int | str | None  # a size, a name such as "batch", or unknown
 Tensor = Any  # gs.Variable | gs.Constant: onnx_graphsurgeon carries no types
 Node = Any
 
-# Axes, sizes and bounds have one entry per dimension; an index tensor or a weight is never read by mistake.
+# Axes, sizes and bounds have one entry per dimension; longer constants are index tensors or weights.
 MAX_INTS = 64
 
 
@@ -34,25 +34,25 @@ def ints(tensor: Tensor) -> list[int] | None:
 
 
 def dims(tensor: Tensor) -> list[Dim] | None:
-    """The shape as far as it is known, one entry per dimension; None where not even the rank is."""
+    """The shape as far as it is known, one entry per dimension; None if the rank is unknown."""
     if tensor.shape is None:
         return None
     return [_dim(d) for d in tensor.shape]
 
 
 def _dim(entry: Dim) -> Dim:
-    """A shape's entry, where -1 says unknown as well as None does."""
+    """An entry of a shape; negative sizes mean unknown, as None does."""
     return None if isinstance(entry, int) and entry < 0 else entry
 
 
 def static_shape(tensor: Tensor) -> list[int] | None:
-    """The shape when every dimension is a number."""
+    """The shape if every dimension is a number, else None."""
     known = [d for d in dims(tensor) or [] if isinstance(d, int)]
     return known if tensor.shape is not None and len(known) == len(tensor.shape) else None
 
 
 def redirect(old: Tensor, new: Tensor) -> None:
-    """Every reader of `old` reads `new`."""
+    """Make every reader of `old` read `new`."""
     for reader in list(old.outputs):
         for index, tensor in enumerate(reader.inputs):
             if tensor is old:
@@ -60,11 +60,11 @@ def redirect(old: Tensor, new: Tensor) -> None:
 
 
 def bypass(graph: gs.Graph, node: Node) -> bool:
-    """Take out a node whose output is its first input; False, and no edit, where it has to stay.
+    """Remove a node whose output equals its first input; False, without an edit, if that is impossible.
 
-    A graph output keeps its name: whatever computed the node's input computes the output instead. That is
-    impossible where the input is a graph input or a constant, which nothing computes, or a graph output
-    itself, whose name is needed too: there the node stays.
+    A graph output keeps its name: the node that computes the input then computes the output directly. That
+    is impossible if the input is a graph input or a constant, which no node computes, or another graph
+    output, whose name must be kept too.
     """
     source, target = node.inputs[0], node.outputs[0]
     if not is_output(graph, target):
@@ -82,7 +82,7 @@ def bypass(graph: gs.Graph, node: Node) -> bool:
 
 
 def only_reader(graph: gs.Graph, tensor: Tensor) -> bool:
-    """Whether a tensor is read once and is not an output, so that its maker goes when that reader does."""
+    """Whether a tensor has one reader and is not an output, so that its producer is unused without it."""
     return len(tensor.outputs) == 1 and not is_output(graph, tensor)
 
 

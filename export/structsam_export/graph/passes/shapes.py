@@ -1,4 +1,4 @@
-"""Shape inference for rules that need to know a dimension."""
+"""Shape inference for the rules."""
 
 import numpy as np
 import onnx
@@ -7,17 +7,17 @@ import onnx_graphsurgeon as gs
 
 from .rewire import Dim, dims
 
-# Inference reads values only where they are shapes, axes or bounds. Anything longer is a weight or an index
-# table: its shape is enough, and without weights no graph comes near protobuf's limit of 2 GB.
+# Inference reads the values of shapes, axes and bounds only. Longer constants are weights or index tables:
+# their shape is enough, and without weights a graph stays far below protobuf's limit of 2 GB.
 MAX_VALUES = 64
 
 
 def infer_shapes(graph: gs.Graph) -> None:
-    """Fill in the shape and type of every tensor between the graph's inputs and outputs, where they follow.
+    """Fill in the inferred shape and type of every tensor between the graph's inputs and outputs.
 
-    What is known stays: a number or a name replaces an unknown dimension, a number replaces a name, and
-    nothing else changes. Names that inference makes up for itself ("unk__3") are left out, since they mean
-    nothing in another run.
+    Known dimensions are kept: a number or a name replaces an unknown dimension, a number replaces a name, and
+    nothing else changes. Names that inference generates ("unk__3") are ignored, since they differ between
+    runs.
     """
     model = gs.export_onnx(_without_weights(graph), do_type_check=False)
     inferred = gs.import_onnx(onnx.shape_inference.infer_shapes(model, data_prop=True)).tensors()
@@ -30,7 +30,7 @@ def infer_shapes(graph: gs.Graph) -> None:
 
 
 def _without_weights(graph: gs.Graph) -> gs.Graph:
-    """A copy in which every long constant is an input of the same type and shape."""
+    """A copy in which every long constant is replaced by an input of the same type and shape."""
     light = graph.copy()
     for tensor in light.tensors().values():
         if isinstance(tensor, gs.Constant) and int(np.prod(tensor.shape)) > MAX_VALUES:

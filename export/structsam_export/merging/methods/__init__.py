@@ -1,1 +1,1 @@
-"""Ways to merge tokens: one file each, listed in `merging/registry.py`."""
+"""Merging methods: one file each, listed in `merging/registry.py`."""

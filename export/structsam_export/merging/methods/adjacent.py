@@ -1,4 +1,4 @@
-"""Bipartite matching that stays near: a method of ours."""
+"""Adjacent (ours): bipartite matching within a cell and its eight neighbours."""
 
 from __future__ import annotations
 
@@ -19,33 +19,34 @@ from ..windows import Windows
 from .tomesd import ToMeSD
 
 STEPS = sorted(itertools.product((-1, 0, 1), repeat=2), key=lambda step: step != (0, 0))
-"""To the cell itself, then to those around it in raster order."""
+"""Offsets (down, across) to the cell itself, then to its eight neighbours in raster order."""
 
 
 @dataclass(frozen=True)
 class Adjacent(ToMeSD):
-    """One token of every cell is a destination; others merge into that of their own cell or of one beside it.
+    """One token of every cell is a destination; others merge into that of their own or a neighbouring cell.
 
-    Ours. A slot stands at one place, and every other token of it sees the window from there; matching counts
-    likeness alone and may send a token to the other end of its window. Here it cannot, and no token is
-    compared with more than nine, however large the window is. With it attention is proportional by default:
-    on `vit_nano` neither gives without the other what both give together (docs/methods.md).
+    Ours. A slot has one position, which all of its tokens share in attention; matching by similarity alone
+    may merge a token into a slot at the other end of its window. Here the distance is at most one cell, and
+    a token is compared with nine destinations at any window size. Attention is proportional by default: on
+    `vit_nano` the gain needs both (docs/methods.md).
 
     Args:
         rate: r, the share of tokens to remove, in [0, 1 - 1/s^2].
         cell: s, rows and columns of a cell; divides the window.
-        destination: a random token of each cell, as `tomesd` draws them, or the first.
+        destination: a random token of each cell, drawn as in `tomesd`, or the first.
         reduction: the mean of a destination and its sources, or the destination alone.
-        heads: of the encoder, where that mean is taken; 1 is all channels. `Method.at` sets it.
-        proportional: attention counts every slot as often as it has tokens; see `Method`.
-        seed: of the layout.
-        channels: what tokens are judged by: all channels, or the mean over heads.
+        heads: attention heads of the encoder, over which `channels` takes the mean; 1 keeps all channels.
+            `Method.at` sets it.
+        proportional: attention adds log(size) of a slot to the logits of its key; see `Method.proportional`.
+        seed: seed of the layout of destinations.
+        channels: features that tokens are scored or compared by: all channels, or their mean over heads.
     """
 
     proportional: bool = True
 
     def matched(self, x: Tensor, windows: Windows) -> MergePlan:
-        """Matching onto what is near in the layout; see `Matching.matched`."""
+        """Matching with the nine nearest destinations; see `Matching.matched`."""
         cells, near = cells_of(windows, self.cell), near_cells(windows.side // self.cell)  # [G, s^2], [G, 9]
         chosen = np.array(self.destinations(windows))  # [G]
         others = cells[cells != chosen[:, None]].reshape(len(cells), -1)  # [G, s^2 - 1]
@@ -66,19 +67,19 @@ class Adjacent(ToMeSD):
         )
 
     def _similarity(self, x: Tensor, windows: Windows, source: Tensor, around: Tensor) -> Tensor:
-        """How like tokens of every cell are to the destinations around.
+        """Similarity of the tokens of every cell to the destinations around it.
 
-        It is snapped before the largest is chosen: products of so few columns differ in their last bit from
-        column to column, and alike destinations must tie, so that a token stays in its own cell.
+        It is rounded (`snap`) before the maximum is taken: matrix products of so few columns differ in the
+        last bit between columns, and identical destinations must tie, so that a token stays in its own cell.
 
         Args:
             x: [B, H, W, C] features, fp32.
-            windows: how the block cuts the map.
+            windows: the block's attention windows.
             source: [B', G, s^2 - 1] int32, tokens of every cell.
-            around: [B', G, 9] int32, destinations of that cell and of those around it.
+            around: [B', G, 9] int32, destinations of that cell and of its neighbours.
 
         Returns:
-            [B', G, s^2 - 1, 9], with padding as `with_padding` says.
+            [B', G, s^2 - 1, 9]; see `with_padding` for padding.
         """
         metric = unit(head_mean(x, self.heads))
         similarity = windows.cut(metric, source) @ windows.cut(metric, around).transpose(2, 3)
@@ -87,12 +88,13 @@ class Adjacent(ToMeSD):
 
 
 def near_cells(side: int) -> NDArray[np.int64]:
-    """Every cell and those around it, in a window of side x side cells.
+    """Indices of every cell and its eight neighbours, in a window of side x side cells.
 
-    Beyond the border the outermost cell stands again: a destination that is found twice is found once.
+    Neighbours beyond the border are replaced by the nearest cell inside; a repeated destination changes no
+    maximum.
 
     Returns:
-        [cells, 9].
+        [cells, 9], the cell itself first.
     """
     row, column = np.divmod(np.arange(side * side), side)
     places = [

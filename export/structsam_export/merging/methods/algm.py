@@ -1,4 +1,4 @@
-"""ALGM: local merging of cells, then global matching of what is left (Norouzi et al. 2024)."""
+"""ALGM: local merging of cells, then global matching of the remaining tokens (Norouzi et al. 2024)."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 LOCAL_ONLY = 5 / 12
-"""Share of the depth in which only cells merge."""
+"""Share of the depth, from block 0, in which only the local stage runs."""
 
 
 @dataclass(frozen=True)
 class ALGM(Method):
-    """Cells whose tokens are most alike collapse, then even slots merge into odd ones.
+    """The cells with the most similar tokens collapse, then even slots merge into odd ones.
 
-    ALGM merges twice in the whole network, as many tokens as pass a threshold. The paper needs a rate in
-    every block. Ours: `local` of the tokens to remove go with the first stage and the others with the
-    second, in every block; with 1 only the first stage runs, and differs from StructSAM only in what ranks
-    the cells. Cells of padding are alike (they would count as 0) and merge first. Tokens are compared on the
-    mean over heads.
+    ALGM merges twice in the whole network, and a threshold decides how many tokens. The StructSAM paper needs
+    a rate in every block. Ours: in every block the first stage removes the share `local` of the tokens to
+    remove and the second stage the rest; with `local` 1 only the first stage runs, and differs from StructSAM
+    only in the score of a cell. Cells of padding have similarity 1 and merge first. Tokens are compared on
+    the mean over heads.
 
     Args:
         rate: r, the share of tokens to remove, in [0, 1 - 1/s^2].
         cell: s, rows and columns of a cell; divides the window.
         local: share of the removed tokens that the first stage removes, in [0, 1].
-        reduction: means weighted by size, or the token at a slot's position alone: a cell's last.
-        heads: of the encoder, where that mean is taken; 1 is all channels. `Method.at` sets it.
-        proportional: attention counts every slot as often as it has tokens; see `Method`.
-        channels: what tokens are judged by: all channels, or the mean over heads.
+        reduction: mean weighted by size, or only the token at the slot's position: the last of a cell.
+        heads: attention heads of the encoder, over which `channels` takes the mean; 1 keeps all channels.
+            `Method.at` sets it.
+        proportional: attention adds log(size) of a slot to the logits of its key; see `Method.proportional`.
+        channels: features that tokens are scored or compared by: all channels, or their mean over heads.
     """
 
     rate: float
@@ -55,19 +56,19 @@ class ALGM(Method):
     channels: Channels = Channels.HEADS
 
     def at(self, site: Site) -> Self:
-        """In the first blocks cells alone: ALGM's global stage stands at layer 5 of 12; see `Method.at`."""
+        """Local stage only in the first blocks: ALGM's global stage is at layer 5 of 12; see `Method.at`."""
         method = super().at(site)
         return replace(method, local=1.0) if site.block < LOCAL_ONLY * site.depth else method
 
     def counts(self, windows: Windows) -> dict[str, int]:
-        """And of cells; see `Method.counts`."""
+        """Counts of tokens and of cells; see `Method.counts`."""
         cells = windows.tokens // self.cell**2
         return super().counts(windows) | {"cells": cells, "cells_merged": self.merged(windows)}
 
     def merged(self, windows: Windows) -> int:
-        """M: cells of one window that collapse in the first stage.
+        """M, the number of cells of one window that collapse in the first stage.
 
-        At least so many that the second stage, which can halve what is left, removes the rest.
+        Large enough that the second stage, which removes at most half of the slots, can remove the rest.
         """
         tokens, fewer = windows.tokens, self.cell**2 - 1
         if self.local == 1:
@@ -79,7 +80,7 @@ class ALGM(Method):
         return merged
 
     def matched(self, windows: Windows) -> int:
-        """R: slots of the first stage that merge in the second."""
+        """R, the number of slots of the first stage that merge in the second."""
         if self.local == 1:
             return 0
         return removed(self.rate, windows.tokens) - self.merged(windows) * (self.cell**2 - 1)
@@ -103,14 +104,14 @@ class ALGM(Method):
         members = metric.index_select(1, cells.flatten())
         members = members.view(metric.shape[0], *cells.shape, -1)  # [B', G, s * s, c]
         rank = inverse(largest_first(likeness(members)))  # [B', G]
-        # Raster order among the cells that merge, and among the others. The second stage takes every other
-        # slot: in the order of likeness, a swap of near ties would turn sources into destinations.
+        # Raster order among the cells that merge, and among the others. The second stage alternates sources
+        # and destinations: in the order of similarity, a swap of near ties would swap these roles.
         order = torch.where(rank < merged, len(cells), 0) - count(len(cells), metric.device)
         tokens = ordered(cells, largest_first(order.float()))
         return collapse(tokens, place=tokens[:, :merged, -1])
 
     def _global(self, local: MergePlan, metric: Tensor, windows: Windows) -> MergePlan:
-        """Matching of even with odd slots of the first stage: collapsed cells first, then tokens."""
+        """Matching of even with odd slots of the first stage, which are collapsed cells, then kept tokens."""
         slots = local.merge(metric)
         place = count(slots.shape[1], slots.device).expand(slots.shape[0], -1)
         padding = windows.padding(slots.shape[0] // windows.per_image, slots.device)

@@ -1,4 +1,4 @@
-"""The StructSAM of the authors' public code: the calmest token of every cell is a destination."""
+"""StructSAM as in the authors' public code: the token of lowest energy in every cell is a destination."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from ..windows import Windows
 
 @dataclass(frozen=True)
 class Bipartite(Matching):
-    """Bipartite matching onto the token of least gradient in every cell.
+    """Bipartite matching with the token of lowest energy in every cell as destination.
 
-    What was published with the paper differs from its Algorithm 1: no cell is protected, and a token may
-    merge into the destination of any cell of its window, whichever it is most like. Table 5 prices this one.
-    Ours: by default the energy is taken over the whole map with replicated borders, as in `StructSAM`, where
-    their code takes it within a window and puts zeros around; padding merges with padding, where their code
-    sends all of it to the first destination; and `replace`.
+    The authors' code differs from Algorithm 1 of the paper: no cell is protected, and a token merges into the
+    most similar destination of its window, in any cell. Table 5 of the paper counts this method. Ours: by
+    default the energy is computed over the whole map with replicated borders, as in `StructSAM` (their code:
+    within a window, with zeros around it); padding merges with padding (their code: all of it merges into the
+    first destination); and `replace`.
 
     Args:
         rate: r, the share of tokens to remove, in [0, 1 - 1/s^2].
         cell: s, rows and columns of a cell; divides the window.
-        gradient: operator of the energy.
-        scope: the energy is taken over the map, or within each window, padding included.
-        border: of what it is taken over: replicated, or zeros.
-        destination: which token of each cell; `random` is ToMeSD with another random number.
+        gradient: operator that computes the energy.
+        scope: computes the energy over the map, or within each window, padding included.
+        border: padding of that map or window for the gradient: replicated tokens, or zeros.
+        destination: the token of each cell by its energy; `random` is ToMeSD with other random numbers.
         reduction: the mean of a destination and its sources, or the destination alone.
-        heads: of the encoder, where that mean is taken; 1 is all channels. `Method.at` sets it.
-        proportional: attention counts every slot as often as it has tokens; see `Method`.
-        seed: of the random choice.
-        channels: what tokens are judged by: all channels, or the mean over heads.
+        heads: attention heads of the encoder, over which `channels` takes the mean; 1 keeps all channels.
+            `Method.at` sets it.
+        proportional: attention adds log(size) of a slot to the logits of its key; see `Method.proportional`.
+        seed: seed of the random destinations.
+        channels: features that tokens are scored or compared by: all channels, or their mean over heads.
     """
 
     rate: float
@@ -54,11 +55,11 @@ class Bipartite(Matching):
     channels: Channels = Channels.HEADS
 
     def energy_macs(self, windows: Windows, channels: int) -> int:
-        """Of the gradient; see `Method.energy_macs`."""
+        """Multiply-accumulates of the gradient; see `Method.energy_macs`."""
         return gradient_macs(windows, channels // self.heads, self.gradient, self.scope)
 
     def sources(self, windows: Windows) -> int:
-        """All tokens but one of every cell; see `Matching.sources`."""
+        """All tokens except one of every cell; see `Matching.sources`."""
         return windows.tokens - windows.tokens // self.cell**2
 
     def matched(self, x: Tensor, windows: Windows) -> MergePlan:

@@ -1,4 +1,4 @@
-"""Flatness protects, similarity assigns: a method of ours."""
+"""Hybrid (ours): flatness decides which cells may merge, similarity which of their tokens merge."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ from ..windows import Windows
 class Hybrid(Matching):
     """Bipartite matching among the tokens of the flattest cells; all other cells are kept.
 
-    Ours, between Algorithm 1, whose cells must collapse whole, and `Bipartite`, which protects nothing. The
-    calmest token of each of the flattest cells is a destination, the others are sources, and those most like
-    a destination merge into it, of whichever cell that is.
+    Ours, between Algorithm 1, which collapses whole cells, and `Bipartite`, which protects none. The token of
+    lowest energy in each of the flattest cells is a destination, the other tokens of these cells are sources,
+    and the most similar sources merge into a destination of any of these cells.
 
     Args:
         rate: r, the share of tokens to remove, in [0, 1 - 1/s^2].
         cell: s, rows and columns of a cell; divides the window.
-        spread: how many cells may merge, in multiples of the M that Algorithm 1 would collapse; at least 1,
-            where nearly all of their tokens must merge, and the larger, the more similarity decides.
-        gradient: operator of the energy.
-        scope: the energy is taken over the map, or within each window, padding included.
-        border: of what it is taken over: replicated, or zeros.
-        flatness: by what cells are ranked.
-        destination: which token of each cell others may merge into.
+        spread: number of candidate cells as a multiple of the M cells that Algorithm 1 collapses; at least 1.
+            At 1 nearly all of their tokens merge; the larger it is, the more similarity decides.
+        gradient: operator that computes the energy.
+        scope: computes the energy over the map, or within each window, padding included.
+        border: padding of that map or window for the gradient: replicated tokens, or zeros.
+        flatness: score that ranks cells.
+        destination: the token of each cell, by its energy, that others may merge into.
         reduction: the destination alone, or the mean of it and its sources.
-        heads: of the encoder, where that mean is taken; 1 is all channels. `Method.at` sets it.
-        proportional: attention counts every slot as often as it has tokens; see `Method`.
-        seed: of the random choice.
-        channels: what tokens are judged by: all channels, or the mean over heads.
+        heads: attention heads of the encoder, over which `channels` takes the mean; 1 keeps all channels.
+            `Method.at` sets it.
+        proportional: attention adds log(size) of a slot to the logits of its key; see `Method.proportional`.
+        seed: seed of the random destinations.
+        channels: features that tokens are scored or compared by: all channels, or their mean over heads.
     """
 
     rate: float
@@ -60,16 +61,16 @@ class Hybrid(Matching):
     channels: Channels = Channels.HEADS
 
     def energy_macs(self, windows: Windows, channels: int) -> int:
-        """Of the gradient; see `Method.energy_macs`."""
+        """Multiply-accumulates of the gradient; see `Method.energy_macs`."""
         return gradient_macs(windows, channels // self.heads, self.gradient, self.scope)
 
     def candidates(self, windows: Windows) -> int:
-        """Cells of one window whose tokens may merge: the least whole number of at least `spread` M."""
+        """Number of cells of one window whose tokens may merge: `spread` M, rounded up."""
         wanted = self.spread * merged_cells(self.rate, windows.tokens, self.cell)
         return min(math.ceil(round(wanted, 6)), windows.tokens // self.cell**2)
 
     def sources(self, windows: Windows) -> int:
-        """All tokens but one of each of those cells; see `Matching.sources`."""
+        """All tokens except one of each candidate cell; see `Matching.sources`."""
         return self.candidates(windows) * (self.cell**2 - 1)
 
     def matched(self, x: Tensor, windows: Windows) -> MergePlan:

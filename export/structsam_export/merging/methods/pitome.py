@@ -1,4 +1,4 @@
-"""PiToMe: merge where many tokens are alike, protect the rest (Tran et al. 2024)."""
+"""PiToMe: merge tokens that are similar to many others, protect the rest (Tran et al. 2024)."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PiToMe(Matching):
-    """The 2 R tokens of highest energy are paired by rank, and each even one merges into an odd one.
+    """The 2 R tokens of highest energy are matched: tokens of even rank merge into tokens of odd rank.
 
-    Energy is the mean of ELU(cosine - margin) with all tokens: high where many are alike. Two tokens are
-    needed for every one that is removed, so rates above 0.5 remove half. Ours, where the paper does not say:
-    the margin and its fall with depth are PiToMe's own for DeiT (`margin` is that of one block), tokens are
-    compared on the mean over heads, and a slot's mean is not weighted, because every block unmerges.
+    Energy is the mean of ELU(cosine - margin) over all tokens: high for tokens with many similar ones. Every
+    removed token needs a second one, so rates above 0.5 remove half. Ours, where the StructSAM paper does not
+    say: the margin and its decrease with depth are PiToMe's for DeiT (`margin` is that of one block), tokens
+    are compared on the mean over heads, and a slot's mean is not weighted, because every block unmerges.
 
     Args:
-        rate: r, the share of tokens to remove; more than half is half.
-        margin: cosine at which a neighbour begins to count, in [-1, 1]; of block 0 until `at` lets it fall.
+        rate: r, the share of tokens to remove; rates above 0.5 remove half.
+        margin: cosine from which a neighbour counts, in [-1, 1]; that of block 0, which `at` scales by depth.
         reduction: the mean of a destination and its sources, or the destination alone.
-        heads: of the encoder, where that mean is taken; 1 is all channels. `Method.at` sets it.
-        proportional: attention counts every slot as often as it has tokens; see `Method`.
-        channels: what tokens are judged by: all channels, or the mean over heads.
+        heads: attention heads of the encoder, over which `channels` takes the mean; 1 keeps all channels.
+            `Method.at` sets it.
+        proportional: attention adds log(size) of a slot to the logits of its key; see `Method.proportional`.
+        channels: features that tokens are scored or compared by: all channels, or their mean over heads.
     """
 
     rate: float
@@ -45,15 +46,15 @@ class PiToMe(Matching):
     proportional: bool = False
     channels: Channels = Channels.HEADS
     most = 0.5
-    reading = "likeness: bright merges"
+    reading = "similarity: bright merges"
     fragile = True  # a swap of neighbouring ranks swaps a source with a destination
 
     def at(self, site: Site) -> Self:
-        """With a margin that falls to 0 behind the last block, as PiToMe's own for DeiT; see `Method.at`."""
+        """The margin falls linearly to 0 after the last block, as PiToMe's for DeiT; see `Method.at`."""
         return replace(super().at(site), margin=self.margin * (1 - site.block / site.depth))
 
     def scores(self, x: Tensor, windows: Windows) -> Tensor:
-        """How much a token is like all tokens of its window; see `Method.scores`."""
+        """PiToMe's energy of every token within its window; see `Method.scores`."""
         metric = windows.cut(head_mean(x, self.heads))
         return windows.joined(self.energy(metric, windows.side))
 
@@ -78,15 +79,15 @@ class PiToMe(Matching):
         )
 
     def energy(self, metric: Tensor, side: int, padding: Tensor | None = None) -> Tensor:
-        """The mean over all tokens, itself included.
+        """PiToMe's energy: the mean of ELU(cosine - margin) over all tokens, the token itself included.
 
-        Taken row by row and then over rows: one sum over 4096 terms rounds ten times worse on ONNX Runtime's
-        CPU, and with ranks that alternate between source and destination every swap of neighbours shows.
+        Averaged within rows of the grid, then over rows: one sum of 4096 terms has ten times the rounding
+        error on ONNX Runtime's CPU provider, and a swap of neighbouring ranks swaps source and destination.
 
         Args:
-            metric: [B', N, c].
+            metric: [B', N, c] features that tokens are compared by.
             side: columns of the window.
-            padding: [B', N] fp32, 1 for padding, which is like padding and like no picture.
+            padding: [B', N] fp32, 1 for padding, which has cosine 1 to padding and 0 to the image.
 
         Returns:
             [B', N].

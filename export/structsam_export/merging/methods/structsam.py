@@ -22,34 +22,35 @@ from ..windows import Windows
 
 @dataclass(frozen=True)
 class StructSAM(Method):
-    """Merge the flattest cells of every window, keep all others (Algorithm 1).
+    """Merge the flattest cells of every window, keep all others (Algorithm 1 of the paper).
 
-    By default the energy is taken over the whole map before windows are cut, with replicated borders; padding
-    has energy 0, so cells of padding are the flattest there are and merge first.
+    By default the energy is computed over the whole map before the window partition, with replicated borders;
+    padding has energy 0, so cells of padding are the flattest and merge first.
 
     Prompt-aware (section 3.3): cells under a prior (see `PromptedWindows`) merge last, in the order of the
-    highest prior among their tokens and then of their flatness; and `prompt_windows` windows of every image,
-    those with the most prior, merge at a rate of their own.
+    highest prior among their tokens, then of their flatness; and the `prompt_windows` windows of every image
+    with the most prior merge at `rate_prompt`.
 
     Args:
         rate: r, the share of tokens to remove, in [0, 1 - 1/s^2].
         cell: s, rows and columns of a cell; divides the window.
-        gradient: operator of the energy.
-        scope: the energy is taken over the map, or within each window, padding included.
-        border: of what it is taken over: replicated, or zeros.
-        flatness: by what cells are ranked: their largest or mean energy, or what is alike in their features.
-        selection: which cells merge.
-        cells: False drops the grid (Table 4, No-Cell): the calmest tokens, wherever they lie, merge in
-            groups of s * s neighbours in energy order. The paper does not define it; this reading is ours.
-        destination: which token gives a merged cell its position.
-        place: where the relative position sees a merged cell: there, or at the mean of its tokens (ours).
-        reduction: a merged cell becomes its mean, as the paper says, or its destination (ours).
-        heads: of the encoder, where that mean is taken; 1 is all channels. `Method.at` sets it.
-        proportional: attention counts every slot as often as it has tokens; see `Method`.
-        seed: of the random choices, which are drawn once and are the same for every image.
-        prompt_windows: how many windows of an image merge at `rate_prompt`; 0 where there is only one.
-        rate_prompt: r of those.
-        channels: what tokens are judged by: all channels, or the mean over heads.
+        gradient: operator that computes the energy.
+        scope: computes the energy over the map, or within each window, padding included.
+        border: padding of that map or window for the gradient: replicated tokens, or zeros.
+        flatness: score that ranks cells: from their largest or mean energy, or from their features (ours).
+        selection: merge the flattest cells, or random ones.
+        cells: False drops the grid (Table 4, No-Cell): the tokens of lowest energy in the window merge in
+            groups of s * s, in energy order. The paper does not define it; this interpretation is ours.
+        destination: the token of a cell, by its energy, whose position the merged cell takes.
+        place: relative position of a merged cell: its destination's, or the mean of its tokens' (ours).
+        reduction: a merged cell becomes its mean, as in the paper, or its destination token (ours).
+        heads: attention heads of the encoder, over which `channels` takes the mean; 1 keeps all channels.
+            `Method.at` sets it.
+        proportional: attention adds log(size) of a slot to the logits of its key; see `Method.proportional`.
+        seed: seed of the random choices, which are drawn once and are the same for every image.
+        prompt_windows: number of windows of an image that merge at `rate_prompt`; 0 if it has only one.
+        rate_prompt: r of these windows.
+        channels: features that tokens are scored or compared by: all channels, or their mean over heads.
     """
 
     rate: float
@@ -74,38 +75,38 @@ class StructSAM(Method):
 
     @property
     def conflict(self) -> str:
-        """A mean place is that of a cell; see `Method.conflict`."""
+        """A mean position needs cells; see `Method.conflict`."""
         homeless = self.place is Place.MEAN and not self.cells
-        return "place=mean is that of a cell, and cells=no has none" if homeless else ""
+        return "place=mean needs cells, and cells=no has none" if homeless else ""
 
     @property
     def ordered(self) -> bool:
-        """Without cells, groups are cut from the order of all energies; see `Method.ordered`."""
+        """Without cells, groups are consecutive tokens in the order of energy; see `Method.ordered`."""
         return not self.cells
 
     @property
     def fragile(self) -> bool:
-        """Where groups are cut from an order; see `Method.fragile`."""
+        """As `ordered`; see `Method.fragile`."""
         return self.ordered
 
     @property
     def takes_prior(self) -> bool:
-        """Cells under a prior merge last; see `Method.takes_prior`."""
+        """With cells, those under a prior merge last; see `Method.takes_prior`."""
         return self.cells
 
     @property
     def has_kernels(self) -> bool:
-        """With the options of Algorithm 1, whatever the rate; see `Method.has_kernels`."""
+        """With the options of Algorithm 1, at any rate; see `Method.has_kernels`."""
         plain = StructSAM(self.rate, self.cell, channels=self.channels, heads=self.heads, seed=self.seed)
         return self == plain
 
     @property
     def footprint(self) -> int:
-        """A merged slot is a whole cell; see `Method`."""
+        """The side of a cell if it takes its mean position; see `Method.footprint`."""
         return self.cell if self.place is Place.MEAN else 1
 
     def energy_macs(self, windows: Windows, channels: int) -> int:
-        """Of the gradient; see `Method.energy_macs`."""
+        """Multiply-accumulates of the gradient; see `Method.energy_macs`."""
         return gradient_macs(windows, channels // self.heads, self.gradient, self.scope)
 
     def slots(self, windows: Windows) -> int:
@@ -113,7 +114,7 @@ class StructSAM(Method):
         return windows.tokens - self.merged(windows) * (self.cell**2 - 1)
 
     def counts(self, windows: Windows) -> dict[str, int]:
-        """And of cells; see `Method.counts`."""
+        """Counts of tokens and of cells; see `Method.counts`."""
         cells = windows.tokens // self.cell**2
         return super().counts(windows) | {"cells": cells, "cells_merged": self.merged(windows)}
 
@@ -122,7 +123,7 @@ class StructSAM(Method):
         return gradient_energy(head_mean(x, self.heads), self.gradient, self.border).sqrt()
 
     def merged(self, windows: Windows) -> int:
-        """M: cells of one window that collapse."""
+        """M, the number of cells of one window that collapse."""
         rate = self.rate_prompt if windows.group == PROMPT else self.rate
         return merged_cells(rate, windows.tokens, self.cell)
 
@@ -137,28 +138,28 @@ class StructSAM(Method):
         energy = self._energy(x, windows, groups)
         score = self._score(groups, energy, x, windows)
         if (levels := windows.levels) is not None:
-            late = lookup(levels, groups).amax(-1)  # a cell merges as a whole: its most wanted token decides
+            late = lookup(levels, groups).amax(-1)  # a cell merges as a whole: its highest level decides
             score = lexicographic(-late, place=inverse(largest_first(score)))
         order = largest_first(score)
         tokens = ordered(cells, order)
-        if self.destination is Destination.RANDOM:  # drawn for a rank
+        if self.destination is Destination.RANDOM:  # drawn for each rank
             place = member_of(tokens[:, :merged], choose(energy[:, :merged], self.destination, self.seed))
-        else:  # chosen in all cells, before they are ordered, so that only the choice is
+        else:  # chosen before the cells are ordered, so that only the choice is reordered, not the energies
             place = lookup(member_of(groups, choose(energy, self.destination, self.seed)), order)[:, :merged]
         plan = collapse(tokens, place)
         return plan.replacing() if self.reduction is Reduction.REPLACE else plan
 
     def _energy(self, x: Tensor, windows: Windows, tokens: Tensor | None = None) -> Tensor:
-        """Of all tokens, or of those that are wanted; see `token_energy`."""
+        """Energy of all tokens, or of the given ones; see `token_energy`."""
         return token_energy(x, windows, self.gradient, self.scope, self.border, tokens)
 
     def _sorted(self, x: Tensor, windows: Windows) -> Tensor:
-        """No-Cell: tokens from the calmest to the busiest, s * s at a time: [B', N / s^2, s * s] int32."""
+        """No-Cell: tokens in ascending order of energy, in groups of s * s: [B', N / s^2, s * s] int32."""
         energy = self._energy(x, windows)
         return largest_first(-energy).view(energy.shape[0], -1, self.cell**2)
 
     def _score(self, groups: Tensor, energy: Tensor, x: Tensor, windows: Windows) -> Tensor:
-        """How soon each cell merges, the largest first; see `flatness`."""
+        """Score of each cell, [B', G]; the largest merge first; see `flatness`."""
         if self.selection is Selection.RANDOM:
             return draw(groups.shape[1], self.seed, energy.device).expand(groups.shape[:2])
         return flatness(self.flatness, energy, groups, x, windows)

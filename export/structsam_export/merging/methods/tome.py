@@ -16,19 +16,21 @@ from ..windows import Windows
 
 @dataclass(frozen=True)
 class ToMe(Matching):
-    """Tokens at even places merge into tokens at odd places, the most similar pairs first.
+    """Tokens of even index merge into tokens of odd index, the most similar pairs first.
 
-    A window is even tokens wide, so this pairs columns with columns. Only half of the tokens are sources:
-    rates above 0.5 remove half. Ours, where the paper does not say how ToMe was brought to SAM: tokens are
-    compared before queries and keys exist, on the mean over heads; the mean of a slot is not weighted,
-    because every block unmerges; padding is like padding only, where ToMe divides by zero.
+    A window has an even number of columns, so even columns merge into odd columns. Only half of the tokens
+    are sources: rates above 0.5 remove half. Ours, where the StructSAM paper does not say how ToMe was
+    adapted to SAM: tokens are compared before queries and keys exist, on the mean over heads; the mean of a
+    slot is not weighted, because every block unmerges; padding is similar only to padding, where ToMe divides
+    by zero.
 
     Args:
-        rate: r, the share of tokens to remove; more than half is half.
+        rate: r, the share of tokens to remove; rates above 0.5 remove half.
         reduction: the mean of a destination and its sources, or the destination alone.
-        heads: of the encoder, where that mean is taken; 1 is all channels. `Method.at` sets it.
-        proportional: attention counts every slot as often as it has tokens; see `Method`.
-        channels: what tokens are judged by: all channels, or the mean over heads.
+        heads: attention heads of the encoder, over which `channels` takes the mean; 1 keeps all channels.
+            `Method.at` sets it.
+        proportional: attention adds log(size) of a slot to the logits of its key; see `Method.proportional`.
+        channels: features that tokens are scored or compared by: all channels, or their mean over heads.
     """
 
     rate: float

@@ -1,4 +1,4 @@
-// Slots from features: one gather that averages.
+// Slots from features: one averaging gather.
 #pragma once
 
 #include "../half.h"
@@ -6,8 +6,8 @@
 
 namespace structsam {
 
-/// A thread for every 16 bytes of every slot. Every row of the map is read once, by the one slot that it is
-/// in; the sum is in fp32 and rounded once.
+/// One thread for every 16 bytes of every slot. Every row of the map is read once, by its slot; the sum is in
+/// fp32 and rounded once.
 template <class T>
 struct Merge {
     static constexpr int THREADS = 256;
@@ -43,7 +43,7 @@ private:
         float sum[Pack<T>::SIZE] = {};
         for (int place = 0; place < count; ++place) {
             long long const row = layer.row(window, tokens[place]);
-            if (row < 0) continue;  // padding is zeros, and counts
+            if (row < 0) continue;  // padding is zero, and counts in the mean
             Pack<T> const features = x[row * packs() + pack];
             for (int channel = 0; channel < Pack<T>::SIZE; ++channel)
                 sum[channel] += to_float(features.values[channel]);

@@ -6,16 +6,16 @@
 
 namespace structsam {
 
-/// A block takes a strip of cells that lie side by side, with the border of one token that Sobel needs. It
-/// brings a few channels at a time into shared memory, where they become head means, and sums the squared
-/// gradient of every token over all of them; energies never leave it. Neighbouring blocks read a border
-/// twice, the second time from the cache.
+/// A block processes a strip of neighbouring cells with the border of one token that Sobel needs. It loads the
+/// head means of a few channels at a time into shared memory, and sums the squared gradient of every token over
+/// all channels; energies are not written to global memory. Borders between blocks are read twice, the second
+/// time from the cache.
 template <class T>
 struct Score {
     static constexpr int THREADS = 128;
     static constexpr int LANES = 8;   // partial sums of a token
     static constexpr int CHUNK = 32;  // channels at a time
-    // A warp sums four tokens that lie side by side: this far apart, their lanes are in different banks.
+    // A warp sums four neighbouring tokens: with this stride their lanes are in different memory banks.
     static constexpr int STRIDE = CHUNK + LANES;
     static constexpr int STRIP = 16;  // tokens, but at least a cell
 
@@ -64,7 +64,7 @@ private:
         return place < 0 ? 0 : place < length ? place : length - 1;
     }
 
-    /// One chunk of channels of the strip and its border, which is repeated where the map ends.
+    /// Load one chunk of channels of the strip and its border, which is replicated at the end of the map.
     STRUCTSAM_BOTH void load(int chunk, unsigned block, int thread, float* tile) const {
         int const top = cell_row(block) * layer.cell - 1, left = cell_column(block) * layer.cell - 1;
         for (int item = thread; item < places() * CHUNK; item += THREADS) {
@@ -94,7 +94,7 @@ private:
         }
     }
 
-    /// Sobel around one value of the tile: smoothed one way, differentiated the other.
+    /// Squared Sobel gradient at one value of the tile: smoothing along one axis, difference along the other.
     STRUCTSAM_BOTH float squared_gradient(float const* centre) const {
         int const right = STRIDE, below = (columns() + 2) * STRIDE;
         float smooth[3], change[3];  // of the columns to the left, here and to the right
@@ -134,7 +134,7 @@ private:
         }
     }
 
-    /// Where in [B', G] a cell of the padded map is.
+    /// Index in [B', G] of a cell of the padded map.
     STRUCTSAM_BOTH long long score_index(unsigned block, int row, int column) const {
         int const side = layer.cells_across();
         int const window = layer.window(image(block), row / side, column / side);

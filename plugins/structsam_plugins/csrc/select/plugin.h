@@ -11,9 +11,9 @@ struct SelectOperator {
     enum Output { SLOT, TOKEN, POSITION, OUTPUTS };
     static constexpr Kind KINDS[] = {Kind::SCORES, Kind::INDICES,  // in
                                      Kind::INDICES, Kind::INDICES, Kind::INDICES};
-    static constexpr int FEATURES = SCORE;  // none, and so no type of theirs
+    static constexpr int FEATURES = SCORE;  // no features; the type is not used
 
-    /// Every window by itself, as if it were an image: all that a plan depends on.
+    /// Every window as an image of its own, because a plan depends on its window only.
     static StructsamLayer layer(Merging const& merging, nvinfer1::PluginTensorDesc const* inputs) {
         StructsamLayer layer = merging.layer(1, merging.side, merging.side, merging.heads);
         layer.batch = static_cast<int32_t>(inputs[SCORE].dims.d[0]);

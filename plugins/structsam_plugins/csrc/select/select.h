@@ -5,9 +5,9 @@
 
 namespace structsam {
 
-/// A thread for every cell, which counts the cells of its window that come before it. That is G^2
-/// comparisons, a million for a whole map, in the time of one pass over G scores: no more than a sort of so
-/// few would take, and equal scores fall into the order of their index by themselves.
+/// One thread for every cell, which counts the cells of its window that come before it. These are G^2
+/// comparisons, a million for a global block, and take no longer than a sort of so few scores; equal scores are
+/// ordered by index without extra work.
 struct Select {
     static constexpr int THREADS = 128;
 
@@ -40,7 +40,7 @@ struct Select {
     }
 
 private:
-    /// How many scores are larger, or equal and earlier.
+    /// The number of scores that are larger, or equal with a lower index.
     STRUCTSAM_BOTH int rank_of(float const* scores, int cell) const {
         uint32_t const mine = key(scores[cell]);
         int rank = 0;
@@ -51,8 +51,8 @@ private:
         return rank;
     }
 
-    /// Whole numbers in the order of the scores. NaN has a place among them too: ranks are a permutation
-    /// whatever the features were, so that nothing is read or written outside of a window.
+    /// Integers in the order of the scores. NaN has a place in the order too: ranks are a permutation for any
+    /// features, so that nothing is read or written outside of a window.
     static STRUCTSAM_BOTH uint32_t key(float value) {
         union {
             float value;

@@ -1,4 +1,4 @@
-// What TensorRT looks for in a plugin library: IPluginRegistry::loadLibrary finds the creators here.
+// The entry points of a TensorRT plugin library: IPluginRegistry::loadLibrary finds the creators here.
 #include "../merge/plugin.h"
 #include "../score/plugin.h"
 #include "../select/plugin.h"

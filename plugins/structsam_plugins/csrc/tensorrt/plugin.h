@@ -1,7 +1,7 @@
-// What the four plugins have in common: everything that TensorRT asks, but for what an operator is.
+// The common part of the four plugins: TensorRT's plugin interface as a template over an operator.
 //
-// An operator is a struct that says its NAME, the KINDS of its tensors, how it finds its layer in the shapes
-// of its inputs, the shapes of its outputs, and which function of the C interface it is.
+// An operator is a struct with its NAME, the KINDS of its tensors, its layer from the shapes of its inputs, the
+// shapes of its outputs, and its function of the C interface.
 #pragma once
 
 #include <NvInfer.h>
@@ -15,14 +15,14 @@
 
 namespace structsam {
 
-/// What an operator's tensor holds.
+/// The content of an operator's tensor.
 enum class Kind {
-    FEATURES,  // fp32 or fp16, all of an operator the same
+    FEATURES,  // fp32 or fp16, the same type for all features of an operator
     SCORES,    // fp32
     INDICES,   // int32
 };
 
-/// How a layer is merged: the attributes of all four operators.
+/// The sizes of a layer's merging: the attributes of all four operators.
 struct Merging {
     int32_t side, cell, merged, heads;
 
@@ -39,13 +39,13 @@ struct Merging {
         return {batch, height, width, channels, side, cell, merged, heads};
     }
 
-    /// Of features [B, H, W, C].
+    /// The layer of features [B, H, W, C].
     StructsamLayer layer(nvinfer1::Dims const& features) const {
         auto const size = [&](int axis) { return static_cast<int32_t>(features.d[axis]); };
         return layer(size(0), size(1), size(2), size(3));
     }
 
-    /// B', windows of features [B, H, W, C] whose sizes need not be known yet.
+    /// B', the number of windows of features [B, H, W, C] with possibly symbolic sizes.
     nvinfer1::IDimensionExpr const* windows(nvinfer1::DimsExprs const& features,
                                             nvinfer1::IExprBuilder& builder) const {
         using Operation = nvinfer1::DimensionOperation;
@@ -57,7 +57,7 @@ struct Merging {
     }
 };
 
-/// The attributes as TensorRT has them: four numbers by name.
+/// The attributes in TensorRT's form: four integers by name.
 class Fields {
 public:
     explicit Fields(Merging const& values = {})
@@ -66,7 +66,7 @@ public:
         for (size_t index = 0; index < fields_.size(); ++index)
             fields_[index] = {names[index], &values_[index], nvinfer1::PluginFieldType::kINT32, 1};
     }
-    Fields(Fields const&) = delete;  // its fields point into itself
+    Fields(Fields const&) = delete;  // its fields point to its own members
     Fields& operator=(Fields const&) = delete;
 
     nvinfer1::PluginFieldCollection const* collection() const { return &collection_; }
@@ -78,7 +78,7 @@ public:
                 if (std::strcmp(field.name, name) == 0 && field.type == nvinfer1::PluginFieldType::kINT32)
                     return *static_cast<int32_t const*>(field.data);
             }
-            return 0;  // which makes no sense for any of them
+            return 0;  // invalid for every attribute
         };
         return {value("side"), value("cell"), value("merged"), value("heads")};
     }

@@ -6,8 +6,8 @@
 
 namespace structsam {
 
-/// A thread for every 16 bytes of the map, which finds its token, the token's slot and adds that. Nothing is
-/// computed for padding, and what the slots lose by being copied is never written by itself.
+/// One thread for every 16 bytes of the map, which looks up its token's slot and adds it. Nothing is computed
+/// for padding, and the unmerged features are not stored separately.
 template <class T>
 struct Unmerge {
     static constexpr int THREADS = 256;

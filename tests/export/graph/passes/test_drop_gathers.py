@@ -6,7 +6,7 @@ import pytest
 from structsam_export.graph.passes import drop_gathers
 
 
-def test_all_rows_in_their_order_are_the_rows(apply: Callable[..., Any]) -> None:
+def test_a_gather_of_all_rows_in_order_is_removed(apply: Callable[..., Any]) -> None:
     outcome = apply(
         drop_gathers,
         "g (float[3, 2] x) => (float[3, 2] y) <int32[3] i = {0, 1, 2}> "
@@ -15,7 +15,7 @@ def test_all_rows_in_their_order_are_the_rows(apply: Callable[..., Any]) -> None
     assert outcome.ops == ["Relu", "Neg"]
 
 
-def test_the_numbers_looked_up_in_themselves_are_the_index(apply: Callable[..., Any]) -> None:
+def test_a_lookup_in_an_index_range_is_its_index(apply: Callable[..., Any]) -> None:
     outcome = apply(
         drop_gathers,
         "g (int32[2, 4] x) => (int32[2, 4] y) <int32[2, 3] n = {0, 1, 2, 0, 1, 2}> "

@@ -24,7 +24,9 @@ CELLS = "p = Concat<axis = 0>(z, m) c = Gather(p, i) "
         (CELLS + "e = ReduceMax<keepdims = 0>(c, o) v, y = TopK<axis = 0>(e, k)", "int64[2] y"),
     ],
 )
-def test_what_is_only_ordered_needs_no_factor(apply: Callable[..., Any], rest: str, outputs: str) -> None:
+def test_a_factor_is_removed_if_only_the_order_is_used(
+    apply: Callable[..., Any], rest: str, outputs: str
+) -> None:
     text = ordered("2", rest, outputs).replace("int64[1] k = {2}", "int64[1] k = {2}, int64[1] o = {1}")
     outcome = apply(drop_scales, text)
     assert outcome.edits == 1

@@ -7,7 +7,7 @@ from structsam_export.graph.passes import drop_zeros
 
 
 @pytest.mark.parametrize("terms", ["a, z", "z, a"])
-def test_adding_nothing_to_whole_numbers_is_nothing(apply: Callable[..., Any], terms: str) -> None:
+def test_adding_zero_to_integers_is_removed(apply: Callable[..., Any], terms: str) -> None:
     outcome = apply(
         drop_zeros,
         f"""g (int32[2, 3] x) => (int32[2, 3] y) <int32[1, 1] z = {{0}}>

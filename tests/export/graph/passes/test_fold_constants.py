@@ -114,7 +114,7 @@ def test_a_type_without_a_kernel_stays(model_of: Callable[..., Any]) -> None:
     assert "Neg" in [node.op_type for node in after.graph.node]
 
 
-def test_kernels_that_onnx_runtime_lacks_are_no_news(
+def test_warnings_about_missing_kernels_are_silenced(
     apply: Callable[..., Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It multiplies float16 by casting, and says so in its log."""

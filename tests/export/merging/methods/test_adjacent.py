@@ -63,7 +63,7 @@ def matched(
     reduction=st.sampled_from(Reduction),
     seed=st.integers(0, 9),
 )
-def test_tokens_merge_into_the_most_like_of_what_is_near(
+def test_tokens_merge_into_the_most_similar_adjacent_destination(
     plain: SimpleNamespace,
     data: st.DataObject,
     percent: int,
@@ -100,7 +100,7 @@ def test_no_token_goes_further_than_the_next_cell(
 
 @pytest.mark.parametrize("size", [20, 28])
 @pytest.mark.parametrize("seed", range(4))
-def test_where_all_is_alike_tokens_stay_in_their_cell(plain: SimpleNamespace, size: int, seed: int) -> None:
+def test_identical_tokens_stay_in_their_cell(plain: SimpleNamespace, size: int, seed: int) -> None:
     """Features that no cosine is exact of, where products differ in their last bit from column to column."""
     flat = torch.randn(64, generator=torch.Generator().manual_seed(seed)).expand(2, size, size, 64)
     standing = plain.representatives(Adjacent(0.75, seed=seed).plan(flat, Windows(size, size, 14)))
@@ -108,7 +108,7 @@ def test_where_all_is_alike_tokens_stay_in_their_cell(plain: SimpleNamespace, si
         assert torch.equal(there, here.expand_as(there))
 
 
-def test_where_every_cell_is_near_it_is_tomesd(plain: SimpleNamespace) -> None:
+def test_with_all_cells_adjacent_it_equals_tomesd(plain: SimpleNamespace) -> None:
     """2 x 2 cells; noise, so that no two similarities are equal."""
     x, windows = torch.randn(3, 8, 8, 16, generator=torch.Generator().manual_seed(0)), Windows(8, 8, 4)
     for rate in (0.25, 0.55, 0.75):

@@ -19,7 +19,7 @@ from structsam_export.merging import Bipartite
     scope=st.sampled_from(Scope),
     border=st.sampled_from(Border),
 )
-def test_tokens_merge_into_the_calmest_of_any_cell(
+def test_tokens_merge_into_the_lowest_energy_token_of_any_cell(
     plain: SimpleNamespace,
     data: st.DataObject,
     percent: int,

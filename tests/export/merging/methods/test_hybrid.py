@@ -26,7 +26,7 @@ GLOBAL, WINDOW = Windows(64, 64, 64), Windows(64, 64, 14)
     destination=st.sampled_from([Destination.MIN, Destination.MAX]),
     reduction=st.sampled_from(Reduction),
 )
-def test_tokens_of_the_flattest_cells_merge_into_the_calmest_of_any_of_them(
+def test_tokens_of_the_flattest_cells_merge_into_their_lowest_energy_tokens(
     plain: SimpleNamespace,
     data: st.DataObject,
     percent: int,
@@ -69,9 +69,7 @@ def test_tokens_of_the_flattest_cells_merge_into_the_calmest_of_any_of_them(
     spread=st.floats(1, 5),
     side=st.sampled_from([2, 4, 6, 14, 32, 64]),
 )
-def test_there_are_always_enough_cells_and_never_more_than_there_are(
-    percent: int, spread: float, side: int
-) -> None:
+def test_candidate_cells_are_enough_and_at_most_all(percent: int, spread: float, side: int) -> None:
     windows, method = Windows(side, side, side), Hybrid(percent / 100, spread=spread)
     cells, needed = side * side // 4, StructSAM(percent / 100).merged(windows)
     assert needed <= method.candidates(windows) <= cells
@@ -100,7 +98,7 @@ def test_with_every_cell_it_is_the_authors_matching(
 
 
 @pytest.mark.parametrize("flatness", Flatness)
-def test_with_as_few_cells_as_can_be_it_protects_what_algorithm_1_protects(
+def test_with_the_fewest_cells_it_protects_the_cells_of_algorithm_1(
     photograph_features: Callable[[int], Tensor], flatness: Flatness
 ) -> None:
     """At 108 of 196 tokens, which is 36 whole cells: every source merges, as in Algorithm 1."""

@@ -106,7 +106,7 @@ def test_plan_is_algorithm_1(
     scope=st.sampled_from(Scope),
     border=st.sampled_from(Border),
 )
-def test_energy_over_windows_and_with_zeros_around_is_what_it_says(
+def test_window_scope_and_zero_border_match_the_reference(
     plain: SimpleNamespace, case: Case, data: Any, gradient: Gradient, scope: Scope, border: Border
 ) -> None:
     rate = data.draw(RATES[case.cell])
