@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and are refused before any work is done for them."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -48,20 +49,35 @@ def check_drawing(output: Path, photo: Path, formats: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A file that appears whole or not at all.
+    """A file that appears whole or not at all, on the disk too.
 
     Yields the path to write to, beside ``path`` and with the same suffix; it takes the place of ``path`` when
-    the block ends well, and is removed when it does not.
+    the block ends well, and is removed when it does not. Its name is short whatever the length of the other.
 
     Raises:
         UserError: the file cannot be written (no such folder, no permission, disk full).
     """
-    check_output(path)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    token = hashlib.blake2b(os.fsencode(path.name), digest_size=6).hexdigest()
+    part = path.with_name(f".{token}-{os.getpid()}{path.suffix}")
     try:
+        check_output(path)
         yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
         part.replace(path)
+        _sync_names(path.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _sync_names(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the file system can be asked to."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

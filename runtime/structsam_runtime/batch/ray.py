@@ -1,16 +1,19 @@
 """A folder of pictures segmented by many processes, on this machine or on those of a Ray cluster."""
 
+import json
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib import import_module
 from typing import Any
 
 from ..benchmarking.machine import cores
 from ..errors import UserError
 from ..runners import kind_of
+from .attempts import attempt
 from .job import Job
 from .segment import Outcome, Segmenter
 
@@ -27,6 +30,7 @@ class Worker:
 
     Mistakes of a person are rows like any other. Raised in a worker, they would reach the driver as a
     traceback inside a traceback, and opening the model in the constructor would be tried again and again.
+    Rows are JSON, which is ASCII whatever bytes a picture's name has; Ray's columns take UTF-8 alone.
     """
 
     def __init__(self, job: Job, threads: int | None) -> None:
@@ -34,22 +38,26 @@ class Worker:
         self._segment: Segmenter | None = None
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        """A picture's name in; its name, its error and the error that ends the run out, or empty texts."""
+        """A picture's name in; its outcome out, or the error that ends the run."""
         try:
-            if self._segment is None:
-                self._segment = Segmenter(self._job, self._threads).__enter__()  # the process's end closes it
-            return {**row, "error": self._segment(row["image"]).error or "", "end": ""}
+            return {"outcome": json.dumps(asdict(attempt(self._job, json.loads(row["image"]), self._look)))}
         except UserError as error:
-            return {**row, "error": "", "end": f"{error} (on {socket.gethostname()})"}
+            return {"outcome": json.dumps({"end": f"{error} (on {socket.gethostname()})"})}
+
+    def _look(self, image: str) -> Outcome:
+        if self._segment is None:
+            self._segment = Segmenter(self._job, self._threads).__enter__()  # the process's end closes it
+        return self._segment(image)
 
 
-def run(job: Job, images: Sequence[str], address: str, workers: int | None = None) -> Iterator[Outcome]:
+def run(
+    job: Job, images: Sequence[str], address: str, workers: int | None = None
+) -> Generator[Outcome, None, None]:
     """Segment pictures on a cluster, in no particular order.
 
     Pictures are read and results written by the workers: every machine must see the three folders of the job
     under the same paths, and have this package. A worker that dies is replaced, and its pictures are looked
-    at again, but for those that have their result. A picture so large that every worker dies of it is tried
-    again until someone interrupts; Ray tells of each death.
+    at again, but for those that have their result and those that ATTEMPTS workers died of.
 
     Args:
         job: begun.
@@ -66,15 +74,18 @@ def run(job: Job, images: Sequence[str], address: str, workers: int | None = Non
     with _connected(ray, address, workers):
         count, reserved, threads = _shares(ray, job, workers)
         rows = ray.data.from_items(
-            [{"image": image} for image in images], override_num_blocks=min(len(images), SHARES * count)
+            [{"image": json.dumps(image)} for image in images],
+            override_num_blocks=min(len(images), SHARES * count),
         )
-        # Ray Data restarts the processes of such a pool, and repeats their tasks, without limit.
+        # Ray Data restarts the processes of such a pool, and repeats their tasks, without
+        # limit: `attempt` has one.
         pool = ray.data.ActorPoolStrategy(size=count)
         looked = rows.map(Worker, fn_constructor_args=(job, threads), compute=pool, **reserved)
         for row in looked.iter_rows():
-            if row["end"]:
-                raise UserError(row["end"])
-            yield Outcome(row["image"], row["error"] or None)
+            outcome = json.loads(row["outcome"])
+            if "end" in outcome:
+                raise UserError(outcome["end"])
+            yield Outcome(**outcome)
 
 
 def _shares(ray: Any, job: Job, workers: int | None) -> tuple[int, dict[str, int], int | None]:
