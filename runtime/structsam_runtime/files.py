@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and are refused before any work is done for them."""
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -49,10 +50,10 @@ def check_drawing(output: Path, photo: Path, formats: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A file that appears whole or not at all, on the disk too.
+    """A file that appears whole or not at all.
 
     Yields the path to write to, beside ``path`` and with the same suffix; it takes the place of ``path`` when
-    the block ends well, and is removed when it does not. Its name is short whatever the length of the other.
+    the block ends well, and is removed when it does not. Its name is short, however long the other is.
 
     Raises:
         UserError: the file cannot be written (no such folder, no permission, disk full).
@@ -62,10 +63,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         check_output(path)
         yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
+        sync(part)
         part.replace(path)
-        _sync_names(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -73,11 +73,23 @@ def whole_file(path: Path) -> Iterator[Path]:
             part.unlink()
 
 
-def _sync_names(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, where the file system can be asked to."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def sync(path: Path) -> None:
+    """Wait until the disk holds what was written to a file, or which names a folder holds.
+
+    Raises:
+        OSError: the disk is full, gone, or damaged.
+    """
+    folder = path.is_dir()
+    if folder and os.name != "posix":
+        return  # only POSIX opens folders
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not folder or error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # some file systems have no such thing
+            raise
+    finally:
+        os.close(handle)

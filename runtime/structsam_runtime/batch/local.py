@@ -41,9 +41,10 @@ def run(job: Job, images: Iterable[str]) -> Generator[Outcome, None, None]:
             died = died + 1 if len(waiting) == before else 0
             if died > ATTEMPTS:
                 raise UserError(f"the process that works on {job.images} dies before it begins a picture")
-    finally:
+    except KeyboardInterrupt:
         if waiting:
-            forget(job, waiting[0])
+            forget(job, waiting[0])  # its process was told to end
+        raise
 
 
 def _ask(pipe: Connection, waiting: deque[str]) -> Iterator[Outcome]:
@@ -71,7 +72,7 @@ def _worker(job: Job) -> Iterator[Connection]:
     try:
         _await(pipe, process, job)
         yield pipe
-    except (KeyboardInterrupt, GeneratorExit):
+    except KeyboardInterrupt:
         process.terminate()
         raise
     finally:

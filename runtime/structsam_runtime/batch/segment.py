@@ -97,6 +97,7 @@ class Segmenter:
             found, embedding = self._look(image, rgb)
             content = _as_json({"image": image, "input": state, **found})
             stage = "write"
+            self._make_room(image)  # which somebody may have removed meanwhile
             if embedding:  # first, so that where there are masks everything is there
                 embedding.save(self.job.embedding(image))
             with whole_file(self.job.result(image)) as part:
@@ -160,8 +161,10 @@ def _cause(error: BaseException) -> int | None:
 
 
 def _line(error: Exception) -> str:
-    """One line for what a picture fails of; other errors than ours need their kind to be understood."""
-    return str(error) if isinstance(error, UserError) else str(UserError(f"{type(error).__name__}: {error}"))
+    """One line for what a picture fails of; errors that are not ours need their kind to be understood."""
+    if isinstance(error, UserError):
+        return str(error)
+    return str(UserError(": ".join(filter(None, (type(error).__name__, str(error))))))
 
 
 def note_errors(job: Job, outcomes: Iterable[Outcome]) -> None:
