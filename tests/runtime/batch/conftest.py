@@ -9,10 +9,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from structsam_runtime.batch import attempts
 from structsam_runtime.batch.job import Job, begin, plan
+from structsam_runtime.batch.segment import Outcome
 
 Begin = Callable[..., Job]
-NAMES = ("a.png", "b.png", "deep/c.png", "d.png")
+READING = """
+import os, signal
+from structsam_runtime.batch import segment
+read = segment.read_image
+def reading(path):
+    if path.name == {name!r}:
+        {statement}
+    return read(path)
+segment.read_image = reading
+"""
+
+
+class Death(BaseException):
+    """In place of the death of the process, after which nothing can be noted."""
 
 
 class InWorker:
@@ -45,3 +60,26 @@ def started(tmp_path: Path, export_folder: Path) -> Begin:
         return job
 
     return begun
+
+
+@pytest.fixture
+def reading() -> Callable[[str, str], str]:
+    """The code for `started` of a statement that is executed where a file of this name is read."""
+    return lambda name, statement: READING.format(name=name, statement=statement)
+
+
+@pytest.fixture
+def die(monkeypatch: pytest.MonkeyPatch) -> Callable[[Job, str, int], None]:
+    """Begins a picture a number of times and never ends it."""
+
+    def dead(_: str) -> Outcome:
+        raise Death
+
+    def call(job: Job, image: str, times: int = 1) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(attempts, "forget", lambda *_: None)
+            for _ in range(times):
+                with pytest.raises(Death):
+                    attempts.attempt(job, image, dead)
+
+    return call

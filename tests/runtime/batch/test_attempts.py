@@ -5,37 +5,19 @@ from collections.abc import Callable
 
 import pytest
 
-from structsam_runtime.batch import attempts
 from structsam_runtime.batch.attempts import ATTEMPTS, attempt, deaths
 from structsam_runtime.batch.job import Job
 from structsam_runtime.batch.segment import Outcome
 
 Begin = Callable[..., Job]
+Die = Callable[[Job, str, int], None]
 
 
-class Death(BaseException):
-    """In place of the death of the process, of which nothing can be noted."""
-
-
-def die(job: Job, image: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin a picture and never end it."""
-
-    def dead(_: str) -> Outcome:
-        raise Death
-
-    with monkeypatch.context() as patch:
-        patch.setattr(attempts, "forget", lambda *_: None)
-        with pytest.raises(Death):
-            attempt(job, image, dead)
-
-
-def test_a_picture_is_begun_three_times_and_then_named(
-    started: Begin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_is_begun_three_times_and_then_named(started: Begin, die: Die) -> None:
     job = started("a.png", "b.png")
     for count in range(ATTEMPTS):
         assert deaths(job, "a.png") == count
-        die(job, "a.png", monkeypatch)
+        die(job, "a.png", 1)
     for _ in range(2):  # a rerun does not try it either
         outcome = attempt(job, "a.png", lambda image: pytest.fail("it is begun again"))
         assert (outcome.image, outcome.stage) == ("a.png", "process")
@@ -48,10 +30,9 @@ def test_a_picture_is_begun_three_times_and_then_named(
     assert attempt(job, "a.png", Outcome) == Outcome("a.png")
 
 
-def test_another_picture_of_that_name_is_begun_anew(started: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_picture_of_that_name_is_begun_anew(started: Begin, die: Die) -> None:
     job = started("a.png")
-    for _ in range(ATTEMPTS):
-        die(job, "a.png", monkeypatch)
+    die(job, "a.png", ATTEMPTS)
     os.utime(job.images / "a.png", ns=(1, 1))
     assert deaths(job, "a.png") == 0
     assert attempt(job, "a.png", Outcome) == Outcome("a.png")
