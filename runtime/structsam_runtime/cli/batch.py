@@ -55,7 +55,8 @@ def main(
     """Write the masks of every picture, as COCO's run lengths, into a file of its own.
 
     What is done is not done again: call the same command after an interruption. Exit code 3 where pictures
-    could not be segmented; errors.jsonl beside the results says which, and why.
+    failed; errors.jsonl beside the results says which, and why. A picture that ends its process is tried
+    three times.
     """
     if prompts and points_per_side:
         raise UserError("--points-per-side finds everything, --prompts says what to find; drop one of them")
@@ -65,8 +66,9 @@ def main(
     begin(job)
     left = [name for name in names if not job.done(name)]
     for name in left:
-        if died := deaths(job, name):
-            typer.echo(UserError(f"{name}: {died} of {ATTEMPTS} attempts ended with their process"), err=True)
+        if 0 < (died := deaths(job, name)) < ATTEMPTS:
+            told = f"{name}: a process died while it worked on it; attempt {died + 1} of {ATTEMPTS}"
+            typer.echo(UserError(told), err=True)
     outcomes = cluster.run(job, left, address, workers) if address else local.run(job, left)
     failed = _watch(job, names, outcomes, len(left))
     for outcome in failed:

@@ -275,7 +275,7 @@ def test_attempts_that_ended_with_their_process_are_told(
         command(IN_BOXES)
     code, out, err = command(IN_BOXES)
     assert (code, out) == (0, "masks: 3 pictures segmented, 0 were, 0 failed\n")
-    assert err == "astronaut.png: 1 of 3 attempts ended with their process\n"
+    assert err == "astronaut.png: a process died while it worked on it; attempt 2 of 3\n"
 
 
 def test_what_failed_is_noted_where_the_run_is_interrupted(
