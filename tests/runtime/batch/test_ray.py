@@ -2,9 +2,11 @@
 
 import dataclasses
 import importlib.util
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -88,7 +90,7 @@ class FakeRay:
         return self
 
     def map(self, worker: Any, fn_constructor_args: Any, compute: int, **reserved: int) -> Self:
-        self.workers, self.reserved, (_, self.threads) = compute, reserved, fn_constructor_args
+        self.workers, self.reserved, (_, self.threads, *_) = compute, reserved, fn_constructor_args
         self.worker = worker(*fn_constructor_args)
         return self
 
@@ -140,9 +142,9 @@ def test_mistakes_that_a_worker_finds_end_the_run_in_one_line(
 ) -> None:
     ray = FakeRay({"CPU": 2.0})
     monkeypatch.setattr(cluster, "_import", lambda: ray)
-    unseen = dataclasses.replace(job, model=job.images)
-    with pytest.raises(UserError, match=r"expected the output folder of structsam export \(on "):
-        list(cluster.run(unseen, ["0/00.png"], "auto"))
+    with pytest.raises(UserError, match=r"batch\.json.* cannot be read: .* \(on "):
+        list(cluster.run(job, ["0/00.png"], "auto"))
+    assert not job.output.exists()  # a folder that is not shared is not made
     assert not ray.open
     begin(job)
     made = list(cluster.run(job, ["0/00.png", "1/22.png"], "auto"))
@@ -164,3 +166,15 @@ def test_rows_are_ascii_whatever_a_picture_is_called(job: Job, monkeypatch: pyte
     (outcome,) = cluster.run(dataclasses.replace(job, boxes={name: []}), [name], "auto")
     assert (outcome.image, outcome.stage) == (name, "read")
     assert all(text.isascii() for row in ray.rows for text in row.values())
+
+
+def test_workers_that_die_while_they_open_the_model_end_the_run(job: Job) -> None:
+    begin(job)
+    openings, row = job.output / ".openings", {"image": '"0/00.png"'}
+    openings.write_text("begun\n" * 4)
+    assert json.loads(cluster.Worker(job, 1, openings, 5)(row)["outcome"]) == asdict(Outcome("0/00.png"))
+    assert not openings.exists()
+    openings.write_text("begun\n" * 5)
+    told = json.loads(cluster.Worker(job, 1, openings, 5)(row)["outcome"])["end"]
+    assert "workers die while they open" in told
+    assert "use fewer --workers" in told
