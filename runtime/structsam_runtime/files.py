@@ -86,10 +86,8 @@ def sync(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if not folder or error.errno not in (
-            errno.EINVAL,
-            errno.ENOTSUP,
-        ):  # some file systems have no such thing
+        # Some file systems cannot do it for folders.
+        if not folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
         os.close(handle)

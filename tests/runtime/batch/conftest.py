@@ -15,13 +15,13 @@ from structsam_runtime.batch.segment import Outcome
 
 Begin = Callable[..., Job]
 READING = """
-import os, signal
+import os, signal, time
 from structsam_runtime.batch import segment
 read = segment.read_image
-def reading(path):
+def reading(path, *rest):
     if path.name == {name!r}:
         {statement}
-    return read(path)
+    return read(path, *rest)
 segment.read_image = reading
 """
 

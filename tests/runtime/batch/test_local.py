@@ -34,14 +34,35 @@ def test_a_picture_that_crashes_is_named_and_the_rest_is_done(
     assert not list(job.output.rglob(".*"))
 
 
-def test_an_interruption_ends_the_process_and_counts_for_nothing(started: Begin, reading: Reading) -> None:
-    job = started("a.png", "b.png", code=reading("b.png", "os.kill(os.getppid(), signal.SIGINT)"))
+INTERRUPT = "os.kill(os.getpid(), signal.SIGINT), os.kill(os.getppid(), signal.SIGINT), time.sleep(60)"
+
+
+def test_an_interruption_ends_the_process_and_counts_for_nothing(
+    started: Begin, reading: Reading, tmp_path: Path
+) -> None:
+    at_the_end = f"""
+from multiprocessing.util import Finalize
+from pathlib import Path
+Finalize(None, Path({str(tmp_path / "ended")!r}).touch, exitpriority=0)
+"""
+    job = started("a.png", "b.png", code=reading("b.png", INTERRUPT) + at_the_end)
     run = local.run(job, ["a.png", "b.png"])
     assert next(run) == Outcome("a.png")
     with pytest.raises(KeyboardInterrupt):
         next(run)
-    assert deaths(job, "b.png") == 0
+    assert (tmp_path / "ended").exists()  # it was told to, and not killed
     assert not list(job.output.rglob(".*"))
+
+
+def test_a_process_that_does_not_end_when_it_is_told_to_is_killed(
+    started: Begin, reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaf = f"signal.signal(signal.SIGTERM, signal.SIG_IGN), {INTERRUPT}"
+    monkeypatch.setattr(local, "PATIENCE", 0.1)
+    job = started("b.png", code=reading("b.png", deaf))
+    with pytest.raises(KeyboardInterrupt):
+        next(local.run(job, ["b.png"]))
+    assert deaths(job, "b.png") == 0
 
 
 def test_what_is_wrong_with_the_model_is_told_in_one_line(started: Begin, tmp_path: Path) -> None:

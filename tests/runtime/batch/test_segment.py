@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,21 +81,20 @@ def test_whatever_the_model_raises_ends_that_picture_alone(
     ]
 
 
-@pytest.mark.parametrize("length", [240, 244, 247, 250, 251, 252, 255])
-@pytest.mark.parametrize("embeddings", [False, True])
+@pytest.mark.parametrize(("embeddings", "lengths"), [(False, range(243, 256)), (True, (250, 251))])
 def test_a_long_name_is_done_where_its_result_can_have_one(
-    started: Begin, length: int, embeddings: bool
+    started: Begin, embeddings: bool, lengths: Sequence[int]
 ) -> None:
-    name = "x" * (length - 4) + ".png"
-    job = started(name, "d.png", embeddings=embeddings)
-    first, second = look(job, name, "d.png")
-    assert second == Outcome("d.png")
-    assert job.done(name) == (length + len(".json") <= 255)
-    if job.done(name):
-        assert first == Outcome(name)
-    else:
-        assert (first.stage, str(first.error).endswith("File name too long")) == ("write", True)
-        assert files(job.output) == {"batch.json", "d.png.json"} | ({"d.png.npz"} if embeddings else set())
+    names = ["x" * (length - 4) + ".png" for length in lengths]
+    job = started(*names, embeddings=embeddings)
+    for name, outcome in zip(names, look(job, *names), strict=True):
+        fits = len(name) + len(".json") <= 255
+        assert job.done(name) == fits
+        assert outcome.stage == (None if fits else "write")
+        assert fits or str(outcome.error).endswith("File name too long")
+    kept = (".json", ".npz") if embeddings else (".json",)
+    whole = {f"{name}{suffix}" for name in names if job.done(name) for suffix in kept}
+    assert files(job.output) == {"batch.json"} | whole
 
 
 def test_nothing_is_computed_for_a_result_that_cannot_be_written(

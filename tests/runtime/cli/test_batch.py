@@ -193,10 +193,10 @@ def test_an_interruption_keeps_what_is_done(
 ) -> None:
     read = batch.read_image
 
-    def interrupted(path: Path) -> Any:
+    def interrupted(path: Path, *rest: Any) -> Any:
         if path.name == "coffee.png":  # the last of the three
             raise KeyboardInterrupt
-        return read(path)
+        return read(path, *rest)
 
     monkeypatch.setattr(batch, "read_image", interrupted)
     code, _, err = command(IN_BOXES)
@@ -239,9 +239,9 @@ def test_what_is_removed_meanwhile_is_not_counted(
     (desk / "masks" / "coffee.png.json").unlink()
     read = batch.read_image
 
-    def removing(path: Path) -> Any:
+    def removing(path: Path, *rest: Any) -> Any:
         shutil.rmtree(desk / "masks")
-        return read(path)
+        return read(path, *rest)
 
     monkeypatch.setattr(batch, "read_image", removing)
     code, out, err = command(IN_BOXES)
@@ -281,7 +281,7 @@ def test_attempts_that_ended_with_their_process_are_told(
 def test_what_failed_is_noted_where_the_run_is_interrupted(
     command: Batch, desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read(path: Path) -> Any:
+    def read(path: Path, *_: Any) -> Any:
         raise MemoryError if path.name == "astronaut.png" else KeyboardInterrupt
 
     monkeypatch.setattr(batch, "read_image", read)
