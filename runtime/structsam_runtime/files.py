@@ -1,6 +1,8 @@
 """Files that appear whole or not at all, and are refused before any work is done for them."""
 
 import contextlib
+import errno
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,17 +53,41 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A file that appears whole or not at all.
 
     Yields the path to write to, beside ``path`` and with the same suffix; it takes the place of ``path`` when
-    the block ends well, and is removed when it does not.
+    the block ends well, and is removed when it does not. Its name is short, however long the other is.
 
     Raises:
         UserError: the file cannot be written (no such folder, no permission, disk full).
     """
-    check_output(path)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    token = hashlib.blake2b(os.fsencode(path.name), digest_size=6).hexdigest()
+    part = path.with_name(f".{token}-{os.getpid()}{path.suffix}")
     try:
+        check_output(path)
         yield part
+        sync(part)
         part.replace(path)
+        sync(path.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk holds what was written to a file, or which names a folder holds.
+
+    Raises:
+        OSError: the disk is full, gone, or damaged.
+    """
+    folder = path.is_dir()
+    if folder and os.name != "posix":
+        return  # only POSIX opens folders
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some file systems cannot do it for folders.
+        if not folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)

@@ -38,8 +38,12 @@ def main(
         str | None,
         typer.Option(help=f"{', '.join(ARCHITECTURES)}. Default: the checkpoint's, else {DEFAULT}."),
     ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(metavar="PATH")] = None,
-    random_weights: Annotated[bool, typer.Option("--random-weights")] = False,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Your own weights. Default: Meta's, downloaded.")
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Seeded random weights; no download.")
+    ] = False,
     family: Annotated[
         str, typer.Option(help=f"What weights were trained as: {' or '.join(FAMILIES)}; default: sam.")
     ] = "",

@@ -33,15 +33,12 @@ def main(
         str | None,
         typer.Option(help=f"{', '.join(ARCHITECTURES)}. Default: the checkpoint's, else {DEFAULT}."),
     ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(metavar="PATH")] = None,
-    random_weights: Annotated[bool, typer.Option("--random-weights")] = False,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Your own weights. Default: Meta's, downloaded.")
+    ] = None,
     family: Annotated[
         str, typer.Option(help=f"What weights were trained as: {' or '.join(FAMILIES)}; default: sam.")
     ] = "",
-    rate: Annotated[float, typer.Option(help="Share of tokens removed, 0 to 0.75.")] = 0.55,
-    method: Annotated[
-        list[str] | None, typer.Option(help="How tokens merge; repeatable. Default: structsam.")
-    ] = None,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Seeded random weights; no download.")
     ] = False,

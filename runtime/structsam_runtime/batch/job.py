@@ -1,11 +1,13 @@
 """What is done with a folder of pictures: which pictures, with which model, and where the results go."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from ..errors import UserError
 from ..files import whole_file
@@ -49,8 +51,34 @@ class Job:
     max_pixels: int = MAX_PIXELS
 
     def result(self, image: str) -> Path:
-        """The file of a picture's masks. It appears last and whole: a picture that has one is done."""
+        """The file of a picture's masks. It appears last, and whole."""
         return self.output / f"{image}.json"
+
+    def embedding(self, image: str) -> Path:
+        """The file of a picture's embedding, where it is kept."""
+        return self.output / f"{image}.npz"
+
+    def state(self, image: str) -> dict[str, int] | None:
+        """What tells a picture from another that takes its name later: its size in bytes, and when it was
+        written, in nanoseconds since 1970; None where there is no such file."""
+        try:
+            status = (self.images / image).stat()
+        except OSError:
+            return None
+        return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+    def done(self, image: str) -> bool:
+        """Whether a picture's result is there, whole, and of the picture as it is now."""
+        result = self.result(image)
+        try:
+            found = json.loads(result.read_bytes()) if result.is_file() else None
+            # A zip file that is cut short is none: what it holds is told at its end.
+            kept = not self.embeddings or is_zipfile(self.embedding(image))
+        except (OSError, ValueError, RecursionError):
+            return False
+        if not isinstance(found, dict) or not kept:
+            return False
+        return found.get("image") == image and found.get("input") == self.state(image)
 
 
 def plan(
@@ -177,16 +205,29 @@ def begin(job: Job) -> None:
     """
     try:
         job.output.mkdir(parents=True, exist_ok=True)
-        begun = (job.output / RECORD).exists()
-        strangers = not begun and any(job.output.iterdir())
+        # Hidden files are no results of anybody: a run that was killed at once leaves nothing else.
+        seen = {path.name for path in job.output.iterdir() if not path.name.startswith(".")}
     except OSError as error:
         raise UserError(f"cannot write to {job.output}: {error.strerror}; choose another folder") from error
-    if strangers:
+    if seen and RECORD not in seen:
         raise UserError(f"{job.output} holds files and no {RECORD}; choose a folder of its own for results")
-    if not begun:
-        with whole_file(job.output / RECORD) as part:
-            part.write_text(json.dumps(job.record, indent=2) + "\n", encoding="utf-8")
+    note(job)
     check(job)
+
+
+def note(job: Job) -> None:
+    """Note beside the results what they are made with, unless it is; someone may have removed the folder.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = job.output / RECORD
+    if path.exists():
+        return
+    with contextlib.suppress(OSError):  # of which writing tells
+        job.output.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(job.record, indent=2) + "\n", encoding="utf-8")
 
 
 def check(job: Job) -> None:

@@ -1,16 +1,21 @@
 """A folder of pictures segmented by many processes, on this machine or on those of a Ray cluster."""
 
+import json
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import uuid
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from ..benchmarking.machine import cores
 from ..errors import UserError
 from ..runners import kind_of
+from .attempts import ATTEMPTS, attempt
 from .job import Job
 from .segment import Outcome, Segmenter
 
@@ -27,29 +32,51 @@ class Worker:
 
     Mistakes of a person are rows like any other. Raised in a worker, they would reach the driver as a
     traceback inside a traceback, and opening the model in the constructor would be tried again and again.
+    Rows are JSON, which is ASCII whatever bytes a picture's name has; Ray's columns take UTF-8 alone.
     """
 
-    def __init__(self, job: Job, threads: int | None) -> None:
+    def __init__(self, job: Job, threads: int | None, openings: Path, limit: int) -> None:
+        """See `_open` for the last two."""
         self._job, self._threads = job, threads
+        self._openings, self._limit = openings, limit
         self._segment: Segmenter | None = None
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        """A picture's name in; its name, its error and the error that ends the run out, or empty texts."""
+        """A picture's name in; its outcome out, or the error that ends the run."""
         try:
-            if self._segment is None:
-                self._segment = Segmenter(self._job, self._threads).__enter__()  # the process's end closes it
-            return {**row, "error": self._segment(row["image"]).error or "", "end": ""}
+            self._segment = self._segment or self._open()
+            outcome = attempt(self._job, json.loads(row["image"]), self._segment)
+            return {"outcome": json.dumps(asdict(outcome))}
         except UserError as error:
-            return {**row, "error": "", "end": f"{error} (on {socket.gethostname()})"}
+            return {"outcome": json.dumps({"end": f"{error} (on {socket.gethostname()})"})}
+
+    def _open(self) -> Segmenter:
+        """The model; the end of the process closes it.
+
+        Where it takes more memory than there is for each worker, they die of it and no picture is to blame. A
+        file of the run has a line for each that began, until one comes through.
+        """
+        with suppress(OSError):  # where the folder is not shared, which opening finds out
+            with self._openings.open("a", encoding="utf-8") as file:
+                file.write("begun\n")
+            if self._openings.read_text(encoding="utf-8").count("\n") > self._limit:
+                raise UserError(
+                    f"workers die while they open {self._job.model}, of a crash or for want of memory; "
+                    "use fewer --workers"
+                )
+        segmenter = Segmenter(self._job, self._threads).__enter__()
+        self._openings.unlink(missing_ok=True)
+        return segmenter
 
 
-def run(job: Job, images: Sequence[str], address: str, workers: int | None = None) -> Iterator[Outcome]:
+def run(
+    job: Job, images: Sequence[str], address: str, workers: int | None = None
+) -> Generator[Outcome, None, None]:
     """Segment pictures on a cluster, in no particular order.
 
     Pictures are read and results written by the workers: every machine must see the three folders of the job
     under the same paths, and have this package. A worker that dies is replaced, and its pictures are looked
-    at again, but for those that have their result. A picture so large that every worker dies of it is tried
-    again until someone interrupts; Ray tells of each death.
+    at again, but for those that have their result and those that ATTEMPTS workers died of.
 
     Args:
         job: begun.
@@ -60,21 +87,30 @@ def run(job: Job, images: Sequence[str], address: str, workers: int | None = Non
 
     Raises:
         UserError: Ray is not installed, there is no cluster at the address, or none with a GPU for a job that
-            needs one; or, from a worker, as `Segmenter`. What is done by then stays.
+            needs one; workers die before the model is open; or, from a worker, as `Segmenter`. What is done
+            by then stays.
     """
     ray = _import()
+    openings = job.output / f".{uuid.uuid4().hex}.openings"
     with _connected(ray, address, workers):
         count, reserved, threads = _shares(ray, job, workers)
         rows = ray.data.from_items(
-            [{"image": image} for image in images], override_num_blocks=min(len(images), SHARES * count)
+            [{"image": json.dumps(image)} for image in images],
+            override_num_blocks=min(len(images), SHARES * count),
         )
-        # Ray Data restarts the processes of such a pool, and repeats their tasks, without limit.
+        # Ray Data restarts the processes of such a pool, and repeats their tasks, without limit. Limits are
+        # in `attempt` and in the worker.
         pool = ray.data.ActorPoolStrategy(size=count)
-        looked = rows.map(Worker, fn_constructor_args=(job, threads), compute=pool, **reserved)
-        for row in looked.iter_rows():
-            if row["end"]:
-                raise UserError(row["end"])
-            yield Outcome(row["image"], row["error"] or None)
+        arguments = (job, threads, openings, count + ATTEMPTS)
+        looked = rows.map(Worker, fn_constructor_args=arguments, compute=pool, **reserved)
+        try:
+            for row in looked.iter_rows():
+                outcome = json.loads(row["outcome"])
+                if "end" in outcome:
+                    raise UserError(outcome["end"])
+                yield Outcome(**outcome)
+        finally:
+            openings.unlink(missing_ok=True)
 
 
 def _shares(ray: Any, job: Job, workers: int | None) -> tuple[int, dict[str, int], int | None]:

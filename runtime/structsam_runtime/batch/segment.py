@@ -1,26 +1,34 @@
 """A folder of pictures segmented, one file of masks for each."""
 
+import errno
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..files import whole_file
+from ..files import check_output, whole_file
 from ..pictures import Once, read_image
 from ..predict.automatic.generator import AutomaticMaskGenerator
 from ..predict.embedding import Embedding
 from ..predict.predictor import Predictor
-from .job import Job, check
+from .job import Job, check, note
 
 ERRORS = "errors.jsonl"
 """Beside the results: pictures that have none, and why."""
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""What the system says about a disk, and not about a file."""
 BOXES = 64
 """Of one run of the decoder, as many as its engines are built for."""
+
+
+Stage = Literal["read", "segment", "write", "process"]
+"""Where a picture fails: its file, its masks, its result, or the process that works on it."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +37,13 @@ class Outcome:
 
     Attributes:
         image: its path within the folder, with slashes.
-        error: why it has no result; None if it has one.
+        stage: where it failed; None if it has a result.
+        error: why it has no result, in one line; None if it has one.
     """
 
     image: str
-    error: str | None
+    stage: Stage | None = None
+    error: str | None = None
 
 
 class Segmenter:
@@ -71,46 +81,51 @@ class Segmenter:
         self._stack.close()
 
     def __call__(self, image: str) -> Outcome:
-        """Write the result of one picture, unless it is there.
+        """Write the result of one picture.
 
-        The embedding is written before the masks, so that where there are masks everything is there.
-
-        Returns:
-            An outcome with an error for a picture that cannot be read, or in which a box does not lie.
+        Whatever goes wrong with a picture is its outcome, and the next one can be looked at.
 
         Raises:
-            UserError: the result cannot be written.
+            UserError: the disk is full or can no longer be written, which no other picture would survive.
         """
-        result = self.job.result(image)
-        if result.exists():
-            return Outcome(image, None)
+        stage: Stage = "write"  # of which a part comes first: for a name that is too long nothing is computed
         try:
-            found, embedding = self._look(image)
-        except UserError as error:
-            return Outcome(image, str(error))
+            self._make_room(image)
+            stage = "read"
+            state = self.job.state(image)
+            rgb = read_image(self.job.images / image, self.job.max_pixels, self._note)
+            stage = "segment"
+            found, embedding = self._look(image, rgb)
+            content = _as_json({"image": image, "input": state, **found})
+            stage = "write"
+            self._make_room(image)  # which somebody may have removed meanwhile
+            if embedding:  # first, so that where there are masks everything is there
+                embedding.save(self.job.embedding(image))
+            with whole_file(self.job.result(image)) as part:
+                part.write_text(content, encoding="utf-8")
+        except Exception as error:  # libraries raise what they like about a picture
+            if stage == "write" and _cause(error) in FULL:
+                raise UserError(_line(error)) from error
+            return Outcome(image, stage, _line(error))
+        return Outcome(image)
+
+    def _make_room(self, image: str) -> None:
+        """The folder of a picture's result, in which it can be written."""
+        result = self.job.result(image)
         try:
             result.parent.mkdir(parents=True, exist_ok=True)
+            check_output(result)
         except OSError as error:
             raise UserError(f"cannot write {result}: {error.strerror}") from error
-        if embedding:
-            embedding.save(result.with_suffix(".npz"))
-        with whole_file(result) as part:
-            part.write_text(found, encoding="utf-8")
-        return Outcome(image, None)
 
-    def _look(self, image: str) -> tuple[str, Embedding | None]:
-        """A picture's masks as JSON, and its embedding if it is kept."""
-        rgb = read_image(self.job.images / image, self.job.max_pixels, self._note)
+    def _look(self, image: str, rgb: NDArray[np.uint8]) -> tuple[dict[str, Any], Embedding | None]:
+        """What is found in a picture, uint8 [H, W, 3], and its embedding if it is kept."""
         boxes = None if self.job.boxes is None else self.job.boxes[image]
         if boxes or self.job.embeddings:
             self._predictor.set_image(rgb)
         embedding = self._predictor.embedding if self.job.embeddings else None
         masks = self._everything.generate(rgb, embedding) if boxes is None else self._inside(boxes)
-        found = {"image": image, "height": rgb.shape[0], "width": rgb.shape[1], "masks": masks}
-        try:
-            return json.dumps(found, allow_nan=False), embedding
-        except ValueError as error:
-            raise UserError(f"the model gives NaN or infinity for {image}") from error
+        return {"height": rgb.shape[0], "width": rgb.shape[1], "masks": masks}, embedding
 
     def _inside(self, boxes: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
         """One mask for each box of the picture that is set."""
@@ -133,14 +148,24 @@ class Segmenter:
         return found
 
 
-def run(job: Job, images: Iterable[str]) -> Iterator[Outcome]:
-    """Segment pictures one after another, in this process.
+def _as_json(found: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(found, allow_nan=False)
+    except ValueError as error:
+        raise UserError(f"the model gives NaN or infinity for {found['image']}") from error
 
-    Raises:
-        UserError: as `Segmenter`; what is done by then stays.
-    """
-    with Segmenter(job) as segment:
-        yield from map(segment, images)
+
+def _cause(error: BaseException) -> int | None:
+    """The system's number of what went wrong, where it was the system."""
+    cause = error.__cause__ or error
+    return cause.errno if isinstance(cause, OSError) else None
+
+
+def _line(error: Exception) -> str:
+    """One line for what a picture fails of; errors that are not ours need their kind to be understood."""
+    if isinstance(error, UserError):
+        return str(error)
+    return str(UserError(": ".join(filter(None, (type(error).__name__, str(error))))))
 
 
 def note_errors(job: Job, outcomes: Iterable[Outcome]) -> None:
@@ -148,7 +173,9 @@ def note_errors(job: Job, outcomes: Iterable[Outcome]) -> None:
     path = job.output / ERRORS
     lines = [json.dumps(asdict(outcome)) + "\n" for outcome in outcomes if outcome.error]
     if not lines:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
         return
+    note(job)
     with whole_file(path) as part:
         part.write_text("".join(lines), encoding="utf-8")

@@ -5,6 +5,8 @@ structsam batch IMAGES -o MASKS --model OUT --prompts boxes.json
 structsam batch IMAGES -o MASKS --model OUT --address ray-head:6379      # on many machines
 """
 
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +15,16 @@ from rich.console import Console
 from rich.progress import track
 
 from .. import UserError
+from ..batch import local
 from ..batch import ray as cluster
-from ..batch import segment as batch
-from ..batch.job import begin, plan
+from ..batch.attempts import ATTEMPTS, deaths
+from ..batch.job import Job, begin, plan
+from ..batch.segment import Outcome, note_errors
 from ..pictures import MAX_PIXELS
 from ..runners import RUNNERS
 from .console import FAILED
+
+GONE = "its result is no longer there, or the picture has changed since; run again"
 
 
 def main(
@@ -56,7 +62,8 @@ def main(
     """Write the masks of every picture, as COCO's run lengths, into a file of its own.
 
     What is done is not done again: call the same command after an interruption. Exit code 3 where pictures
-    could not be segmented; errors.jsonl beside the results says which, and why.
+    failed; errors.jsonl beside the results says which, and why. A picture that ends its process is tried
+    three times.
     """
     if prompts and points_per_side:
         raise UserError("--points-per-side finds everything, --prompts says what to find; drop one of them")
@@ -66,24 +73,45 @@ def main(
         images, output, model, runner, prompts, points_per_side or 32, embeddings, not unverified, max_pixels
     )
     begin(job)
-    left = [name for name in names if not job.result(name).exists()]
-    outcomes = cluster.run(job, left, address, workers) if address else batch.run(job, left)
-    console = Console(stderr=True)
-    seen = track(
-        outcomes if left else (),
-        "segmenting",
-        len(left),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    failed = [outcome for outcome in seen if outcome.error]
-    batch.note_errors(job, failed)
+    left = [name for name in names if not job.done(name)]
+    for name in left:
+        if 0 < (died := deaths(job, name)) < ATTEMPTS:
+            told = f"{name}: a process died while it worked on it; attempt {died + 1} of {ATTEMPTS}"
+            typer.echo(UserError(told), err=True)
+    outcomes = cluster.run(job, left, address, workers) if address else local.run(job, left)
+    failed = _watch(job, names, outcomes, len(left))
     for outcome in failed:
-        typer.echo(f"failed: {outcome.image}: {outcome.error}", err=True)
-    typer.echo(
-        f"{output}: {len(left) - len(failed)} pictures segmented, {len(names) - len(left)} were, "
-        f"{len(failed)} failed"
-    )
+        typer.echo(UserError(f"failed: {outcome.image}: {outcome.error}"), err=True)
+    segmented = len(set(left) - {outcome.image for outcome in failed})
+    were = len(names) - segmented - len(failed)
+    typer.echo(f"{output}: {segmented} pictures segmented, {were} were, {len(failed)} failed")
     if failed:
         raise typer.Exit(FAILED)
+
+
+def _watch(
+    job: Job, names: Sequence[str], outcomes: Generator[Outcome, None, None], left: int
+) -> list[Outcome]:
+    """Have the pictures segmented that are left of those of the job; those that failed are noted too."""
+    console = Console(stderr=True)
+    failed: dict[str, Outcome] = {}
+    try:
+        with closing(outcomes):
+            seen = track(
+                outcomes if left else (),
+                "segmenting",
+                left,
+                console=console,
+                transient=True,
+                disable=not console.is_terminal,
+            )
+            for outcome in seen:
+                if outcome.error:
+                    failed[outcome.image] = outcome
+        for name in names:  # files may have been removed or written meanwhile
+            if name not in failed and not job.done(name):
+                failed[name] = Outcome(name, "write", GONE)
+    finally:
+        told = [failed[name] for name in sorted(failed)]
+        note_errors(job, told)
+    return told

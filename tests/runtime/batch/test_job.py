@@ -1,6 +1,7 @@
 """Which pictures, which model, where to: everything that is found out before a model is loaded."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,22 +9,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
-from structsam_runtime.batch.job import Job, begin, check, find_images, plan, read_boxes
+from structsam_runtime.batch.job import Job, begin, check, find_images, note, plan, read_boxes
 from structsam_runtime.errors import UserError
+from structsam_runtime.predict.embedding import Embedding
+from structsam_runtime.predict.image import Frame
 
 Plan = Callable[..., tuple[Job, list[str]]]
 
 
 @pytest.fixture
-def images(tmp_path: Path, photos: dict[str, NDArray[np.uint8]]) -> Path:
+def images(tmp_path: Path) -> Path:
     """A folder of pictures, and of what is none."""
     folder = tmp_path / "images"
     for name in ("b.jpg", "a.PNG", "deep/er/c.webp", ".hidden.png", ".trash/d.png", "deep/._c.webp"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(photos["coffee"]).save(folder / name)
+        Image.new("RGB", (2, 3)).save(folder / name)
     (folder / "notes.txt").write_text("no picture")
     return folder
 
@@ -173,6 +175,94 @@ def test_files_of_another_kind_are_left_alone(planned: Plan, tmp_path: Path) -> 
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write to .*file"):
         begin(planned(output=tmp_path / "file")[0])
+
+
+@pytest.mark.parametrize("name", [".5f1a2b-71.json", ".batch.71.json", ".DS_Store"])
+def test_a_run_that_was_killed_before_its_record_was_there_goes_on(planned: Plan, name: str) -> None:
+    job, _ = planned()
+    job.output.mkdir()
+    write(job.output / name, '{"model"')
+    begin(job)
+    assert json.loads((job.output / "batch.json").read_text()) == job.record
+
+
+def test_the_record_is_written_again_where_somebody_removed_it(planned: Plan) -> None:
+    job, _ = planned()
+    begin(job)
+    shutil.rmtree(job.output)
+    note(job)
+    check(job)
+
+
+def finish(job: Job, name: str, changes: Any = None) -> Path:
+    """A result of a picture, as a run writes it, with something else in its place."""
+    whole = {"image": name, "input": job.state(name), "height": 3, "width": 2, "masks": []}
+    job.result(name).parent.mkdir(parents=True, exist_ok=True)
+    return write(job.result(name), whole | (changes or {}))
+
+
+def test_a_result_that_is_cut_short_does_not_count(planned: Plan) -> None:
+    job, _ = planned()
+    result = finish(job, "b.jpg")
+    whole = result.read_bytes()
+    for size in range(len(whole)):
+        result.write_bytes(whole[:size])
+        assert not job.done("b.jpg")
+    result.write_bytes(whole)
+    assert job.done("b.jpg")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"image": "a.PNG"}, {"input": None}, {"input": {"bytes": 1, "mtime_ns": 2}}, {"input": [1, 2]}],
+)
+def test_a_result_of_something_else_does_not_count(planned: Plan, changes: dict[str, Any]) -> None:
+    job, _ = planned()
+    finish(job, "b.jpg", changes)
+    assert not job.done("b.jpg")
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "null", "[" * 100_000, "\x00", '{"masks": [NaN'])
+def test_what_is_no_result_does_not_count(planned: Plan, content: str) -> None:
+    job, _ = planned()
+    write(finish(job, "b.jpg"), content)
+    assert not job.done("b.jpg")
+
+
+def test_a_folder_with_the_name_of_a_result_does_not_count(planned: Plan) -> None:
+    job, _ = planned()
+    job.result("b.jpg").mkdir(parents=True)
+    assert not job.done("b.jpg")
+    assert not job.done("none.jpg")
+    assert not job.done("x" * 255)
+
+
+def test_a_picture_that_changes_under_its_name_is_not_done(planned: Plan) -> None:
+    job, _ = planned()
+    finish(job, "b.jpg")
+    assert job.done("b.jpg")
+    picture = job.images / "b.jpg"
+    times = (picture.stat().st_atime_ns, picture.stat().st_mtime_ns)
+    os.utime(picture, ns=(times[0], times[1] + 1))
+    assert not job.done("b.jpg")
+    os.utime(picture, ns=times)
+    assert job.done("b.jpg")
+    picture.write_bytes(picture.read_bytes() + b"\0")
+    os.utime(picture, ns=times)
+    assert not job.done("b.jpg")
+    picture.unlink()
+    assert not job.done("b.jpg")
+
+
+def test_where_embeddings_are_kept_a_result_has_a_whole_one(planned: Plan) -> None:
+    job, _ = planned(embeddings=True)
+    finish(job, "b.jpg")
+    assert not job.done("b.jpg")
+    Embedding(np.zeros((1, 2, 3, 4), np.float32), Frame.of(3, 2, 64), "w").save(job.embedding("b.jpg"))
+    assert job.done("b.jpg")
+    whole = job.embedding("b.jpg").read_bytes()
+    job.embedding("b.jpg").write_bytes(whole[:-30])
+    assert not job.done("b.jpg")
 
 
 def test_a_machine_that_does_not_see_the_folder_finds_out(planned: Plan) -> None:

@@ -1,8 +1,10 @@
 """structsam batch as a person calls it, in this process."""
 
 import json
+import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,11 @@ from PIL import Image, TiffImagePlugin
 from pycocotools.mask import decode
 
 from structsam_runtime import Embedding, Predictor
+from structsam_runtime.batch import local
 from structsam_runtime.batch import segment as batch
+from structsam_runtime.batch.attempts import attempt
+from structsam_runtime.batch.job import Job
+from structsam_runtime.batch.segment import Outcome
 from structsam_runtime.predict.image import read_image
 
 BOXES = {
@@ -27,20 +33,36 @@ Batch = Callable[[str], Ended]
 RunCommand = Callable[[str, str], Ended]
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, photos: dict[str, NDArray[np.uint8]]) -> Path:
+    """A folder of three pictures."""
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "cats").mkdir()
+    for name in BOXES:
+        Image.fromarray(photos[Path(name).stem]).save(folder / name)
+    return folder
+
+
 @pytest.fixture
-def desk(tmp_path: Path, photos: dict[str, NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch) -> Path:
+def desk(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder one is in, with a folder of three pictures and a file of boxes."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "images" / "cats").mkdir(parents=True)
-    for name in BOXES:
-        Image.fromarray(photos[Path(name).stem]).save(tmp_path / "images" / name)
+    shutil.copytree(images, "images")
     (tmp_path / "boxes.json").write_text(json.dumps(BOXES))
     return tmp_path
+
+
+def in_this_process(job: Job, images: Sequence[str]) -> Generator[Outcome, None, None]:
+    """As `local.run`, but where patches reach it."""
+    with batch.Segmenter(job) as segment:
+        for image in images:
+            yield attempt(job, image, segment)
 
 
 @pytest.fixture
 def command(export_folder: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> Batch:
     """Runs the command: exit code, stdout, stderr."""
+    monkeypatch.setattr(local, "run", in_this_process)
 
     def call(line: str) -> Ended:
         return run_command("batch", line.replace("OUT", str(export_folder)))
@@ -129,8 +151,10 @@ def test_everything_is_found_where_nothing_is_prompted(
 ) -> None:
     monkeypatch.setattr(batch, "AutomaticMaskGenerator", Everything)
     assert command("images -o masks --model OUT --points-per-side 7")[0] == 0
+    status = (desk / "images" / "cats" / "chelsea.jpg").stat()
     assert results(desk / "masks")["cats/chelsea.jpg.json"] == {
         "image": "cats/chelsea.jpg",
+        "input": {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns},
         "height": 300,
         "width": 451,
         "masks": [{"area": 7, "predicted_iou": 0.5, "bbox": [300, 451, 3]}],
@@ -146,12 +170,16 @@ def test_a_rerun_does_what_is_missing(command: Batch, desk: Path, monkeypatch: p
     before = results(desk / "masks")
     (desk / "masks" / "cats" / "chelsea.jpg.json").unlink()
     kept = desk / "masks" / "coffee.png.json"
-    kept.write_text("not looked at")
+    written = kept.stat().st_mtime_ns
     assert command(IN_BOXES)[:2] == (0, "masks: 1 pictures segmented, 2 were, 0 failed\n")
-    assert kept.read_text() == "not looked at"
-    kept.unlink()
-    command(IN_BOXES)
-    assert results(desk / "masks") == before
+    assert kept.stat().st_mtime_ns == written
+    kept.write_text("")
+    Image.new("RGB", (701, 300)).save(desk / "images" / "cats" / "chelsea.jpg")  # another of that name
+    assert command(IN_BOXES)[:2] == (0, "masks: 2 pictures segmented, 1 were, 0 failed\n")
+    changed = results(desk / "masks")
+    assert changed.pop("cats/chelsea.jpg.json")["width"] == 701
+    before.pop("cats/chelsea.jpg.json")
+    assert changed == before
 
     def load(*_: Any) -> None:
         raise AssertionError("no model is needed where nothing is left to do")
@@ -165,10 +193,10 @@ def test_an_interruption_keeps_what_is_done(
 ) -> None:
     read = batch.read_image
 
-    def interrupted(path: Path) -> Any:
+    def interrupted(path: Path, *rest: Any) -> Any:
         if path.name == "coffee.png":  # the last of the three
             raise KeyboardInterrupt
-        return read(path)
+        return read(path, *rest)
 
     monkeypatch.setattr(batch, "read_image", interrupted)
     code, _, err = command(IN_BOXES)
@@ -188,6 +216,7 @@ def test_pictures_that_fail_are_told_and_the_rest_is_done(command: Batch, desk: 
     assert results(desk / "masks").keys() == {"coffee.png.json", "batch.json"}
     reported = [json.loads(line) for line in (desk / "masks" / "errors.jsonl").read_text().splitlines()]
     told = {one["image"]: one["error"] for one in reported}
+    assert [one["stage"] for one in reported] == ["segment", "read", "read"]
     assert list(told) == ["astronaut.png", "bad.png", "cats/chelsea.jpg"]
     assert "the box (600, 0, 700, 9) lies outside the picture of 512 x 512 pixels" in told["astronaut.png"]
     assert "not a picture" in told["bad.png"]
@@ -203,11 +232,79 @@ def test_pictures_that_fail_are_told_and_the_rest_is_done(command: Batch, desk: 
     assert not (desk / "masks" / "errors.jsonl").exists()
 
 
+def test_what_is_removed_meanwhile_is_not_counted(
+    command: Batch, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command(IN_BOXES)
+    (desk / "masks" / "coffee.png.json").unlink()
+    read = batch.read_image
+
+    def removing(path: Path, *rest: Any) -> Any:
+        shutil.rmtree(desk / "masks")
+        return read(path, *rest)
+
+    monkeypatch.setattr(batch, "read_image", removing)
+    code, out, err = command(IN_BOXES)
+    assert (code, out) == (3, "masks: 1 pictures segmented, 0 were, 2 failed\n")
+    assert err.count("its result is no longer there, or the picture has changed since; run again") == 2
+    errors = [json.loads(line) for line in (desk / "masks" / "errors.jsonl").read_text().splitlines()]
+    assert [(one["image"], one["stage"]) for one in errors] == [
+        ("astronaut.png", "write"),
+        ("cats/chelsea.jpg", "write"),
+    ]
+    monkeypatch.setattr(batch, "read_image", read)
+    assert command(IN_BOXES)[:2] == (0, "masks: 2 pictures segmented, 1 were, 0 failed\n")
+
+
+def test_names_obey_nobody(command: Batch, desk: Path) -> None:
+    (desk / "images" / "x\nerror: forged\n.png").write_text("no picture")
+    code, out, err = command("images -o masks --model OUT --points-per-side 1")
+    assert (code, out) == (3, "masks: 3 pictures segmented, 0 were, 1 failed\n")
+    assert len(err.splitlines()) == 1
+
+
+def test_attempts_that_ended_with_their_process_are_told(
+    command: Batch, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dead(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("structsam_runtime.batch.attempts.forget", lambda *_: None)
+        patch.setattr(batch, "read_image", dead)
+        command(IN_BOXES)
+    code, out, err = command(IN_BOXES)
+    assert (code, out) == (0, "masks: 3 pictures segmented, 0 were, 0 failed\n")
+    assert err == "astronaut.png: a process died while it worked on it; attempt 2 of 3\n"
+
+
+def test_what_failed_is_noted_where_the_run_is_interrupted(
+    command: Batch, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path, *_: Any) -> Any:
+        raise MemoryError if path.name == "astronaut.png" else KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "read_image", read)
+    assert command(IN_BOXES)[0] == 130
+    assert json.loads((desk / "masks" / "errors.jsonl").read_text()) == {
+        "image": "astronaut.png",
+        "stage": "read",
+        "error": "MemoryError",
+    }
+
+
+def test_the_program_works_in_a_process_of_its_own(desk: Path, export_folder: Path) -> None:
+    line = f"-m structsam_runtime batch images -o masks --model {export_folder} --prompts boxes.json"
+    done = subprocess.run([sys.executable, *line.split()], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "masks: 3 pictures segmented, 0 were, 0 failed\n"
+
+
 def test_a_full_disk_ends_the_run(command: Batch, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = Path.write_text
 
     def full(self: Path, text: str, **kwargs: Any) -> int:
-        if "chelsea" in self.name:
+        if "chelsea.jpg" in text:
             raise OSError(28, "No space left on device")
         return write(self, text, **kwargs)
 
