@@ -21,7 +21,7 @@ Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
 """A path, the bytes of a file, a file that is open for reading bytes, or a picture that Pillow has opened."""
 
 MAX_PIXELS = 110_000_000
-"""More than nearly all cameras have, and less than 2 GB of memory while the hungriest format is decoded."""
+"""More than nearly all cameras have; the hungriest format, JPEG 2000, takes 2 GB of memory for as many."""
 PILLOWS = Image.MAX_IMAGE_PIXELS or MAX_PIXELS
 _LIMIT = threading.RLock()
 PASSES = 24

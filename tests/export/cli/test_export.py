@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -307,6 +308,15 @@ def test_an_export_that_is_not_disturbed_is_whole(command: Command, tmp_path: Pa
         f"made/{name}": "new" for name in ("encoder.onnx", "decoder.onnx", "manifest.json")
     }
     assert "next: structsam predict made" in out
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_next_command_can_be_pasted(command: Command) -> None:
+    folder = "sam v1.0 é; it's"
+    code, out, _ = command(*GOOD, "--output", folder)
+    assert code == 0
+    (line,) = (line for line in out.splitlines() if line.startswith("next: "))
+    assert shlex.split(line)[:5] == ["next:", "structsam", "predict", folder, "photo.jpg"]
 
 
 @pytest.mark.usefixtures("quick")
