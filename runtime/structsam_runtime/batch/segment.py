@@ -15,6 +15,7 @@ from ..predict.automatic.generator import AutomaticMaskGenerator
 from ..predict.embedding import Embedding
 from ..predict.image import read_image
 from ..predict.predictor import Predictor
+from .boxes import sound_boxes, told
 from .job import Job, check
 
 ERRORS = "errors.jsonl"
@@ -30,10 +31,12 @@ class Outcome:
     Attributes:
         image: its path within the folder, with slashes.
         error: why it has no result; None if it has one.
+        missed: how many of its boxes have no mask, and why; None if all have one.
     """
 
     image: str
     error: str | None
+    missed: str | None = None
 
 
 class Segmenter:
@@ -84,7 +87,7 @@ class Segmenter:
         if result.exists():
             return Outcome(image, None)
         try:
-            found, embedding = self._look(image)
+            found, embedding, missed = self._look(image)
         except UserError as error:
             return Outcome(image, str(error))
         try:
@@ -95,19 +98,22 @@ class Segmenter:
             embedding.save(result.with_suffix(".npz"))
         with whole_file(result) as part:
             part.write_text(found, encoding="utf-8")
-        return Outcome(image, None)
+        return Outcome(image, None, missed)
 
-    def _look(self, image: str) -> tuple[str, Embedding | None]:
-        """A picture's masks as JSON, and its embedding if it is kept."""
+    def _look(self, image: str) -> tuple[str, Embedding | None, str | None]:
+        """A picture's masks as JSON, its embedding if it is kept, and which of its boxes have no mask."""
         rgb = read_image(self.job.images / image)
         boxes = None if self.job.boxes is None else self.job.boxes[image]
         if boxes or self.job.embeddings:
             self._predictor.set_image(rgb)
         embedding = self._predictor.embedding if self.job.embeddings else None
-        masks = self._everything.generate(rgb, embedding) if boxes is None else self._inside(boxes)
+        sound, errors = sound_boxes(boxes, self._predictor.frame) if boxes else ([], {})
+        masks = self._everything.generate(rgb, embedding) if boxes is None else self._inside(sound)
         found = {"image": image, "height": rgb.shape[0], "width": rgb.shape[1], "masks": masks}
+        if errors:
+            found["errors"] = [{"box": number, "error": error} for number, error in errors.items()]
         try:
-            return json.dumps(found, allow_nan=False), embedding
+            return json.dumps(found, allow_nan=False), embedding, told(errors, boxes or [])
         except ValueError as error:
             raise UserError(f"the model gives NaN or infinity for {image}") from error
 

@@ -16,6 +16,7 @@ from .. import UserError
 from ..batch import ray as cluster
 from ..batch import segment as batch
 from ..batch.job import begin, plan
+from ..errors import printable
 from ..runners import RUNNERS
 from .console import FAILED
 
@@ -49,7 +50,8 @@ def main(
     """Write the masks of every picture, as COCO's run lengths, into a file of its own.
 
     What is done is not done again: call the same command after an interruption. Exit code 3 where pictures
-    could not be segmented; errors.jsonl beside the results says which, and why.
+    could not be segmented; errors.jsonl beside the results says which, and why. A box that is wrong fails
+    alone: its number and the reason are in the picture's result, and the exit code is 3 too.
     """
     if prompts and points_per_side:
         raise UserError("--points-per-side finds everything, --prompts says what to find; drop one of them")
@@ -68,13 +70,15 @@ def main(
         transient=True,
         disable=not console.is_terminal,
     )
-    failed = [outcome for outcome in seen if outcome.error]
+    looked = [outcome for outcome in seen if outcome.error or outcome.missed]
+    failed = [outcome for outcome in looked if outcome.error]
     batch.note_errors(job, failed)
-    for outcome in failed:
-        typer.echo(f"failed: {outcome.image}: {outcome.error}", err=True)
+    for outcome in looked:
+        reason = f"failed: {outcome.image}: {outcome.error}" if outcome.error else None
+        typer.echo(printable(reason or f"{outcome.image}: {outcome.missed}"), err=True)
     typer.echo(
         f"{output}: {len(left) - len(failed)} pictures segmented, {len(names) - len(left)} were, "
         f"{len(failed)} failed"
     )
-    if failed:
+    if looked:
         raise typer.Exit(FAILED)

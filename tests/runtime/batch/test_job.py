@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from structsam_runtime.batch.job import Job, begin, check, find_images, plan, read_boxes
+from structsam_runtime.batch.boxes import read_boxes
+from structsam_runtime.batch.job import Job, begin, check, find_images, plan
 from structsam_runtime.errors import UserError
 
 Plan = Callable[..., tuple[Job, list[str]]]

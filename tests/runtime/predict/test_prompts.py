@@ -117,7 +117,7 @@ def test_the_given_arrays_stay_as_they_are() -> None:
         ({"point_coords": [POINT, [-1, 5]], "point_labels": [1, 1]}, r"point \(-1, 5\) lies outside"),
         ({"box": [1, 2, 3]}, r"box has shape \[3\], expected \[4\] or \[P, 4\]"),
         ({"box": np.zeros((0, 3))}, r"box has shape \[0, 3\]"),
-        ({"point_coords": np.zeros((2, 0, 2)), "point_labels": np.zeros((2, 0))}, r"shape \[2, 0, 2\], expec"),
+        ({"point_coords": np.zeros((2, 0, 2)), "point_labels": np.zeros((2, 0))}, r"shape \[2, 0, 2\]"),
         ({"box": [0, 0, 1e308, 5]}, r"box holds 1e\+308, expected numbers from -1e\+09 to 1e\+09"),
         ({"box": [0, 0, 10**400, 5]}, "box is not an array of numbers: int too large"),
         ({"box": ["1", "2", "3", "4"]}, "box is not an array of numbers: it holds <U1"),

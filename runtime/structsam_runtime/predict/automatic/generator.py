@@ -157,7 +157,7 @@ class AutomaticMaskGenerator:
     def _grids(self) -> list[NDArray[np.float64]]:
         """[N, 2] points in 0..1 for every layer."""
         if self.points_per_side is not None and self.point_grids is None:
-            _check_count("points_per_side", self.points_per_side, *SIDE)
+            check_side(self.points_per_side)
             return regular_grids(
                 self.points_per_side, self.crop_n_layers, self.crop_n_points_downscale_factor
             )
@@ -273,6 +273,15 @@ def _distinct(found: list[Candidate], scores: ArrayLike, threshold: float) -> li
 def _corner_and_sides(box: tuple[int, int, int, int]) -> list[int]:
     x0, y0, x1, y1 = box
     return [x0, y0, x1 - x0, y1 - y0]
+
+
+def check_side(points_per_side: object) -> None:
+    """Refuse a grid that nobody has the memory or the time for.
+
+    Raises:
+        UserError: no whole number, or one that is not in SIDE.
+    """
+    _check_count("points_per_side", points_per_side, *SIDE)
 
 
 def _check_count(name: str, value: object, least: int, most: int) -> None:
