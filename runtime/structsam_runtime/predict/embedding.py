@@ -107,7 +107,7 @@ def _part(archive: zipfile.ZipFile, name: str) -> Array:
     """One array; what the archive says of its size is checked before memory is taken for it."""
     size = archive.getinfo(f"{name}.npy").file_size
     if size > BYTES:
-        raise ValueError(f"its {name} have {size} bytes")
+        raise ValueError(f"its {name} have {size} bytes, expected {BYTES} at most")
     array: Array = np.load(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
     return array
 
