@@ -82,6 +82,11 @@ def test_results_do_not_go_among_the_pictures(planned: Plan, tmp_path: Path, out
         planned(output=tmp_path / output)
 
 
+def test_a_grid_that_is_too_fine_is_refused_before_anything_is_written(planned: Plan) -> None:
+    with pytest.raises(UserError, match="points_per_side is larger than 1000"):
+        planned(points_per_side=30_000)
+
+
 def test_a_folder_that_is_no_export(planned: Plan, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected the output folder of structsam export"):
         planned(model=tmp_path)
