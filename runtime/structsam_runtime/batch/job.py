@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,12 @@ from ..errors import UserError
 from ..files import whole_file
 from ..manifest import Manifest, sha256
 from ..pictures import MAX_PIXELS, list_pictures
+from ..predict.automatic.generator import check_side
 from ..runners import file_of
+from .boxes import Boxes, match, read_boxes
 
 RECORD = "batch.json"
 """Beside the results: what they are made with."""
-
-Boxes = Mapping[str, Sequence[Sequence[float]]]
-"""Picture -> its boxes x0, y0, x1, y1, in pixels of the picture."""
 
 
 @dataclass(frozen=True)
@@ -106,16 +105,12 @@ def plan(
             name a picture that is not there, or the results would lie among the pictures.
     """
     file_of("encoder", runner)
+    check_side(points_per_side)
     names = find_images(images)
     if output.resolve().is_relative_to(images.resolve()):
         raise UserError(f"the output {output} is inside {images}; choose a folder outside")
-    boxes = read_boxes(prompts) if prompts else None
+    boxes = match(read_boxes(prompts), names, prompts, images) if prompts else None
     if boxes is not None:
-        absent = sorted(boxes.keys() - set(names))
-        if absent:
-            raise UserError(
-                f"{prompts} names {len(absent)} pictures that {images} lacks, such as {absent[0]}"
-            )
         names = sorted(boxes)
     record = {
         **_identity(model),
@@ -149,38 +144,6 @@ def find_images(folder: Path) -> list[str]:
         raise UserError(f"no picture in {folder}; expected files named .jpg, .png, .tif, .webp ...")
     listing.say()
     return listing.pictures
-
-
-def read_boxes(path: Path) -> Boxes:
-    """Read ``{"name.jpg": {"boxes": [[x0, y0, x1, y1], ...]}, ...}``; names are paths within the folder.
-
-    Whether a box lies in its picture is seen when that is read.
-
-    Raises:
-        UserError: there is no such file, or it holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"no file {path}; expected boxes as JSON") from error
-    except (OSError, ValueError) as error:  # bad UTF-8 and bad JSON are both a ValueError
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"{path} is no JSON object of pictures and their boxes")
-    return {name: _boxes(asked, name, path) for name, asked in content.items()}
-
-
-def _boxes(asked: Any, name: str, path: Path) -> list[list[float]]:
-    boxes = asked.get("boxes") if isinstance(asked, dict) and len(asked) == 1 else None
-    if not isinstance(boxes, list) or not all(_is_box(box) for box in boxes):
-        raise UserError(
-            f'{path} has {json.dumps(asked):.60} for {name}, expected {{"boxes": [[x0, y0, x1, y1], ...]}}'
-        )
-    return boxes
-
-
-def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(type(place) in (int, float) for place in box)
 
 
 def _identity(model: Path) -> dict[str, str]:

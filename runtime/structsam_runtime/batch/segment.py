@@ -4,7 +4,7 @@ import errno
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from ..pictures import Once, read_image
 from ..predict.automatic.generator import AutomaticMaskGenerator
 from ..predict.embedding import Embedding
 from ..predict.predictor import Predictor
+from .boxes import sound_boxes, told
 from .job import Job, check, note
 
 ERRORS = "errors.jsonl"
@@ -39,11 +40,13 @@ class Outcome:
         image: its path within the folder, with slashes.
         stage: where it failed; None if it has a result.
         error: why it has no result, in one line; None if it has one.
+        missed: how many of its boxes have no mask, and why; None if all have one.
     """
 
     image: str
     stage: Stage | None = None
     error: str | None = None
+    missed: str | None = None
 
 
 class Segmenter:
@@ -95,7 +98,7 @@ class Segmenter:
             state = self.job.state(image)
             rgb = read_image(self.job.images / image, self.job.max_pixels, self._note)
             stage = "segment"
-            found, embedding = self._look(image, rgb)
+            found, embedding, missed = self._look(image, rgb)
             content = _as_json({"image": image, "input": state, **found})
             stage = "write"
             self._make_room(image)  # which somebody may have removed meanwhile
@@ -107,7 +110,7 @@ class Segmenter:
             if stage == "write" and _cause(error) in FULL:
                 raise UserError(_line(error)) from error
             return Outcome(image, stage, _line(error))
-        return Outcome(image)
+        return Outcome(image, missed=missed)
 
     def _make_room(self, image: str) -> None:
         """The folder of a picture's result, in which it can be written."""
@@ -118,14 +121,21 @@ class Segmenter:
         except OSError as error:
             raise UserError(f"cannot write {result}: {error.strerror}") from error
 
-    def _look(self, image: str, rgb: NDArray[np.uint8]) -> tuple[dict[str, Any], Embedding | None]:
-        """What is found in a picture, uint8 [H, W, 3], and its embedding if it is kept."""
+    def _look(
+        self, image: str, rgb: NDArray[np.uint8]
+    ) -> tuple[dict[str, Any], Embedding | None, str | None]:
+        """What is found in a picture, uint8 [H, W, 3], its embedding if it is kept, and which of its boxes
+        have no mask."""
         boxes = None if self.job.boxes is None else self.job.boxes[image]
         if boxes or self.job.embeddings:
             self._predictor.set_image(rgb)
         embedding = self._predictor.embedding if self.job.embeddings else None
-        masks = self._everything.generate(rgb, embedding) if boxes is None else self._inside(boxes)
-        return {"height": rgb.shape[0], "width": rgb.shape[1], "masks": masks}, embedding
+        sound, errors = sound_boxes(boxes, self._predictor.frame) if boxes else ([], {})
+        masks = self._everything.generate(rgb, embedding) if boxes is None else self._inside(sound)
+        found: dict[str, Any] = {"height": rgb.shape[0], "width": rgb.shape[1], "masks": masks}
+        if errors:
+            found["errors"] = [{"box": number, "error": error} for number, error in errors.items()]
+        return found, embedding, told(errors, boxes or [])
 
     def _inside(self, boxes: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
         """One mask for each box of the picture that is set."""
@@ -171,7 +181,10 @@ def _line(error: Exception) -> str:
 def note_errors(job: Job, outcomes: Iterable[Outcome]) -> None:
     """Write the outcomes of pictures without a result beside the results; no file where there are none."""
     path = job.output / ERRORS
-    lines = [json.dumps(asdict(outcome)) + "\n" for outcome in outcomes if outcome.error]
+    failed = (outcome for outcome in outcomes if outcome.error)
+    lines = [
+        json.dumps({"image": one.image, "stage": one.stage, "error": one.error}) + "\n" for one in failed
+    ]
     if not lines:
         with suppress(OSError):
             path.unlink()

@@ -20,6 +20,7 @@ from ..batch import ray as cluster
 from ..batch.attempts import ATTEMPTS, deaths
 from ..batch.job import Job, begin, plan
 from ..batch.segment import Outcome, note_errors
+from ..errors import printable
 from ..pictures import MAX_PIXELS
 from ..runners import RUNNERS
 from .console import FAILED
@@ -63,7 +64,8 @@ def main(
 
     What is done is not done again: call the same command after an interruption. Exit code 3 where pictures
     failed; errors.jsonl beside the results says which, and why. A picture that ends its process is tried
-    three times.
+    three times. A box that is wrong fails alone: its number and the reason are in the picture's result, and
+    the exit code is 3 too.
     """
     if prompts and points_per_side:
         raise UserError("--points-per-side finds everything, --prompts says what to find; drop one of them")
@@ -77,24 +79,30 @@ def main(
     for name in left:
         if 0 < (died := deaths(job, name)) < ATTEMPTS:
             told = f"{name}: a process died while it worked on it; attempt {died + 1} of {ATTEMPTS}"
-            typer.echo(UserError(told), err=True)
+            typer.echo(printable(told), err=True)
     outcomes = cluster.run(job, left, address, workers) if address else local.run(job, left)
-    failed = _watch(job, names, outcomes, len(left))
-    for outcome in failed:
-        typer.echo(UserError(f"failed: {outcome.image}: {outcome.error}"), err=True)
-    segmented = len(set(left) - {outcome.image for outcome in failed})
+    looked = _watch(job, names, outcomes, len(left))
+    for outcome in looked:
+        reason = f"failed: {outcome.image}: {outcome.error}" if outcome.error else None
+        typer.echo(printable(reason or f"{outcome.image}: {outcome.missed}"), err=True)
+    failed = {outcome.image for outcome in looked if outcome.error}
+    segmented = len(set(left) - failed)
     were = len(names) - segmented - len(failed)
     typer.echo(f"{output}: {segmented} pictures segmented, {were} were, {len(failed)} failed")
-    if failed:
+    if looked:
         raise typer.Exit(FAILED)
 
 
 def _watch(
     job: Job, names: Sequence[str], outcomes: Generator[Outcome, None, None], left: int
 ) -> list[Outcome]:
-    """Have the pictures segmented that are left of those of the job; those that failed are noted too."""
+    """Have the pictures segmented that are left of those of the job.
+
+    Returns:
+        Those that failed, which are noted too, and those of which a box failed; sorted by name.
+    """
     console = Console(stderr=True)
-    failed: dict[str, Outcome] = {}
+    looked: dict[str, Outcome] = {}
     try:
         with closing(outcomes):
             seen = track(
@@ -106,12 +114,13 @@ def _watch(
                 disable=not console.is_terminal,
             )
             for outcome in seen:
-                if outcome.error:
-                    failed[outcome.image] = outcome
+                if outcome.error or outcome.missed:
+                    looked[outcome.image] = outcome
+        failed = {outcome.image for outcome in looked.values() if outcome.error}
         for name in names:  # files may have been removed or written meanwhile
             if name not in failed and not job.done(name):
-                failed[name] = Outcome(name, "write", GONE)
+                looked[name] = Outcome(name, "write", GONE)
     finally:
-        told = [failed[name] for name in sorted(failed)]
+        told = [looked[name] for name in sorted(looked)]
         note_errors(job, told)
     return told

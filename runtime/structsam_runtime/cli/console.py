@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from ..errors import Caution, UserError
+from ..errors import Caution, UserError, printable
 
 USAGE = 2
 """Exit code of a usage error, which is one line on stderr."""
@@ -97,7 +97,7 @@ def _show(other: Callable[..., None]) -> Callable[..., None]:
 
     def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
         if issubclass(category, Caution):
-            print(f"warning: {message}", file=sys.stderr)
+            print(f"warning: {printable(str(message))}", file=sys.stderr)
         else:
             other(message, category, *where)
 
@@ -107,7 +107,7 @@ def _show(other: Callable[..., None]) -> Callable[..., None]:
 def fail(message: str) -> int:
     """Print one line; none where typer has shown the help of a program that was called without arguments."""
     if message:
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return USAGE
 
 

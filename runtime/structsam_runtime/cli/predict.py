@@ -5,8 +5,10 @@ structsam predict OUT photo.jpg --everything -o overlay.png
 """
 
 import json
+import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,13 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import AutomaticMaskGenerator, Predictor, UserError
+from ..batch.boxes import sound_boxes, told
 from ..files import check_output, whole_file
 from ..pictures import MAX_PIXELS, read_image
 from ..pictures.writing import check_holds, save
 from ..predict.automatic.annotations import annotated
 from ..predict.drawing import Pointed, draw, draw_everything
+from ..predict.image import Frame
 from ..runners import RUNNERS
-from .console import numbers
+from .console import FAILED, numbers
 
 VALUES = {"--box": 4, "--point": 2, "--negative": 2}  # numbers after each option
 
@@ -69,7 +73,10 @@ def main(
         bool, typer.Option("--unverified", help="Load .onnx files that you changed, as by quantisation.")
     ] = False,
 ) -> None:
-    """Segment one photograph and draw the masks. Coordinates are pixels of the photograph."""
+    """Segment one photograph and draw the masks. Coordinates are pixels of the photograph.
+
+    Of several boxes one that is wrong fails alone, and the exit code is 3.
+    """
     thresholds = {
         "points_per_side": points_per_side,
         "pred_iou_thresh": pred_iou_thresh,
@@ -92,14 +99,18 @@ def main(
             found = _find(predictor, rgb, settings)
             drawing, union = draw_everything(rgb, found)
         else:
-            masks, iou = _predict(predictor, rgb, asked, multimask)
-            drawing, union = draw(rgb, masks, iou, asked), np.logical_or.reduce(masks)
+            masks, iou, answered = _predict(predictor, rgb, asked, multimask)
+            within = [_within(box, max(rgb.shape)) for box in answered.boxes]
+            drawing = draw(rgb, masks, iou, replace(answered, boxes=within))
+            union = np.logical_or.reduce(masks)
     save(drawing, output)
     if mask:
         save(Image.fromarray(union.astype(np.uint8) * 255), mask)
     if annotations:
         with whole_file(annotations) as part:
             part.write_text(json.dumps(annotated(found, photo.name, *rgb.shape[:2])) + "\n")
+    if not everything and len(answered.boxes) < len(asked.boxes):
+        raise typer.Exit(FAILED)
 
 
 def _check_no_prompt(prompted: object, multimask: bool) -> None:
@@ -148,12 +159,14 @@ def _check_picture_output(path: Path, photo: Path) -> None:
 
 def _predict(
     predictor: Predictor, rgb: NDArray[np.uint8], asked: Pointed, multimask: bool
-) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Masks bool [K, H, W] and predicted IoU [K] of all prompts, in one run of the decoder; with a report."""
+) -> tuple[NDArray[np.bool_], NDArray[np.float32], Pointed]:
+    """Masks bool [K, H, W] and predicted IoU [K], and what they were asked with; with a report."""
     start = time.perf_counter()
     predictor.set_image(rgb)
     seen = time.perf_counter()
-    # Several boxes are a batch; points, with or without a box, are one prompt.
+    # Several boxes are a batch, of which some may fail; points, with or without a box, are one prompt.
+    if len(asked.boxes) > 1:
+        asked = _sound(asked, predictor.frame)
     masks, iou, _ = predictor.predict(
         point_coords=[asked.points] if asked.points else None,
         point_labels=[asked.labels] if asked.labels else None,
@@ -166,7 +179,20 @@ def _predict(
         print(f"mask {index}: {mask.mean():.1%} of the picture, predicted IoU {quality:.3f}")
     print(f"photograph {1e3 * (seen - start):.0f} ms (resize, encoder)", end=", ")
     print(f"prompts {1e3 * (done - seen):.0f} ms (decoder, upscale)")
-    return masks, iou
+    return masks, iou, asked
+
+
+def _sound(asked: Pointed, frame: Frame) -> Pointed:
+    """The boxes that can be answered; says which of the others cannot."""
+    boxes, errors = sound_boxes(asked.boxes, frame)
+    if errors:
+        print(told(errors, asked.boxes), file=sys.stderr)
+    return replace(asked, boxes=[list(box) for box in boxes])
+
+
+def _within(box: Sequence[float], side: int) -> list[float]:
+    """A box to draw, no further out than a picture's longer side: Pillow draws what nobody sees too."""
+    return [min(max(place, -side), 2 * side) for place in box]
 
 
 def _find(predictor: Predictor, rgb: NDArray[np.uint8], settings: dict[str, Any]) -> list[dict[str, Any]]:

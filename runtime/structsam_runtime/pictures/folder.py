@@ -7,9 +7,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, printable
 from .formats import suffixes
-from .notes import printable
 
 FOLDER = "folders"
 

@@ -4,13 +4,10 @@ import sys
 from collections.abc import Callable
 from typing import TypeAlias
 
+from ..errors import printable
+
 Note: TypeAlias = Callable[[str, str], None]
 """Takes the kind of a remark, the same for all pictures that it is made about, and the remark: one line."""
-
-
-def printable(text: str) -> str:
-    """Text from a file or its name as one line that a terminal shows and does not obey."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def say(kind: str, remark: str) -> None:

@@ -1,41 +1,33 @@
 """SAM's predictor, on two engines."""
 
 import dataclasses
+import logging
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread, current_thread
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..contract import (
-    DECODER_OUTPUTS,
-    EMBEDDING,
-    ENCODER_OUTPUTS,
-    HAS_MASK_INPUT,
-    IMAGE,
-    IOU,
-    MASK_INPUT,
-    MASKS,
-    POINT_COORDS,
-    POINT_LABELS,
-    PRIOR,
-)
+from ..contract import DECODER_OUTPUTS, EMBEDDING, ENCODER_OUTPUTS, IMAGE, PRIOR
 from ..errors import Caution, UserError
 from ..manifest import Manifest, Model
 from ..runners import create
 from ..runners.base import Array, DeviceArray, Memory, Runner
-from . import masks, prompts
+from . import decoding, prompts
+from .answers import Answers, answers
 from .embedding import Embedding
 from .image import Frame, picture_size, prepare
-from .prior import prior
-from .prompts import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, TOP_LEFT, Encoded, Prompt
+from .prior import prior, prior_of
+from .prompts import BACKGROUND, FOREGROUND, Encoded, Prompt
 
+LOG = logging.getLogger(__name__)
 BATCH = 8
 """Pictures in one run of an encoder whose batch is open; its engines are built for as many."""
 BOXES_ONLY = (
@@ -69,12 +61,14 @@ class _Picture:
         features: its embedding; empty while a prompt-aware encoder waits for the first prompt.
         image: what such an encoder takes; None for others, which have done their work.
         prior: float32 [1, h, w], what the features were made for.
+        thread: set it, and is the only one that is answered.
     """
 
     frame: Frame
     features: Array | DeviceArray = field(default_factory=lambda: np.zeros(0, np.float32))
     image: Array | None = None
     prior: Array | None = None
+    thread: Thread = field(default_factory=current_thread)
 
 
 class Predictor:
@@ -89,6 +83,9 @@ class Predictor:
     asks about other places than the call before: best suited to a box or two whose clicks lie inside.
 
     A MedSAM learned one mask for a box: what else it is asked it answers, with a warning (`Caution`).
+
+    A predictor holds one picture, and answers the thread that has set it. Threads that each have a picture of
+    their own share the model by `session`.
 
     Args:
         encoder: input ``image`` float32 [B, 3, S, S], for a prompt-aware one also ``prior`` float32
@@ -139,6 +136,17 @@ class Predictor:
             warnings.warn(UNVERIFIED.format(folder), Caution, stacklevel=2)
         manifest = Manifest.read(folder)
         return cls(encoder, decoder, manifest.model, manifest.weights)
+
+    def session(self) -> "Predictor":
+        """Another predictor on the same open model, with a picture of its own: one for each thread.
+
+            with predictor.session() as own:
+                own.set_image(rgb)
+                masks, iou, low_res = own.predict(box=[100, 80, 400, 360])
+
+        Any number may be open at once. They end with the predictor, and cost no more than their picture.
+        """
+        return _Session(self.encoder, self.decoder, self.model, self.weights)
 
     def __enter__(self) -> "Predictor":
         with ExitStack() as stack:
@@ -214,11 +222,12 @@ class Predictor:
         """Of the picture that is set, to be kept for `set_embedding`, here or in another process.
 
         Raises:
-            UserError: no picture is set.
+            UserError: no picture is set, or another thread has set it.
         """
-        features = self._features()
+        picture = self._current()
+        features = self._features(picture)
         array = features.numpy() if isinstance(features, DeviceArray) else features
-        return Embedding(array, self.frame, self.weights)
+        return Embedding(array, picture.frame, self.weights)
 
     def set_embedding(self, embedding: Embedding) -> None:
         """Ask about a picture that was encoded before.
@@ -244,7 +253,7 @@ class Predictor:
         """Of the picture that is set.
 
         Raises:
-            UserError: no picture is set.
+            UserError: no picture is set, or another thread has set it.
         """
         return self._current().frame
 
@@ -252,7 +261,7 @@ class Predictor:
         """The picture's embedding, float32 [1, C, h, w]; [1, 256, 64, 64] for SAM.
 
         Raises:
-            UserError: no picture is set.
+            UserError: no picture is set, or another thread has set it.
         """
         return self.embedding.features
 
@@ -266,15 +275,17 @@ class Predictor:
         return_logits: bool = False,
         best: bool = False,
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
-        """Masks for one prompt, or for a batch of P prompts of one kind, in one run of the decoder.
+        """Masks for one prompt, or for a batch of P prompts of one kind.
 
-        A prompt is any number of points, a box, an earlier mask, or several of these. `predict_many` takes
-        prompts of different kinds and lengths.
+        A prompt is any number of points, a box, an earlier mask, or several of these: lists, arrays, or
+        tensors of PyTorch. `predict_many` takes prompts of different kinds and lengths. The decoder takes
+        `decoding.PROMPTS` prompts in one run, or fewer where they would take more than `decoding.MEMORY`.
 
         Args:
             point_coords: [N, 2], or [P, N, 2] for a batch: (x, y) in pixels of the picture.
             point_labels: [N] or [P, N]: 1 for foreground, 0 for background.
-            box: [4] or [P, 4]: x0, y0, x1, y1 in pixels of the picture.
+            box: [4] or [P, 4]: x0, y0, x1, y1 in pixels of the picture. [0, 4], or an empty list, is a batch
+                of no boxes and gives no masks.
             mask_input: [1, 256, 256] or [P, 1, 256, 256] logits, as an earlier call returned them.
             multimask_output: three masks for an ambiguous prompt (part, object, whole) instead of one.
             return_logits: masks as float32 logits instead of bool.
@@ -282,20 +293,25 @@ class Predictor:
 
         Returns:
             Masks bool or float32 [M, H, W] in the picture's size, M = 3 or 1; predicted IoU float32 [M],
-            about 0..1; logits float32 [M, 256, 256]. A batch has a leading axis P in all three.
+            about 0..1; logits float32 [M, 256, 256]. A batch has a leading axis P in all three, of length 0
+            for no boxes.
 
         Raises:
-            UserError: no picture is set, or the prompts are wrong (see `encode`).
+            UserError: no picture is set, or another thread has set it; the prompts are wrong (see `encode`);
+                or the model gives NaN or infinity.
         """
-        frame = self.frame
+        picture = self._current()
         if mask_input is not None and point_coords is None and point_labels is None and box is None:
-            encoded = prompts.encode_each(frame, [prompts.Prompt(mask_input=mask_input)])
+            encoded = prompts.encode_each(picture.frame, [Prompt(mask_input=mask_input)])
             encoded = dataclasses.replace(encoded, batched=False)
         else:
-            encoded = prompts.encode(frame, point_coords, point_labels, box)
-        previous = None if mask_input is None else self._previous(mask_input, encoded)
-        masks, iou, low_res = self._answer(encoded, previous, multimask_output, return_logits, best)
-        return (masks, iou, low_res) if encoded.batched else (masks[0], iou[0], low_res[0])
+            encoded = prompts.encode(picture.frame, point_coords, point_labels, box)
+        side = self.model.low_res
+        previous = None if mask_input is None else prompts.encode_masks(mask_input, encoded, side)
+        decoded = self._decoded(picture, encoded, previous, multimask_output)
+        settings = (multimask_output, return_logits, best)
+        many = answers(decoded, len(encoded), self.model, picture.frame, *settings)
+        return many if encoded.batched else (many.masks[0], many.iou[0], many.low_res[0])
 
     def predict_many(
         self,
@@ -303,29 +319,38 @@ class Predictor:
         multimask_output: bool = True,
         return_logits: bool = False,
         best: bool = False,
-    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
-        """Masks for P prompts of any kinds, mixed, in one run of the decoder.
+    ) -> Answers:
+        """Masks for P prompts of any kinds, mixed.
 
-        The masks of a prompt do not depend on what else is asked in the same call.
+        The masks of a prompt do not depend on what else is asked in the same call. A prompt that is wrong
+        fails alone: its masks are empty, its predicted IoU is NaN, and the reason is in ``errors`` of the
+        answers, by the number of the prompt, and logged as a warning.
 
         Args:
-            asked: points, boxes, earlier masks, in any combination and number.
+            asked: points, boxes, earlier masks, in any combination and number; none give no masks.
             multimask_output, return_logits, best: see `predict`.
 
         Returns:
             As `predict`, with a leading axis P.
 
         Raises:
-            UserError: no picture is set, or a prompt is wrong; its number is told.
+            UserError: no picture is set, or another thread has set it; every prompt is wrong; or the model
+                gives NaN or infinity.
         """
-        encoded = prompts.encode_each(self.frame, asked)
-        previous = [self._one_previous(prompt, number) for number, prompt in enumerate(asked, start=1)]
-        return self._answer(encoded, previous, multimask_output, return_logits, best)
+        picture = self._current()
+        sound = prompts.encode_sound(picture.frame, self.model.low_res, asked)
+        if sound.errors:
+            told = "; ".join(sound.errors.values())
+            LOG.warning("%d of %d prompts have no answer: %s", len(sound.errors), len(asked), told)
+        decoded = self._decoded(picture, sound.encoded, sound.masks, multimask_output)
+        settings = (multimask_output, return_logits, best)
+        many = answers(decoded, len(sound.encoded), self.model, picture.frame, *settings)
+        return many.spread(sound.indices, sound.errors)
 
     def decode(
         self, encoded: Encoded, mask_input: Sequence[NDArray[np.float32] | None] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """One run of the decoder on the picture that is set: all four masks, in the decoder's own size.
+        """The decoder on the picture that is set: all four masks, in the decoder's own size.
 
         Args:
             encoded: P prompts.
@@ -336,26 +361,15 @@ class Predictor:
             predicted IoU float32 [P, 4].
 
         Raises:
-            UserError: no picture is set, or more prompts or points than an engine was built for.
+            UserError: no picture is set, or another thread has set it; the model gives NaN or infinity; or
+                more points than an engine was built for.
         """
-        side, given = self.model.low_res, mask_input or [None] * len(encoded)
-        pointed = np.isin(encoded.point_labels, (BACKGROUND, FOREGROUND)).any()
-        if self.model.boxes_only and (pointed or any(mask is not None for mask in given)):
-            warnings.warn(BOXES_ONLY, Caution, stacklevel=2)
-        previous = np.zeros((len(encoded), 1, side, side), np.float32)
-        for index, mask in enumerate(given):
-            if mask is not None:
-                previous[index] = mask
-        outputs = self.decoder.infer(
-            {
-                EMBEDDING: self._features(encoded),
-                POINT_COORDS: encoded.point_coords,
-                POINT_LABELS: encoded.point_labels,
-                MASK_INPUT: previous,
-                HAS_MASK_INPUT: np.array([mask is not None for mask in given], np.float32),
-            }
-        )
-        return outputs[MASKS], outputs[IOU]
+        side = self.model.low_res
+        low_res = np.empty((len(encoded), 4, side, side), np.float32)
+        iou = np.empty((len(encoded), 4), np.float32)
+        for part, *made in self._decoded(self._current(), encoded, mask_input):
+            low_res[part], iou[part] = made
+        return low_res, iou
 
     def memory(self) -> Held:
         """What is held, beside what Python and the libraries take.
@@ -363,79 +377,66 @@ class Predictor:
         Raises:
             UserError: outside the ``with`` block.
         """
-        features = self._picture.features if self._picture else np.zeros(0)
+        picture = self._picture
+        features = picture.features if picture else np.zeros(0)
         embedding = features.dtype.itemsize * math.prod(features.shape)
         return Held(self.encoder.memory(), self.decoder.memory(), embedding)
 
-    def _current(self) -> "_Picture":
+    def _current(self) -> _Picture:
         """The picture that is set."""
-        if self._picture is None:
+        picture = self._picture
+        if picture is None:
             raise UserError("no picture is set; call set_image first")
-        return self._picture
+        if picture.thread is not current_thread():
+            raise UserError(
+                "the picture was set by another thread; give each thread a predictor.session() of its own, "
+                "and hand pictures over as embeddings"
+            )
+        return picture
 
-    def _features(self, encoded: Encoded | None = None) -> Array | DeviceArray:
+    def _decoded(
+        self,
+        picture: _Picture,
+        encoded: Encoded,
+        previous: decoding.Previous | None,
+        multimask: bool = False,
+    ) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.float32]]]:
+        """Runs of the decoder; none for no prompts."""
+        if not len(encoded):
+            return iter(())
+        if self.model.boxes_only and (multimask or _beyond_boxes(encoded, previous)):
+            warnings.warn(BOXES_ONLY, Caution, stacklevel=3)
+        features = self._features(picture, encoded)
+        return decoding.runs(self.decoder, self.model, features, encoded, previous)
+
+    def _features(self, picture: _Picture, encoded: Encoded | None = None) -> Array | DeviceArray:
         """The embedding, where it lies: of a prompt-aware encoder one that was made for these prompts."""
-        picture = self._current()
         if picture.image is None:
             return picture.features
-        where = _prior(self.model, encoded)
+        where = prior_of(self.model, encoded)
         if picture.prior is None or (where.any() and not np.array_equal(where, picture.prior)):
             feeds = {IMAGE: picture.image, PRIOR: where}
             picture.features = self.encoder.infer_on_device(feeds)[EMBEDDING]
             picture.prior = where
         return picture.features
 
-    def _answer(
-        self,
-        encoded: Encoded,
-        previous: Sequence[NDArray[np.float32] | None] | None,
-        multimask: bool,
-        as_logits: bool,
-        best: bool,
-    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
-        """Masks [P, M, H, W], predicted IoU [P, M] and logits [P, M, 256, 256]."""
-        if multimask and self.model.boxes_only:
-            warnings.warn(BOXES_ONLY, Caution, stacklevel=2)
-        low_res, iou = self.decode(encoded, previous)
-        chosen = slice(1, None) if multimask else slice(0, 1)
-        low_res, iou = low_res[:, chosen], iou[:, chosen]
-        if best:
-            first = iou.argmax(axis=1)[:, None]
-            iou = np.take_along_axis(iou, first, axis=1)
-            low_res = np.take_along_axis(low_res, first[:, :, None, None], axis=1)
-        if as_logits:
-            return masks.upscale(low_res, self.frame, self.model.upscaling), iou, low_res
-        threshold, upscaling = self.model.mask_threshold, self.model.upscaling
-        return masks.binary(low_res, self.frame, threshold, upscaling), iou, low_res
 
-    def _previous(self, mask_input: ArrayLike, encoded: Encoded) -> list[NDArray[np.float32]]:
-        """A checked ``mask_input``: its shape must be exact, or NumPy would give one mask to all prompts."""
-        mask, side = prompts.finite("mask_input", mask_input).astype(np.float32), self.model.low_res
-        expected = (len(encoded), 1, side, side) if encoded.batched else (1, side, side)
-        if mask.shape != expected:
-            raise UserError(f"mask_input has shape {list(mask.shape)}, expected {list(expected)}")
-        return list(mask.reshape(-1, 1, side, side))
+class _Session(Predictor):
+    """A predictor on engines that another one has opened, and closes."""
 
-    def _one_previous(self, prompt: Prompt, number: int) -> NDArray[np.float32] | None:
-        """The checked ``mask_input`` of one of many prompts, [1, 256, 256]."""
-        if prompt.mask_input is None:
-            return None
-        mask = prompts.finite(f"prompt {number}: mask_input", prompt.mask_input).astype(np.float32)
-        side = self.model.low_res
-        if mask.shape not in ((side, side), (1, side, side)):
-            raise UserError(
-                f"prompt {number}: mask_input has shape {list(mask.shape)}, expected {[1, side, side]}"
-            )
-        return mask.reshape(1, side, side)
+    def __enter__(self) -> "Predictor":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.reset_image()
 
 
-def _prior(model: Model, encoded: Encoded | None) -> NDArray[np.float32]:
-    """The prior of the boxes and of the foreground points of prompts; empty without any."""
-    if encoded is None:
-        return prior(model)
-    corners = (encoded.point_coords[encoded.point_labels == label] for label in (TOP_LEFT, BOTTOM_RIGHT))
-    boxes = np.concatenate(list(corners), axis=1)  # [K, 4]; the corners of a box stand in the same order
-    return prior(model, boxes, encoded.point_coords[encoded.point_labels == FOREGROUND])
+def _beyond_boxes(encoded: Encoded, previous: decoding.Previous | None) -> bool:
+    """Whether any of the prompts has a point or an earlier mask."""
+    pointed = np.isin(encoded.point_labels, (BACKGROUND, FOREGROUND)).any()
+    return bool(pointed) or any(mask is not None for mask in previous or ())
 
 
 def _require(runner: Runner, present: Mapping[str, object], names: Iterable[str]) -> None:

@@ -5,7 +5,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import UserError
 from ..manifest import Model
-from .prompts import finite
+from .prompts import BOTTOM_RIGHT, FOREGROUND, TOP_LEFT, Encoded, finite
 
 Map = NDArray[np.float64]
 
@@ -48,6 +48,15 @@ def prior(
         distance = np.hypot(down[:, :, None], across[:, None, :])
         values = np.concatenate([values, np.clip(1 - distance / RADIUS, 0, 1)])
     return np.asarray(values.max(axis=0, keepdims=True), np.float32)
+
+
+def prior_of(model: Model, encoded: Encoded | None) -> NDArray[np.float32]:
+    """The :func:`prior` of the boxes and of the foreground points of prompts; empty without any."""
+    if encoded is None:
+        return prior(model)
+    corners = (encoded.point_coords[encoded.point_labels == label] for label in (TOP_LEFT, BOTTOM_RIGHT))
+    boxes = np.concatenate(list(corners), axis=1)  # [K, 4]; the corners of a box stand in the same order
+    return prior(model, boxes, encoded.point_coords[encoded.point_labels == FOREGROUND])
 
 
 def _columns(name: str, values: ArrayLike, number: int) -> Map:

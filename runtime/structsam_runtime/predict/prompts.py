@@ -1,7 +1,8 @@
-"""Points and boxes of a person -> the two inputs of the decoder."""
+"""Points, boxes and masks of a person -> inputs of the decoder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,11 +11,15 @@ from ..errors import UserError
 from .image import Frame
 
 ABSENT, PADDING, BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = -2, -1, 0, 1, 2, 3
+LARGEST = 1e9
+"""No number of a prompt goes further from zero: the decoder squares them, in float32."""
 
 
 @dataclass(frozen=True)
 class Prompt:
     """What a person points at: any number of points, a box, an earlier mask, or several of these.
+
+    Lists, NumPy arrays and PyTorch tensors, on any device and with or without gradient.
 
     Attributes:
         point_coords: [N, 2] (x, y) in pixels of the picture.
@@ -65,12 +70,12 @@ def encode(
         point_coords: [N, 2] or, for a batch, [P, N, 2]: (x, y) in pixels of the picture.
         point_labels: [N] or [P, N]: 1 for foreground, 0 for background.
         box: [4] or [P, 4]: x0, y0, x1, y1 in pixels of the picture. The corners may be one pixel, as those of
-            the tightest box around a one-pixel object are.
+            the tightest box around a one-pixel object are. An empty list is a batch of no boxes.
 
     Raises:
         UserError: no prompt, a shape or a count that does not fit, labels without points or points without
-            labels, labels other than 0 and 1, NaN or infinity, a box whose corners are swapped, a point or a
-            whole box outside the picture.
+            labels, labels other than 0 and 1, NaN, infinity or a number beyond LARGEST, a box whose corners
+            are swapped, a point or a whole box outside the picture.
     """
     coords: list[NDArray[np.float64]] = []
     labels: list[NDArray[np.int32]] = []
@@ -105,21 +110,88 @@ def encode_each(frame: Frame, prompts: Sequence[Prompt]) -> Encoded:
 
     Args:
         frame: of the picture that the prompts belong to.
-        prompts: at least one.
+        prompts: any number, or none.
 
     Raises:
-        UserError: there is none, or one of them is wrong: see `encode`; its number, from 1, is told.
+        UserError: one of them is wrong: see `encode`; its number, from 1, is told.
     """
-    if not prompts:
-        raise UserError("no prompt: give at least one")
-    each = [_encode_one(frame, prompt, number) for number, prompt in enumerate(prompts, start=1)]
-    longest = max(coords.shape[0] for coords, _ in each)
-    coords = np.zeros((len(each), max(1, longest), 2), np.float32)
-    labels = np.full(coords.shape[:2], ABSENT, np.int32)
-    for index, (own_coords, own_labels) in enumerate(each):
-        coords[index, : len(own_coords)] = own_coords
-        labels[index, : len(own_labels)] = own_labels
-    return Encoded(coords, labels, batched=True)
+    return _batch([_encode_one(frame, prompt, number) for number, prompt in enumerate(prompts, start=1)])
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Those of many prompts that can be answered, and what is wrong with the others.
+
+    Attributes:
+        encoded: K prompts.
+        masks: of each of them, logits float32 [1, h, w] or None.
+        indices: int64 [K]: their places among all that were given.
+        errors: what is wrong, by the number of the prompt, from 1.
+    """
+
+    encoded: Encoded
+    masks: Sequence[NDArray[np.float32] | None]
+    indices: NDArray[np.int64]
+    errors: Mapping[int, str]
+
+
+def encode_sound(frame: Frame, side: int, prompts: Sequence[Prompt]) -> Sound:
+    """`encode_each`, with masks and without the prompts that are wrong.
+
+    Args:
+        frame: of the picture that the prompts belong to.
+        side: of the masks, h = w; 256 for SAM.
+        prompts: any number, or none.
+
+    Raises:
+        UserError: all of them are wrong; says why the first is.
+    """
+    each, masks, indices, errors = [], [], [], {}
+    for number, prompt in enumerate(prompts, start=1):
+        try:
+            encoded = _encode_one(frame, prompt, number)
+            masks.append(_one_mask(prompt, side, number))
+        except UserError as error:
+            errors[number] = str(error)
+        else:
+            each.append(encoded)
+            indices.append(number - 1)
+    if errors and not each:
+        told = f"none of {len(errors)} prompts is right: " if len(errors) > 1 else ""
+        raise UserError(told + errors[1])
+    return Sound(_batch(each), masks, np.array(indices, np.int64), errors)
+
+
+def encode_masks(mask_input: ArrayLike, encoded: Encoded, side: int) -> list[NDArray[np.float32]]:
+    """The checked ``mask_input`` of a prompt or of a batch, as a list of logits [1, h, w].
+
+    Its shape must be exact, or NumPy would give one mask to all prompts.
+
+    Args:
+        mask_input: [1, h, w], or [P, 1, h, w] for a batch.
+        encoded: the points and boxes that came with it.
+        side: h and w; 256 for SAM.
+
+    Raises:
+        UserError: another shape, or no finite numbers.
+    """
+    mask = finite("mask_input", mask_input).astype(np.float32)
+    expected = (len(encoded), 1, side, side) if encoded.batched else (1, side, side)
+    if mask.shape != expected:
+        raise UserError(f"mask_input has shape {list(mask.shape)}, expected {list(expected)}")
+    return list(mask.reshape(len(encoded), 1, side, side))
+
+
+def _one_mask(prompt: Prompt, side: int, number: int) -> NDArray[np.float32] | None:
+    """The checked ``mask_input`` of one of many prompts, [1, h, w]."""
+    if prompt.mask_input is None:
+        return None
+    mask = finite(f"prompt {number}: mask_input", prompt.mask_input).astype(np.float32)
+    if mask.shape not in ((side, side), (1, side, side)):
+        raise UserError(
+            f"prompt {number}: mask_input has shape {list(mask.shape)}, expected {[1, side, side]}"
+        )
+    return mask.reshape(1, side, side)
 
 
 def _encode_one(frame: Frame, prompt: Prompt, number: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -136,6 +208,17 @@ def _encode_one(frame: Frame, prompt: Prompt, number: int) -> tuple[NDArray[np.f
     return encoded.point_coords[0], encoded.point_labels[0]
 
 
+def _batch(each: Sequence[tuple[NDArray[np.float32], NDArray[np.int32]]]) -> Encoded:
+    """Places [N, 2] and labels [N] of prompts, filled up to the same N."""
+    longest = max((len(coords) for coords, _ in each), default=0)
+    coords = np.zeros((len(each), max(1, longest), 2), np.float32)
+    labels = np.full(coords.shape[:2], ABSENT, np.int32)
+    for index, (own_coords, own_labels) in enumerate(each):
+        coords[index, : len(own_coords)] = own_coords
+        labels[index, : len(own_labels)] = own_labels
+    return Encoded(coords, labels, batched=True)
+
+
 def _points(
     point_coords: ArrayLike | None, point_labels: ArrayLike | None, frame: Frame
 ) -> tuple[NDArray[np.float64], NDArray[np.int32], bool]:
@@ -147,7 +230,7 @@ def _points(
             "point_coords came without point_labels; give 1 (foreground) or 0 (background) for each"
         )
     points = finite("point_coords", point_coords)
-    if points.ndim not in (2, 3) or points.shape[-1] != 2 or points.size == 0:
+    if points.ndim not in (2, 3) or points.shape[-1] != 2 or points.shape[-2] == 0:
         raise UserError(
             f"point_coords has shape {list(points.shape)}, expected [N, 2] or [P, N, 2] with x, y"
         )
@@ -176,7 +259,9 @@ def _points(
 def _corners(box: ArrayLike, frame: Frame) -> tuple[NDArray[np.float64], bool]:
     """Checked corners [P, 2, 2] of the boxes, and whether they came as a batch."""
     boxes = finite("box", box)
-    if boxes.ndim not in (1, 2) or boxes.shape[-1] != 4 or boxes.size == 0:
+    if boxes.shape == (0,):  # a list of no boxes
+        boxes = boxes.reshape(0, 4)
+    if boxes.ndim not in (1, 2) or boxes.shape[-1] != 4:
         raise UserError(f"box has shape {list(boxes.shape)}, expected [4] or [P, 4] with x0, y0, x1, y1")
     for x0, y0, x1, y1 in boxes.reshape(-1, 4):
         given = f"the box ({x0:g}, {y0:g}, {x1:g}, {y1:g})"
@@ -188,15 +273,30 @@ def _corners(box: ArrayLike, frame: Frame) -> tuple[NDArray[np.float64], bool]:
 
 
 def finite(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    """A float64 copy of an array that a person gave.
+    """A float64 copy of an array that a person gave, or of a tensor of PyTorch.
 
     Raises:
-        UserError: not an array of numbers, or NaN or infinity in it.
+        UserError: not an array of numbers; or NaN, infinity or a number beyond LARGEST in it.
     """
     try:
-        array = np.array(values, np.float64)
-    except (TypeError, ValueError) as error:
+        given = np.asarray(_without_gradient(values))
+        if given.dtype.kind not in "biufO":
+            raise TypeError(f"it holds {given.dtype}")
+        with np.errstate(over="ignore"):
+            array = np.array(given, np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise UserError(f"{name} is not an array of numbers: {error}") from error
     if not np.isfinite(array).all():
         raise UserError(f"{name} holds NaN or infinity, expected finite numbers")
+    beyond = array[np.abs(array) > LARGEST]
+    if beyond.size:
+        raise UserError(f"{name} holds {beyond[0]:g}, expected numbers from {-LARGEST:g} to {LARGEST:g}")
     return array
+
+
+def _without_gradient(values: Any) -> Any:
+    """Tensors of PyTorch, alone or in lists, as NumPy takes them; everything else as it is."""
+    if callable(getattr(values, "detach", None)):
+        tensor = values.detach().cpu()
+        return tensor.double() if tensor.is_floating_point() else tensor  # NumPy has no bfloat16
+    return [_without_gradient(value) for value in values] if isinstance(values, list | tuple) else values

@@ -2,7 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from threading import Lock
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -72,15 +74,22 @@ class Runner(ABC):
     A subclass passes its name, loads its engine in ``_open``, which returns the inputs and outputs, runs it
     in ``_run``, and releases it in ``_close``. If outputs can stay on a device it also overrides
     ``_run_on_device``.
+
+    Threads may share a runner: their runs take turns, and closing it waits for the run that is under way.
+
+    Args:
+        name: for messages, usually the file.
+        concurrent: the engine itself takes several runs at once, and none has to wait.
     """
 
     _native: type[DeviceArray] | tuple[()] = ()  # the type of device array that ``_run`` takes without a copy
-    name: str  # for messages, usually the file
+    name: str
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, concurrent: bool = False) -> None:
         self.name = name
+        self._turn: AbstractContextManager[object] = nullcontext() if concurrent else Lock()
         self.inputs, self.outputs = {}, {}
         self._is_open = False
 
@@ -93,7 +102,8 @@ class Runner(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._is_open = False
-        self._close()
+        with self._turn:
+            self._close()
 
     def infer(self, feeds: Mapping[str, Array | DeviceArray]) -> dict[str, Array]:
         """Run once.
@@ -108,14 +118,16 @@ class Runner(ABC):
             UserError: the runner is not open; or an input is missing, unknown, or has another dtype or shape
                 than the engine's.
         """
-        return self._run(self._accepted(feeds))
+        with self._turn:
+            return self._run(self._accepted(feeds))
 
     def infer_on_device(self, feeds: Mapping[str, Array | DeviceArray]) -> dict[str, DeviceArray]:
         """Run once, and keep the outputs on the device, as inputs of this runner or another.
 
         Every call returns new arrays. Raises as :meth:`infer`.
         """
-        return self._run_on_device(self._accepted(feeds))
+        with self._turn:
+            return self._run_on_device(self._accepted(feeds))
 
     def memory(self) -> Memory:
         """Memory of the engine.

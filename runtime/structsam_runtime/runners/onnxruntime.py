@@ -75,7 +75,7 @@ class OnnxRuntimeRunner(Runner):
             raise UserError(f"provider '{provider}' is unknown, expected one of {', '.join(PROVIDERS)}")
         if threads is not None and threads < 1:
             raise UserError(f"threads is {threads}, expected 1 or more")
-        super().__init__(str(path))
+        super().__init__(str(path), concurrent=provider == "cpu")
         self.path, self.provider, self.threads = path, provider, threads
         self._session: Any = None
 
@@ -101,11 +101,12 @@ class OnnxRuntimeRunner(Runner):
     def _run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         values = {name: feed.value if isinstance(feed, OrtArray) else feed for name, feed in feeds.items()}
         with self._one_line():
-            made = self._session.run(list(self.outputs), values)
+            made = self._opened().run(list(self.outputs), values)
         return dict(zip(self.outputs, made, strict=True))
 
     def _run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, DeviceArray]:
-        binding = self._session.io_binding()
+        session = self._opened()
+        binding = session.io_binding()
         for name, feed in feeds.items():
             if isinstance(feed, OrtArray):
                 binding.bind_ortvalue_input(name, feed.value)
@@ -114,10 +115,17 @@ class OnnxRuntimeRunner(Runner):
         for name in self.outputs:
             binding.bind_output(name, TABLE[self.provider].device)
         with self._one_line():
-            self._session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding)
         return {
             name: OrtArray(value) for name, value in zip(self.outputs, binding.get_outputs(), strict=True)
         }
+
+    def _opened(self) -> Any:
+        """The session. A run holds on to it, while another thread may close the runner."""
+        session = self._session
+        if session is None:
+            self._require_open()
+        return session
 
     def _memory(self) -> Memory:
         files = (self.path, self.path.with_name(f"{self.path.name}.data"))  # weights may be in a second file

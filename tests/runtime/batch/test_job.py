@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from structsam_runtime.batch.job import Job, begin, check, find_images, note, plan, read_boxes
+from structsam_runtime.batch.boxes import read_boxes
+from structsam_runtime.batch.job import Job, begin, check, find_images, note, plan
 from structsam_runtime.errors import UserError
 from structsam_runtime.predict.embedding import Embedding
 from structsam_runtime.predict.image import Frame
@@ -81,6 +82,11 @@ def test_no_folder_and_no_pictures(tmp_path: Path, planned: Plan) -> None:
 def test_results_do_not_go_among_the_pictures(planned: Plan, tmp_path: Path, output: str) -> None:
     with pytest.raises(UserError, match=r"is inside .*images; choose a folder outside"):
         planned(output=tmp_path / output)
+
+
+def test_a_grid_that_is_too_fine_is_refused_before_anything_is_written(planned: Plan) -> None:
+    with pytest.raises(UserError, match="points_per_side is larger than 1000"):
+        planned(points_per_side=30_000)
 
 
 def test_a_folder_that_is_no_export(planned: Plan, tmp_path: Path) -> None:

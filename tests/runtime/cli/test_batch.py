@@ -209,7 +209,7 @@ def test_pictures_that_fail_are_told_and_the_rest_is_done(command: Batch, desk: 
     whole = (desk / "images" / "cats" / "chelsea.jpg").read_bytes()
     (desk / "images" / "cats" / "chelsea.jpg").write_bytes(whole[: len(whole) // 2])  # the middle one
     (desk / "images" / "bad.png").write_text("no picture")
-    asked = BOXES | {"bad.png": {"boxes": []}, "astronaut.png": {"boxes": [[0, 0, 9, 9], [600, 0, 700, 9]]}}
+    asked = BOXES | {"bad.png": {"boxes": []}, "astronaut.png": {"boxes": [[600, 0, 700, 9]]}}
     (desk / "boxes.json").write_text(json.dumps(asked))
     code, out, err = command(IN_BOXES)
     assert (code, out) == (3, "masks: 1 pictures segmented, 0 were, 3 failed\n")
@@ -230,6 +230,26 @@ def test_pictures_that_fail_are_told_and_the_rest_is_done(command: Batch, desk: 
     Image.new("RGB", (50, 50)).save(desk / "images" / "bad.png")
     assert command(IN_BOXES)[:2] == (0, "masks: 3 pictures segmented, 1 were, 0 failed\n")
     assert not (desk / "masks" / "errors.jsonl").exists()
+
+
+def test_a_wrong_box_fails_alone(command: Batch, desk: Path) -> None:
+    right = [[100, 80, 400, 260], [10, 20, 60, 90]]
+    wrong = [[600, 0, 700, 9], [1, 2, 3], [9, 9, 1, 1], [0, 0, float("nan"), 5], [0, 0, 9, True]]
+    asked = BOXES | {"astronaut.png": {"boxes": [right[0], *wrong, right[1]]}}
+    (desk / "boxes.json").write_text(json.dumps(asked))
+    code, out, err = command(IN_BOXES)
+    assert (code, out) == (3, "masks: 3 pictures segmented, 0 were, 0 failed\n")
+    assert err == (
+        "astronaut.png: 5 of 7 boxes have no mask: box 2: the box (600, 0, 700, 9) lies outside the picture "
+        "of 512 x 512 pixels; box 3: the box is [1, 2, 3], expected [x0, y0, x1, y1]; box 4: the box "
+        "(9, 9, 1, 1) is turned around, expected x0 <= x1 and y0 <= y1; ...\n"
+    )
+    made = results(desk / "masks")
+    assert [one["box"] for one in made["astronaut.png.json"]["masks"]] == right
+    told = made["astronaut.png.json"]["errors"]
+    assert [one["box"] for one in told] == [2, 3, 4, 5, 6]
+    assert told[3]["error"] == "box holds NaN or infinity, expected finite numbers"
+    assert "errors" not in made["coffee.png.json"]
 
 
 def test_what_is_removed_meanwhile_is_not_counted(

@@ -81,6 +81,29 @@ def test_prompts(prompts: str, masks: int, predict: Predict, photo: Path) -> Non
     assert (photo.parent / "overlay.jpg").is_file()
 
 
+def test_a_wrong_box_of_several_fails_alone(predict: Predict, photo: Path) -> None:
+    boxes = "--box 700 0 800 9 --box 100 80 400 360 --box 9 9 1 1 --box 10 20 90 120"
+    code, out, err = predict(f"OUT photo.png {boxes} -o some.png --mask some-mask.png")
+    assert (code, out.count("predicted IoU")) == (3, 2)
+    assert err == (
+        "2 of 4 boxes have no mask: box 1: the box (700, 0, 800, 9) lies outside the picture of "
+        "600 x 400 pixels; box 3: the box (9, 9, 1, 1) is turned around, expected x0 <= x1 and y0 <= y1\n"
+    )
+    code, _, _ = predict(f"OUT photo.png {BOX} --box 10 20 90 120 -o right.png --mask right-mask.png")
+    assert code == 0
+    for suffix in (".png", "-mask.png"):
+        some, right = ((photo.parent / f"{name}{suffix}").read_bytes() for name in ("some", "right"))
+        assert some == right
+
+
+def test_a_box_far_beyond_the_picture_is_drawn_at_once(predict: Predict, photo: Path) -> None:
+    assert predict("OUT photo.png --box -1e9 30 1e9 70 -o far.png --mask mask.png")[0] == 0
+    assert predict("OUT photo.png --box -5e3 30 5e3 70 -o near.png --mask mask.png")[0] == 0
+    far, near = (np.asarray(Image.open(photo.parent / name)) for name in ("far.png", "near.png"))
+    white = (np.asarray(far) >= 250).all(axis=2)
+    np.testing.assert_array_equal(white, (np.asarray(near) >= 250).all(axis=2))
+
+
 def test_everything(predict: Predict, photo: Path) -> None:
     code, out, err = predict(
         f"OUT photo.png {EVERYTHING} -o overlay.png --annotations masks.json --mask mask.png"
@@ -141,6 +164,15 @@ def test_everything_that_finds_nothing_says_what_to_do(predict: Predict, photo: 
         (
             "OUT photo.png --everything --annotations a.txt -o x.png",
             "a.txt: '.txt' is not .json",
+        ),
+        (
+            "OUT photo.png --box 700 0 800 9 --box 9 9 1 1 -o x.png",
+            "none of 2 boxes is right: the box (700, 0",
+        ),
+        ("OUT photo.png --box 0 0 1e308 9 -o x.png", "box holds 1e+308, expected numbers from -1e+09"),
+        (
+            "OUT photo.png --everything --points-per-side 30000 -o x.png",
+            "points_per_side is larger than",
         ),
         ("OUT photo.png --everything --points-per-side 0 -o x.png", "points_per_side is 0, expected a whole"),
     ],

@@ -1,16 +1,27 @@
 """The predictor on the fake export: shapes, batches, state, and where a mask comes out."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from structsam_runtime import Embedding, OnnxRuntimeRunner, Predictor, Prompt, UserError
+from structsam_runtime import (
+    AutomaticMaskGenerator,
+    Embedding,
+    OnnxRuntimeRunner,
+    Predictor,
+    Prompt,
+    UserError,
+)
 from structsam_runtime.manifest import Model
+from structsam_runtime.predict import decoding
 
 BOX = np.array([100, 80, 400, 260])
 
@@ -121,6 +132,140 @@ def test_many_prompts_of_any_kind_are_one_run_and_equal_single_ones(
     for index, (_, quality, logits) in enumerate(singles):
         np.testing.assert_allclose(low_res[index], logits, rtol=0, atol=1e-4)
         np.testing.assert_allclose(iou[index], quality, rtol=0, atol=1e-6)
+
+
+KINDS = ["right", "outside", "nan", "shape", "batch", "mask", "huge", "empty"]
+
+
+@given(st.lists(st.sampled_from(KINDS), max_size=6))
+def test_a_wrong_prompt_of_many_fails_alone(predictor: Predictor, kinds: list[str]) -> None:
+    made = {
+        "right": Prompt(box=BOX),
+        "outside": Prompt(box=[500, 0, 600, 9]),
+        "nan": Prompt(box=[0, 0, np.nan, 9]),
+        "shape": Prompt(box=[0, 0, 9]),
+        "batch": Prompt(box=[BOX, BOX]),
+        "mask": Prompt(box=BOX, mask_input=np.zeros((3, 3))),
+        "huge": Prompt([[10**400, 5]], [1]),
+        "empty": Prompt(),
+    }
+    asked = [made[kind] for kind in kinds]
+    if asked and "right" not in kinds:
+        with pytest.raises(UserError, match=f"^(none of {len(kinds)} prompts is right: )?prompt 1"):
+            predictor.predict_many(asked)
+        return
+    answers = predictor.predict_many(asked, multimask_output=False)
+    masks, iou, low_res = answers
+    assert list(answers.errors) == [number for number, kind in enumerate(kinds, 1) if kind != "right"]
+    assert all(f"prompt {number}" in told for number, told in answers.errors.items())
+    assert (masks.shape, iou.shape) == ((len(kinds), 1, 300, 451), (len(kinds), 1))
+    alone = predictor.predict(box=BOX, multimask_output=False)
+    for index, kind in enumerate(kinds):
+        if kind == "right":
+            np.testing.assert_array_equal(masks[index], alone[0])
+            np.testing.assert_allclose(iou[index], alone[1], rtol=0, atol=1e-6)
+        else:
+            assert not masks[index].any()
+            assert np.isnan(iou[index]).all()
+            assert np.isnan(low_res[index]).all()
+
+
+def test_what_fails_is_logged(predictor: Predictor, caplog: pytest.LogCaptureFixture) -> None:
+    predictor.predict_many([Prompt(box=BOX), Prompt(box=[9, 9, 1, 1])])
+    (line,) = caplog.messages
+    assert line.startswith("1 of 2 prompts have no answer: prompt 2: the box (9, 9, 1, 1) is turned around")
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        {"box": np.zeros((0, 4))},
+        {"box": []},
+        {"box": torch.zeros((0, 4))},
+        {"point_coords": np.zeros((0, 3, 2)), "point_labels": np.zeros((0, 3))},
+        {"box": np.zeros((0, 4)), "point_coords": np.zeros((0, 1, 2)), "point_labels": np.zeros((0, 1))},
+        {"box": np.zeros((0, 4)), "mask_input": np.zeros((0, 1, 256, 256))},
+    ],
+)
+@pytest.mark.parametrize(
+    ("options", "count", "dtype"),
+    [
+        ({}, 3, np.bool_),
+        ({"multimask_output": False, "return_logits": True}, 1, np.float32),
+        ({"best": True}, 1, np.bool_),
+    ],
+)
+def test_no_boxes_give_no_masks(
+    predictor: Predictor,
+    nothing: dict[str, Any],
+    options: dict[str, bool],
+    count: int,
+    dtype: type,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(predictor.decoder, "infer", None)  # an engine takes at least one prompt
+    for made in (predictor.predict(**nothing, **options), predictor.predict_many([], **options)):
+        masks, iou, low_res = made
+        assert (masks.shape, masks.dtype) == ((0, count, 300, 451), dtype)
+        assert (iou.shape, low_res.shape) == ((0, count), (0, count, 256, 256))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64])
+def test_tensors_are_prompts(predictor: Predictor, dtype: torch.dtype) -> None:
+    box = torch.tensor(BOX, dtype=torch.float64).to(dtype)  # bfloat16 rounds some of it
+    places, labels = torch.tensor([[150, 120], [220, 130]]).to(dtype), torch.tensor([1, 0])
+    mask = torch.full((1, 256, 256), 2, dtype=dtype)
+    expected = predictor.predict(places.tolist(), [1, 0], box.tolist(), np.full((1, 256, 256), 2.0))
+    if dtype.is_floating_point:
+        box, places, mask = (one.requires_grad_() for one in (box, places, mask))
+    for given_box in (box, list(box)):
+        for came, there in zip(predictor.predict(places, labels, given_box, mask), expected, strict=True):
+            np.testing.assert_array_equal(came, there)
+    (many,) = predictor.predict_many([Prompt(places, labels, box, mask)]).iou
+    np.testing.assert_array_equal(many, expected[1])
+
+
+def test_more_prompts_than_one_run_takes(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes = np.array([[x, 10, x + 50, 60] for x in range(10)])
+    expected = predictor.predict(box=boxes)
+    sizes: list[int] = []
+    infer = predictor.decoder.infer
+    monkeypatch.setattr(decoding, "PROMPTS", 4)
+    monkeypatch.setattr(
+        predictor.decoder, "infer", lambda feeds: sizes.append(len(feeds["point_coords"])) or infer(feeds)
+    )
+    for came, there in zip(predictor.predict(box=boxes), expected, strict=True):
+        np.testing.assert_allclose(came, there, rtol=0, atol=1e-4)
+    many = predictor.predict_many([Prompt(box=box) for box in boxes], best=True)
+    np.testing.assert_allclose(many.iou[:, 0], expected[1].max(axis=1), rtol=0, atol=1e-6)
+    assert sizes == [4, 4, 2] * 2
+
+
+def test_a_model_that_gives_nan_is_refused(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    infer = predictor.decoder.infer
+    monkeypatch.setattr(
+        predictor.decoder, "infer", lambda feeds: {name: one * np.nan for name, one in infer(feeds).items()}
+    )
+    ask: list[Callable[[], object]] = [
+        lambda: predictor.predict(box=BOX),
+        lambda: predictor.predict_many([Prompt(box=BOX)]),
+        lambda: AutomaticMaskGenerator(predictor, points_per_side=1).generate(np.zeros((9, 9, 3), np.uint8)),
+    ]
+    for one in ask:
+        with pytest.raises(UserError, match=r"decoder\.onnx gives NaN or infinity"):
+            one()
+
+
+def test_what_is_given_out_changes_nothing(predictor: Predictor) -> None:
+    before = predictor.predict(box=BOX)
+    for features in (predictor.embedding.features, predictor.get_image_embedding()):
+        with pytest.raises(ValueError, match="read-only"):
+            features[...] = 0
+    for came, there in zip(predictor.predict(box=BOX), before, strict=True):
+        np.testing.assert_array_equal(came, there)
+        came[...] = 0
+    for came, there in zip(predictor.predict(box=BOX), before, strict=True):
+        np.testing.assert_array_equal(came, there)
 
 
 def test_the_best_mask_has_the_highest_predicted_iou(predictor: Predictor) -> None:

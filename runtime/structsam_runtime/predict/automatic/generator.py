@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...errors import UserError
 from .. import masks, prompts
+from ..decoding import PROMPTS
 from ..embedding import Embedding
 from ..image import picture_size
 from ..predictor import Predictor
@@ -19,12 +20,13 @@ from .regions import remove_small
 from .runs import Runs
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
-COUNTS = {  # whole numbers, and the least that makes sense
-    "points_per_batch": 1,
-    "crop_n_layers": 0,
-    "crop_n_points_downscale_factor": 1,
-    "min_mask_region_area": 0,
+COUNTS = {  # whole numbers, and the least and the most that make sense
+    "points_per_batch": (1, 10**9),
+    "crop_n_layers": (0, 6),  # 4096 crops in the last
+    "crop_n_points_downscale_factor": (1, 10**9),
+    "min_mask_region_area": (0, 10**9),
 }
+SIDE = (1, 1000)  # points along each side of a grid: at most about one for each pixel of SAM's input
 RANGES = {
     "pred_iou_thresh": (-math.inf, math.inf),
     "stability_score_thresh": (-math.inf, math.inf),
@@ -59,9 +61,10 @@ class AutomaticMaskGenerator:
     beside the small logits of one batch, memory holds one mask of the picture's size at a time.
 
     Args:
-        predictor: open. Its picture is replaced, and forgotten at the end.
+        predictor: open. Pictures are looked at in a session of their own: its picture stays, and threads may
+            share it.
         points_per_side: points along each side of the grid; None where ``point_grids`` are given.
-        points_per_batch: points in one run of the decoder.
+        points_per_batch: points in one run of the decoder, of which `decoding.PROMPTS` are the most.
         pred_iou_thresh: masks whose predicted IoU is not above it go; 0 or less lets all pass.
         stability_score_thresh: masks whose :func:`stability_score` is below it go; 0 or less lets all pass.
         stability_score_offset: from the threshold of masks to each of those two, in logits.
@@ -97,12 +100,15 @@ class AutomaticMaskGenerator:
     output_mode: str = "binary_mask"
 
     def __post_init__(self) -> None:
-        for name, least in COUNTS.items():
-            _check_count(name, getattr(self, name), least)
+        for name, limits in COUNTS.items():
+            _check_count(name, getattr(self, name), *limits)
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if not isinstance(value, float | int | np.number) or not low <= value <= high:
                 raise UserError(f"{name} is {value!r}, expected a number from {low} to {high}")
+            finite = value not in (-math.inf, math.inf)
+            if finite and not -prompts.LARGEST <= value <= prompts.LARGEST:  # may be infinity in float32
+                raise UserError(f"{name} is beyond {prompts.LARGEST:g}, expected a smaller number")
         if self.output_mode not in OUTPUT_MODES:
             raise UserError(f"output_mode is {self.output_mode!r}, expected one of {', '.join(OUTPUT_MODES)}")
         self._grids()
@@ -127,18 +133,20 @@ class AutomaticMaskGenerator:
             - ``crop_box``: x, y, width, height of the crop in which it was found.
 
         Raises:
-            UserError: the picture has another dtype or shape, or it or a crop of it is too thin to be scaled.
+            UserError: the picture has another dtype or shape, or it or a crop of it is too thin to be scaled;
+                or the model gives NaN or infinity.
         """
+        with self.predictor.session() as own:
+            return replace(self, predictor=own)._generate(image, embedding)
+
+    def _generate(self, image: NDArray[np.uint8], embedding: Embedding | None) -> list[dict[str, Any]]:
         height, width = picture_size(image)
         views = crops(height, width, self.crop_n_layers, self.crop_overlap_ratio)
         grids = self._grids()
         found: list[Candidate] = []
-        try:
-            for crop in views:
-                self._set(image[crop.y0 : crop.y1, crop.x0 : crop.x1], None if crop.layer else embedding)
-                found += self._look(crop, grids[crop.layer], (height, width))
-        finally:
-            self.predictor.reset_image()
+        for crop in views:
+            self._set(image[crop.y0 : crop.y1, crop.x0 : crop.x1], None if crop.layer else embedding)
+            found += self._look(crop, grids[crop.layer], (height, width))
         if len(views) > 1:
             sizes = np.array([one.crop.width * one.crop.height for one in found], np.float32)
             found = _distinct(found, 1 / sizes, self.crop_nms_thresh)
@@ -149,7 +157,7 @@ class AutomaticMaskGenerator:
     def _grids(self) -> list[NDArray[np.float64]]:
         """[N, 2] points in 0..1 for every layer."""
         if self.points_per_side is not None and self.point_grids is None:
-            _check_count("points_per_side", self.points_per_side, 1)
+            check_side(self.points_per_side)
             return regular_grids(
                 self.points_per_side, self.crop_n_layers, self.crop_n_points_downscale_factor
             )
@@ -171,8 +179,9 @@ class AutomaticMaskGenerator:
         """The distinct masks of the crop that is set, at the points of a grid [N, 2] in 0..1."""
         points = grid * (crop.width, crop.height)
         found: list[Candidate] = []
-        for first in range(0, len(points), self.points_per_batch):
-            found += self._ask(points[first : first + self.points_per_batch], crop, size)
+        step = min(self.points_per_batch, PROMPTS)
+        for first in range(0, len(points), step):
+            found += self._ask(points[first : first + step], crop, size)
         return _distinct(found, [one.predicted_iou for one in found], self.box_nms_thresh)
 
     def _ask(self, points: NDArray[np.float64], crop: Crop, size: tuple[int, int]) -> list[Candidate]:
@@ -267,6 +276,17 @@ def _corner_and_sides(box: tuple[int, int, int, int]) -> list[int]:
     return [x0, y0, x1 - x0, y1 - y0]
 
 
-def _check_count(name: str, value: object, least: int) -> None:
+def check_side(points_per_side: object) -> None:
+    """Refuse a grid that nobody has the memory or the time for.
+
+    Raises:
+        UserError: no whole number, or one that is not in SIDE.
+    """
+    _check_count("points_per_side", points_per_side, *SIDE)
+
+
+def _check_count(name: str, value: object, least: int, most: int) -> None:
     if not isinstance(value, int | np.integer) or value < least:
         raise UserError(f"{name} is {value!r}, expected a whole number, {least} or more")
+    if value > most:
+        raise UserError(f"{name} is larger than {most}, expected a whole number from {least} to {most}")

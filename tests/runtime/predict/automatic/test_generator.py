@@ -248,11 +248,12 @@ def test_a_single_pixel_is_a_picture(predictor: Predictor) -> None:
     assert all(one["segmentation"].shape == (1, 1) and one["bbox"] == [0, 0, 0, 0] for one in found)
 
 
-def test_the_picture_is_forgotten(predictor: Predictor) -> None:
+def test_the_predictor_keeps_its_own_picture(predictor: Predictor) -> None:
     predictor.set_image(PICTURES["coffee"])
+    before = predictor.predict(box=[10, 20, 300, 340])
     AutomaticMaskGenerator(predictor, points_per_side=1).generate(PICTURES["narrow"])
-    with pytest.raises(UserError, match="no picture is set"):
-        predictor.predict(box=[1, 2, 3, 4])
+    for now, then in zip(predictor.predict(box=[10, 20, 300, 340]), before, strict=True):
+        np.testing.assert_array_equal(now, then)
 
 
 def test_memory_is_that_of_one_mask(predictor: Predictor) -> None:
@@ -275,6 +276,12 @@ def test_memory_is_that_of_one_mask(predictor: Predictor) -> None:
         ({"points_per_side": None}, "neither of points_per_side and point_grids came"),
         ({"point_grids": [GRID]}, "both of points_per_side and point_grids came"),
         ({"points_per_side": 0}, "points_per_side is 0, expected a whole number, 1 or more"),
+        ({"points_per_side": 30_000}, "points_per_side is larger than 1000, expected a whole number from 1"),
+        ({"points_per_side": 10**400}, "points_per_side is larger than 1000"),
+        ({"crop_n_layers": 30}, "crop_n_layers is larger than 6"),
+        ({"min_mask_region_area": 10**400}, "min_mask_region_area is larger than"),
+        ({"pred_iou_thresh": 1e308}, r"pred_iou_thresh is beyond 1e\+09"),
+        ({"stability_score_offset": 10**400}, r"stability_score_offset is beyond 1e\+09"),
         ({"points_per_side": 3.5}, r"points_per_side is 3\.5, expected a whole number"),
         (
             {"points_per_side": 3, "crop_n_layers": 2, "crop_n_points_downscale_factor": 2},
