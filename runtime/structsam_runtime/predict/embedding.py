@@ -4,7 +4,7 @@ import io
 import zipfile
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Self, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +73,7 @@ class Embedding:
             np.savez(file, features=self.features, frame=frame, weights=np.array(self.weights))
 
     @classmethod
-    def load(cls, path: Path | str, max_pixels: int = MAX_PIXELS) -> Self:
+    def load(cls, path: Path | str, max_pixels: int = MAX_PIXELS) -> "Embedding":
         """Read what `save` wrote.
 
         Args:

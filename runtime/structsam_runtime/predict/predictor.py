@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread, current_thread
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -131,7 +131,7 @@ class Predictor:
         """
         return _Session(self.encoder, self.decoder, self.model, self.weights)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Predictor":
         with ExitStack() as stack:
             for runner in (self.encoder, self.decoder):
                 stack.enter_context(runner)
@@ -396,7 +396,7 @@ class Predictor:
 class _Session(Predictor):
     """A predictor on engines that another one has opened, and closes."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Predictor":
         return self
 
     def __exit__(
