@@ -47,7 +47,7 @@ from .graph.trace import trace
 from .models.checkpoints import download, load_sam, own_weights
 from .models.family import FAMILIES
 from .progress import Progress
-from .staging import check_folder, staged
+from .staging import check_folder, disk, staged
 from .triton import check_repository, names, write_repository
 from .verify import Report, read_pictures, samples, verify
 
@@ -113,8 +113,9 @@ def export(
     if builder:
         builder.require(config.dialect.tensorrt)
     pictures = read_pictures(verify_images)
-    with staged(output.resolve()) as folder:  # a link to a folder stays a link
-        fetch(config)  # before the step, whose spinner would fight with the progress bar
+    fetch(config)  # before the steps, whose spinner would fight with the progress bar
+    with disk(output), staged(output.resolve()) as folder:  # a link to a folder stays a link
+        check_folder(output, force)  # again: from here on, `staged` notices what changes
         with progress.step(f"load {config.arch}") as notes:
             sam = load(config)
             weights = weights_source(config)
@@ -128,7 +129,7 @@ def export(
         write(folder / "manifest.json", content)
     if repository:
         with progress.step("write models for Triton") as notes:
-            write_repository(repository, output)
+            write_repository(repository, output, force)
             notes.append(", ".join(names(output)))
     removed = {kind: counts["effective_rate"] for kind, counts in merging(encoder).items()}
     return Export(config, output, removed, macs, report)

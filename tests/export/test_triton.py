@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
-from structsam_export import pipeline, staging, triton
+from structsam_export import commit, pipeline, triton
 from structsam_export.choices import Engine
 from structsam_export.config import ExportConfig
 from structsam_export.description import graph_tensors
@@ -319,12 +319,13 @@ def test_the_ensemble_appears_last(
     rename = Path.rename
 
     def noted(self: Path, target: Path) -> Path:
-        appeared.append(target.name)
+        if target.parent == tmp_path / "models":
+            appeared.append(target.name)
         return rename(self, target)
 
-    monkeypatch.setattr(staging.Path, "rename", noted)
+    monkeypatch.setattr(commit.Path, "rename", noted)
     triton.write_repository(tmp_path / "models", an_export())
-    assert appeared == ["vit_b-r55_encoder", "vit_b-r55_decoder", "vit_b-r55"]
+    assert appeared == ["vit_b-r55_decoder", "vit_b-r55_encoder", "vit_b-r55"]
 
 
 def serve(repository: Path, name: str, feeds: dict[str, NDArray[Any]], read: Read) -> dict[str, NDArray[Any]]:
