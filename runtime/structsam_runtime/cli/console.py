@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from ..errors import UserError
+from ..errors import UserError, printable
 
 USAGE = 2
 """Exit code of a usage error, which is one line on stderr."""
@@ -97,7 +97,7 @@ def interrupted() -> int:
 def fail(message: str) -> int:
     """Print one line; none where typer has shown the help of a program that was called without arguments."""
     if message:
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return USAGE
 
 
