@@ -23,17 +23,17 @@ from structsam_runtime.contract import (
     POINT_LABELS,
     PRIOR,
 )
+from structsam_runtime.digest import sha256
 from structsam_runtime.errors import UserError
-from structsam_runtime.manifest import sha256
 from structsam_runtime.predict.predictor import BATCH
-from structsam_runtime.runners.onnxruntime import OnnxRuntimeRunner
+from structsam_runtime.runners.onnxruntime import EXPORT, OnnxRuntimeRunner
 from structsam_runtime.runners.tensorrt import PLUGINS
 
 from .analysis.macs import EncoderMacs, encoder_macs
 from .choices import Precision
 from .comparing import Arrays, tapped
 from .config import ExportConfig
-from .description import PLACES, manifest, merging, model_of, write
+from .description import PLACES, export_id, manifest, merging, model_of, write
 from .encoder.decoder import PromptedMaskDecoder
 from .encoder.exported import PlannedEncoder, output_names
 from .encoder.patch import apply, windows_of
@@ -42,7 +42,7 @@ from .engine import EngineBuilder, Profile, Shape
 from .graph.lint import lint
 from .graph.passes import run_passes
 from .graph.precision import set_precision
-from .graph.save import save
+from .graph.save import add_metadata, save
 from .graph.trace import trace
 from .models.checkpoints import download, load_sam, own_weights
 from .models.family import FAMILIES
@@ -122,6 +122,8 @@ def export(
             notes.append(weights["source"] or "")
         encoder = build_encoder(config, sam, folder / "encoder.onnx", progress)
         decoder = build_decoder(config, sam, folder / "decoder.onnx", progress)
+        for graph in ("encoder", "decoder"):
+            add_metadata(folder / f"{graph}.onnx", EXPORT, export_id(config, weights))
         report = verified(config, sam, decoder, folder, pictures, progress)
         engine = build_engines(config, builder, encoder, folder, progress) if builder else None
         macs = encoder_macs(encoder)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from structsam_runtime.errors import UserError
-from structsam_runtime.manifest import FILE_NAME
+from structsam_runtime.manifest import content
 from structsam_runtime.predict.predictor import BATCH
 
 from .choices import Engine
@@ -120,7 +120,7 @@ def write_repository(repository: Path, export: Path, force: bool = True) -> None
     Raises:
         UserError: the repository cannot be written, or holds by now what is not to be replaced.
     """
-    said = json.loads((export / FILE_NAME).read_text())
+    said = content(export)
     kind = PLAN if said["engine"] else ONNX
     encoder, decoder, both = names(export)
     parts = [
@@ -128,6 +128,11 @@ def write_repository(repository: Path, export: Path, force: bool = True) -> None
         (decoder, model_config(decoder, kind, said["decoder"]), f"decoder.{kind.suffix}"),
         (encoder, model_config(encoder, kind, said["encoder"]), f"encoder.{kind.suffix}"),
     ]
+    of = (
+        {"parameters": {"key": "structsam_export", "value": {"string_value": said["id"]}}}
+        if "id" in said
+        else {}
+    )
     try:
         repository.mkdir(parents=True, exist_ok=True)
         with Box(repository.resolve(), both, names(export)) as box:
@@ -135,7 +140,7 @@ def write_repository(repository: Path, export: Path, force: bool = True) -> None
             for name, config, source in parts:
                 version = box.new / name / "1"  # an ensemble has one too, with nothing in it
                 version.mkdir(parents=True)
-                (box.new / name / "config.pbtxt").write_text(text(config), encoding="utf-8")
+                (box.new / name / "config.pbtxt").write_text(text({**config, **of}), encoding="utf-8")
                 if source:
                     _copy(export / source, version / kind.model)
             box.commit()

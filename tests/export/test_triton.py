@@ -90,6 +90,7 @@ def an_export(tmp_path: Path) -> Export:
         folder = tmp_path / "out" / name
         folder.mkdir(parents=True)
         said = {
+            "id": "0123",
             "engine": {"library": "tensorrt", "version": "10.3.0"} if engine else None,
             "encoder": encoder_contract(batch),
             "decoder": DECODER,
@@ -157,6 +158,8 @@ def test_every_field_is_what_the_export_says(
     assert tensors(both.input, schema) == {"image": ("TYPE_FP32", [1, 3, 224, 224])} | PROMPTS
     assert tensors(both.output, schema) == MASKS
     assert list(both.instance_group) == []
+    for config in (encoder, decoder, both):  # so that models of two exports can be told apart
+        assert config.parameters["structsam_export"].string_value == "0123"
 
 
 def full(config: Any, side: Any, schema: ModuleType) -> dict[str, tuple[str, list[int]]]:

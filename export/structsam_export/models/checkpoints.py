@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 import pickle
 import sys
 from functools import cache, partial
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from structsam_runtime.digest import cache_folder
 from structsam_runtime.errors import UserError
 
 from .architectures import ARCHITECTURES, Architecture
@@ -130,12 +130,6 @@ def randomize(sam: nn.Module, seed: int = 0) -> None:
         else:
             fan_in = math.prod(value.shape[1:])
             value.copy_(normal(value.shape, fan_in**-0.5))
-
-
-def cache_folder() -> Path:
-    """Where downloaded checkpoints are kept: $STRUCTSAM_CACHE, or structsam in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("STRUCTSAM_CACHE") or Path(home) / "structsam")
 
 
 def own_weights(arch: str) -> Path:

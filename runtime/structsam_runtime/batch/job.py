@@ -148,7 +148,7 @@ def _is_box(box: Any) -> bool:
     return isinstance(box, list) and len(box) == 4 and all(type(place) in (int, float) for place in box)
 
 
-def _identity(model: Path) -> dict[str, str]:
+def _identity(model: Path) -> dict[str, str | None]:
     """Name and hashes of an export. Its engines are made from the ONNX files that these are of."""
     manifest = Manifest.read(model)
     hashes = {name: file.sha256 for name, file in manifest.files.items() if ".onnx" in name}

@@ -100,7 +100,7 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, folder: Path | str, runner: str = "cpu", threads: int | None = None, check_hashes: bool = False
+        cls, folder: Path | str, runner: str = "cpu", threads: int | None = None, verified: bool = True
     ) -> "Predictor":
         """A predictor of an export folder.
 
@@ -109,8 +109,8 @@ class Predictor:
             runner: ``cpu``, ``cuda``, ``trt-ep`` or ``rtx-ep`` of ONNX Runtime, or ``tensorrt`` or
                 ``tensorrt-rtx`` for the engines.
             threads: of the CPU, for ONNX Runtime; default as many as there are cores.
-            check_hashes: compare the sha256 of .onnx files with the manifest. Their sizes always are; hashing
-                several hundred megabytes is left to those who ask. Engines are always hashed.
+            verified: False takes .onnx files that their owner changed, as by quantisation. Otherwise every
+                file has the sha256 of the manifest; that of a large one is kept in the user's cache.
 
         Raises:
             UserError: no such runner; the folder is not an export, or its files are not the ones that were
@@ -118,7 +118,7 @@ class Predictor:
         """
         folder = Path(folder)
         encoder, decoder = (
-            create(folder, part, runner, threads, check_hashes) for part in ("encoder", "decoder")
+            create(folder, part, runner, threads, verified) for part in ("encoder", "decoder")
         )
         manifest = Manifest.read(folder)
         return cls(encoder, decoder, manifest.model, manifest.weights)

@@ -22,7 +22,7 @@ class RunnerKind:
         install: what pip installs for it: an extra of this project, or a package.
         device: where it runs.
         open: makes a runner, to be opened, from a file and the runner's name; one of .onnx files takes
-            ``threads`` by name, one of engines ``plugins``.
+            ``threads`` by name, and ``export`` if the file is not verified; one of engines ``plugins``.
         library: what runs the files, and its version, by the runner's name. Raises UserError where that is
             not installed or lacks what the runner needs.
     """
@@ -92,7 +92,7 @@ def file_of(part: str, runner: str) -> str:
 
 
 def create(
-    folder: Path, part: str, runner: str = "cpu", threads: int | None = None, check_hashes: bool = False
+    folder: Path, part: str, runner: str = "cpu", threads: int | None = None, verified: bool = True
 ) -> Runner:
     """A runner, to be opened, of one part of an export, whose files are checked against its manifest.
 
@@ -101,8 +101,8 @@ def create(
         part: ``encoder`` or ``decoder``.
         runner: one of RUNNERS.
         threads: of the CPU, for runners of .onnx files; default as many as there are cores.
-        check_hashes: compare the sha256 of an .onnx file too, not its size alone. Engines are code as well as
-            weights, and always compared.
+        verified: False takes an .onnx file that its owner changed, as by quantisation, if it does not say
+            that it is of another export. Engines, which are code as well as weights, are always checked.
 
     Raises:
         UserError: no such runner, or its library is not installed; no export, or its files are not those that
@@ -112,8 +112,10 @@ def create(
     if kind.file == "engine":
         return _create_engine(folder, file, manifest, runner, threads)
     kind.library(runner)
-    manifest.check_files(folder, [file], hashes=check_hashes)
-    return kind.open(folder / file, runner, threads=threads)
+    manifest.check_files(folder, [file], verified)
+    # The hash of a checked file says more than its id.
+    options = {} if verified else {"export": manifest.id}
+    return kind.open(folder / file, runner, threads=threads, **options)
 
 
 def _create_engine(folder: Path, file: str, manifest: Manifest, runner: str, threads: int | None) -> Runner:

@@ -21,6 +21,8 @@ PROVIDERS = {
 }
 """Their names in ONNX Runtime."""
 
+EXPORT = "structsam.export"
+"""Key of the export's id in the metadata of its graphs."""
 FOLDED = str(2**20)
 """Bytes of the largest constant that ONNX Runtime may make out of smaller ones."""
 _DTYPES = {
@@ -60,22 +62,25 @@ class OnnxRuntimeRunner(Runner):
         path: the ONNX file.
         provider: ``cpu``, ``cuda``, ``trt-ep`` or ``rtx-ep``.
         threads: of the CPU for one operator; default as many as there are cores.
+        export: id of the export that the file is said to be of.
 
     Raises:
-        UserError: the provider is unknown. On entering the ``with`` block: the file is missing or is not a
-            model, ONNX Runtime is not installed, it lacks the provider or cannot start it. From
-            :meth:`infer` also: the run failed; it is not repeated on the CPU.
+        UserError: the provider is unknown. On entering the ``with`` block: the file is missing, is not a
+            model or is of another export, ONNX Runtime is not installed, it lacks the provider or cannot
+            start it. From :meth:`infer` also: the run failed; it is not repeated on the CPU.
     """
 
     _native = OrtArray
 
-    def __init__(self, path: Path, provider: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, provider: str = "cpu", threads: int | None = None, export: str | None = None
+    ) -> None:
         if provider not in PROVIDERS:
             raise UserError(f"provider '{provider}' is unknown, expected one of {', '.join(PROVIDERS)}")
         if threads is not None and threads < 1:
             raise UserError(f"threads is {threads}, expected 1 or more")
         super().__init__(str(path))
-        self.path, self.provider, self.threads = path, provider, threads
+        self.path, self.provider, self.threads, self.export = path, provider, threads, export
         self._session: Any = None
 
     def _open(self) -> tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]]:
@@ -90,6 +95,9 @@ class OnnxRuntimeRunner(Runner):
                 f"provider '{self.provider}' could not start and ONNX Runtime chose {first}; "
                 "check that the CUDA and TensorRT libraries it was built for are installed"
             )
+        said = session.get_modelmeta().custom_metadata_map.get(EXPORT)
+        if self.export and said and said != self.export:
+            raise UserError(f"{self.path} is of another export than its manifest; copy them again together")
         session.disable_fallback()
         self._session = session
         return _specs(session.get_inputs()), _specs(session.get_outputs())

@@ -21,7 +21,6 @@ from structsam_export.models import checkpoints
 from structsam_export.models.architectures import ARCHITECTURES, DEFAULT
 from structsam_export.models.checkpoints import (
     build_sam,
-    cache_folder,
     download,
     load_sam,
     load_weights,
@@ -29,6 +28,7 @@ from structsam_export.models.checkpoints import (
     randomize,
     read_checkpoint,
 )
+from structsam_runtime.digest import cache_folder
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import sha256
 
