@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from structsam_runtime.contract import (
     PRIOR,
 )
 from structsam_runtime.digest import sha256
-from structsam_runtime.errors import UserError
+from structsam_runtime.errors import UserError, printable
 from structsam_runtime.predict.predictor import BATCH
 from structsam_runtime.runners.onnxruntime import EXPORT, OnnxRuntimeRunner
 from structsam_runtime.runners.tensorrt import PLUGINS
@@ -385,14 +386,15 @@ def summary(made: Export) -> str:
     removed = ", ".join(f"{share:.1%} in {PLACES[kind]}" for kind, share in made.removed.items())
     return "\n".join(
         [
-            f"{made.folder}: {', '.join(files)}",
+            f"{printable(str(made.folder))}: {', '.join(files)}",
             f"encoder {gmac:.1f} GMAC of {unmerged:.1f} ({1 - gmac / unmerged:.1%} less)",
             *([f"tokens removed: {removed}"] if removed else []),
             *capped(made),
             f"mask IoU with PyTorch {report.mask_iou:.4f}{plans}",
             *fragile(made),
             *weights,
-            f"next: structsam predict {made.folder} photo.jpg --box 100 80 400 360 -o overlay.png",
+            f"next: structsam predict {shlex.quote(printable(str(made.folder)))} photo.jpg "
+            "--box 100 80 400 360 -o overlay.png",
         ]
     )
 

@@ -27,6 +27,10 @@ SIDE, CHANNELS = 8192, 65536
 HUGE, TINY = 1e6, 1e-6
 """Bounds of the numbers that pixels and logits meet: within them float32 stays finite."""
 
+_OURS = ["structsam", "export"]
+_HARMFUL = ("-o", "--output", "--force", "--triton-repository", "--plugins")
+"""Options of export that a command from a manifest must not bring: they replace files, or run a library."""
+
 T = TypeVar("T")
 
 
@@ -112,11 +116,14 @@ class Manifest:
         """
         built = self.engine.library if self.engine else None
         engine = engine or built
-        if self.command is None:
-            return f"export again with --engine {engine}" if engine else "export again"
-        command = self.command.replace(f" --engine {built}", "")
-        engines = f" --engine {engine}" if engine else ""
-        return f"export again: {command}{engines} --force -o {shlex.quote(str(folder))}"
+        engines = ["--engine", engine] if engine else []
+        words = _harmless(self.command or "")
+        if words is None:
+            return f"export again with {shlex.join(engines)}" if engines else "export again"
+        if "--engine" in words:
+            at = words.index("--engine")
+            del words[at : at + 2]
+        return f"export again: {shlex.join([*words, *engines, '--force', '-o', str(folder)])}"
 
     def check_files(self, folder: Path, names: Iterable[str], verified: bool = True) -> None:
         """Check that files of the export are the ones that were written, by size and sha256.
@@ -249,6 +256,19 @@ def _engine(data: Mapping[str, Any], path: Path) -> EngineRecord | None:
         gpu=None if engine.get("gpu") is None else _get(engine, "gpu", str, path, where),
         capabilities=tuple(_get(numbered, index, str, path, f"{where}capabilities.") for index in numbered),
     )
+
+
+def _harmless(command: str) -> list[str] | None:
+    """The words of a manifest's command, to be quoted anew; None unless it can do nothing but export.
+
+    A manifest comes with a folder, from whomever, and its command is shown as the thing to type.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:  # quotes do not match
+        return None
+    harmful = any(word.startswith(_HARMFUL) or not word.isprintable() for word in words)
+    return None if harmful or words[:2] != _OURS else words
 
 
 def _check_file(path: Path, record: FileRecord, verified: bool, remedy: str) -> None:

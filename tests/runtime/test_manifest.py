@@ -1,7 +1,9 @@
 """Reading and checking the manifest of an export."""
 
+import dataclasses
 import json
 import math
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -319,3 +321,54 @@ def test_planning_counts_among_the_multiply_accumulates() -> None:
 def test_a_manifest_without_multiply_accumulates_is_one_line(said: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"^manifest\.json .*'macs.*; export again$"):
         gmac(said)
+
+
+SAFE = "structsam export --arch vit_b --checkpoint 'my files/$(sam).pth' --rate 0.5"
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (SAFE, f"export again: {SAFE} --force -o 'my out'"),
+        (f"{SAFE} --engine tensorrt-rtx", f"export again: {SAFE} --force -o 'my out'"),
+        ("structsam   export", "export again: structsam export --force -o 'my out'"),
+        ("structsam export; rm ~", "export again"),
+        ("structsam export --rate $(x)", "export again: structsam export --rate '$(x)' --force -o 'my out'"),
+        ("structsam export | sh", "export again: structsam export '|' sh --force -o 'my out'"),
+        ("rm -rf ~", "export again"),
+        ("structsam exports", "export again"),
+        ("sudo structsam export", "export again"),
+        ("structsam export 'unmatched", "export again"),
+        ("structsam export -o /home", "export again"),
+        ("structsam export -o/home", "export again"),
+        ("structsam export --output=/home", "export again"),
+        ("structsam export --plugins /tmp/x.so", "export again"),
+        ("structsam export --triton-repository x", "export again"),
+        ("structsam export '\x1b[2J'", "export again"),
+        ("structsam export 'a\nerror: forged'", "export again"),
+        ("", "export again"),
+        (None, "export again"),
+    ],
+)
+def test_a_command_of_a_manifest_is_told_only_if_it_can_but_export(
+    export_folder: Path, command: str | None, told: str
+) -> None:
+    manifest = dataclasses.replace(Manifest.read(export_folder), command=command)
+    assert manifest.remedy(Path("my out")) == told
+
+
+SHELL = """ab;|&$`'"\\ \n<>(){}!*?~#\x1b\u202e"""
+
+
+@given(words=st.lists(st.text(SHELL), max_size=4), text=st.text(SHELL))
+def test_a_shell_takes_whatever_a_manifest_says_for_words(
+    export_folder: Path, words: list[str], text: str
+) -> None:
+    for command in (shlex.join(["structsam", "export", *words]), f"structsam export {text}", text):
+        manifest = dataclasses.replace(Manifest.read(export_folder), command=command)
+        told = str(UserError(manifest.remedy(Path("out"), "tensorrt; reboot")))
+        assert told == printable(told)
+        _, _, typed = told.partition("export again: ")
+        split = list(shlex.shlex(typed, posix=True, punctuation_chars=True))  # as a shell does: ; is a word
+        assert not {";", "|", "&", "(", ")", "<", ">"} & set(split)
+        assert not typed or typed.endswith(" --engine 'tensorrt; reboot' --force -o out")

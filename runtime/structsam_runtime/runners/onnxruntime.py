@@ -1,6 +1,7 @@
 """ONNX Runtime, on the CPU or on a GPU."""
 
 import importlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -161,13 +162,22 @@ class OnnxRuntimeRunner(Runner):
         """Raise UserError where a run fails, of too little memory or a library that does not load."""
         try:
             yield
-        except _errors(_import()) as error:
+        except _errors(library()) as error:
             raise UserError(
                 f"ONNX Runtime failed to run {self.path} with '{self.provider}': {error}"
             ) from error
 
 
-def _import() -> ModuleType:
+def library() -> ModuleType:
+    """ONNX Runtime's Python module, imported here and nowhere else.
+
+    It reports no usage: nobody was asked whether they want to. By itself it writes a device id and a database
+    of events into the user's cache. A user who wants that sets ORT_DISABLE_TELEMETRY=0.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when it is imported
     # Not at the top: someone with a TensorRT engine needs no ONNX Runtime.
     try:
         return importlib.import_module("onnxruntime")
@@ -183,7 +193,7 @@ def require(provider: str) -> ModuleType:
     Raises:
         UserError: it is not installed, or lacks the provider.
     """
-    ort = _import()
+    ort = library()
     installed = ort.get_available_providers()
     if PROVIDERS[provider] in installed:
         return ort
