@@ -132,11 +132,15 @@ def recover(base: Path) -> None:
 
 
 def is_box(path: Path) -> bool:
-    """Whether a path is a box by its name and everything in it."""
+    """Whether a path is a box of this user by its name and everything in it; links are never of it."""
     if not _NAME.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
         return False
-    found = {entry.name for entry in path.iterdir()}
-    return not found or MARK in found <= {MARK, NEW, READY, OLD}
+    if path.stat().st_uid != os.geteuid():
+        return False
+    entries = list(path.iterdir())
+    found = {entry.name for entry in entries}
+    links = any(entry.is_symlink() for entry in entries)
+    return not links and (not found or MARK in found <= {MARK, NEW, READY, OLD})
 
 
 def names_in(folder: Path) -> list[str]:

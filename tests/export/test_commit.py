@@ -248,6 +248,31 @@ def test_a_link_is_no_box(tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere" / ".structsam").exists()
 
 
+@pytest.mark.parametrize("name", ["new", "ready", "old"])
+def test_nothing_is_moved_through_a_link(tmp_path: Path, name: str) -> None:
+    """A box that someone else made up, in a folder that several users share."""
+    (tmp_path / "mine" / "made").mkdir(parents=True)
+    box = tmp_path / "base" / ".made.abcdefgh.partial"
+    box.mkdir(parents=True)
+    (box / ".structsam").touch()
+    (box / name).symlink_to(tmp_path / "mine")
+    recover(tmp_path / "base")
+    assert (tmp_path / "mine" / "made").is_dir()
+    assert [path.name for path in (tmp_path / "base").iterdir()] == [box.name]
+
+
+def test_boxes_of_other_users_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = tmp_path / ".made.abcdefgh.partial"
+    (box / "new").mkdir(parents=True)
+    (box / ".structsam").touch()
+    monkeypatch.setattr(os, "geteuid", lambda: box.stat().st_uid + 1)
+    recover(tmp_path)
+    assert box.is_dir()
+    monkeypatch.undo()
+    recover(tmp_path)
+    assert not box.exists()
+
+
 def test_a_dead_box_whose_entries_were_made_anew_loses_nothing(tmp_path: Path) -> None:
     box = tmp_path / ".made.abcdefgh.partial"
     for folder, text in ((box / "old" / "made", "old"), (tmp_path / "made", "anew")):
