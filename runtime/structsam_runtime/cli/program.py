@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -45,6 +46,8 @@ def structsam(args: Sequence[str] | None = None) -> NoReturn:
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    if isinstance(sys.stdout, TextIOWrapper):  # as standard error: a name may be what no encoding has
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _start(args)
     except KeyboardInterrupt:  # while a command is imported; what runs one has an answer of its own

@@ -160,6 +160,13 @@ def test_the_module_is_the_program() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"structsam {__version__}\n", "")
 
 
+def test_names_that_no_encoding_has_are_printed(
+    run_program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    greet(folder, monkeypatch)
+    assert run_program("greet", "gr\udcfc\udcdfe") == (0, r"hello gr\udcfc\udcdfe " + "\n", "")
+
+
 @pytest.fixture
 def signals() -> Iterator[None]:
     """Puts back how this process takes signals."""
