@@ -43,7 +43,7 @@ from .engine import EngineBuilder, Profile, Shape
 from .graph.lint import lint
 from .graph.passes import run_passes
 from .graph.precision import set_precision
-from .graph.save import add_metadata, save
+from .graph.save import save
 from .graph.trace import trace
 from .models.checkpoints import download, load_sam, own_weights
 from .models.family import FAMILIES
@@ -123,8 +123,6 @@ def export(
             notes.append(weights["source"] or "")
         encoder = build_encoder(config, sam, folder / "encoder.onnx", progress)
         decoder = build_decoder(config, sam, folder / "decoder.onnx", progress)
-        for graph in ("encoder", "decoder"):
-            add_metadata(folder / f"{graph}.onnx", EXPORT, export_id(config, weights))
         report = verified(config, sam, decoder, folder, pictures, progress)
         engine = build_engines(config, builder, encoder, folder, progress) if builder else None
         macs = encoder_macs(encoder)
@@ -287,6 +285,7 @@ def build(
     if errors:
         told_of = "; ".join(f"{finding.node or 'graph'}: {finding.message}" for finding in errors)
         raise LintError(f"TensorRT would refuse the {what}: {told_of}")
+    onnx.helper.set_model_props(model, {EXPORT: export_id(config, weights_source(config))})
     save(model, path)
 
 

@@ -21,17 +21,3 @@ def save(model: onnx.ModelProto, path: Path) -> None:
         onnx.save(model, path)
     else:
         onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
-
-
-def add_metadata(path: Path, key: str, value: str) -> None:
-    """Add a key to the metadata of a model on the disk.
-
-    The model is not read, however large it is: a protobuf message may be continued at its end.
-
-    Args:
-        path: the .onnx file.
-    """
-    more = onnx.ModelProto()
-    onnx.helper.set_model_props(more, {key: value})
-    with path.open("ab") as file:
-        file.write(more.SerializeToString())

@@ -20,7 +20,7 @@ import structsam_export
 import structsam_runtime
 from structsam_runtime import OnnxRuntimeRunner, UserError
 from structsam_runtime.runners.base import Array, DeviceArray, HostArray, Memory
-from structsam_runtime.runners.onnxruntime import PROVIDERS, OrtArray, library
+from structsam_runtime.runners.onnxruntime import EXPORT, PROVIDERS, OrtArray, library
 
 
 def _feeds(prompts: int = 2, points: int = 3) -> dict[str, Any]:
@@ -275,6 +275,24 @@ def test_a_gpu_computes_what_the_cpu_does(export_folder: Path, provider: str) ->
             assert isinstance(values, OrtArray)
             assert values.value.device_name() != "cpu"
             np.testing.assert_allclose(values.numpy(), expected[name], rtol=1e-3, atol=1e-3)  # TF32
+
+
+def test_a_file_of_another_export_is_refused_if_it_says_so(export_folder: Path, tmp_path: Path) -> None:
+    model = onnx.load(export_folder / "decoder.onnx")
+    onnx.helper.set_model_props(model, {EXPORT: "mine"})
+    onnx.save(model, tmp_path / "decoder.onnx")
+    for path, said in (
+        (tmp_path / "decoder.onnx", "mine"),
+        (tmp_path / "decoder.onnx", None),  # an export from before ids
+        (export_folder / "decoder.onnx", "mine"),  # a file that lost its own
+    ):
+        with OnnxRuntimeRunner(path, threads=1, export=said) as runner:
+            assert set(runner.inputs) == set(_feeds())
+    with (
+        pytest.raises(UserError, match=r"decoder\.onnx is of another export than its manifest"),
+        OnnxRuntimeRunner(tmp_path / "decoder.onnx", threads=1, export="other"),
+    ):
+        pass
 
 
 SESSION = """
