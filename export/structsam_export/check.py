@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 from structsam_runtime.errors import UserError
-from structsam_runtime.manifest import Manifest
+from structsam_runtime.manifest import Manifest, content, entry
 from structsam_runtime.runners import create, kind_of
 
 from .comparing import tapped
@@ -42,8 +41,9 @@ def compare(
     kind_of(runner)  # fails early, before slow steps
     known = Manifest.read(folder)
     pictures = read_pictures(images)
-    content = json.loads((folder / "manifest.json").read_text())
-    config = ExportConfig.from_json(content["arguments"])
+    said = content(folder)
+    weights = entry(said, "weights", dict)
+    config = ExportConfig.from_json(entry(said, "arguments", dict))
     if checkpoint is not None:
         if config.random_weights:
             raise UserError(f"{folder} was made from random weights; leave --checkpoint out")
@@ -51,12 +51,12 @@ def compare(
     fetch(config)
     with progress.step("load PyTorch model"):
         sam = load(config)
-        if weights_source(config)["sha256"] != content["weights"]["sha256"]:
+        if weights_source(config)["sha256"] != weights.get("sha256"):
             raise UserError(
-                f"{folder} was made from {content['weights']['source']} with another hash; "
+                f"{folder} was made from {weights.get('source')} with another hash; "
                 "give that file with --checkpoint"
             )
-    encoder, decoder = (create(folder, part, runner, check_hashes=True) for part in ("encoder", "decoder"))
+    encoder, decoder = (create(folder, part, runner) for part in ("encoder", "decoder"))
     with progress.step(f"compare on {runner}"):
         report = verify(
             sam.image_encoder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from typing import Any
 
 import onnx
 
-from structsam_runtime.manifest import FORMAT, Model, sha256
+from structsam_runtime.digest import sha256
+from structsam_runtime.manifest import FORMAT, Model
 
 from . import __version__
 from .analysis.macs import EncoderMacs
@@ -58,6 +60,7 @@ def manifest(
     """
     return {
         "format": FORMAT,
+        "id": export_id(config, weights),
         "name": config.name,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "structsam": __version__,
@@ -77,6 +80,12 @@ def manifest(
         "files": {path.name: _file(path) for path in sorted(folder.iterdir())},
         "versions": versions(),
     }
+
+
+def export_id(config: ExportConfig, weights: dict[str, str | None]) -> str:
+    """What tells an export from others: the same for the same arguments, weights and version."""
+    made_of = json.dumps([config.as_json(), weights, __version__], sort_keys=True)
+    return hashlib.sha256(made_of.encode()).hexdigest()[:32]
 
 
 def model_of(config: ExportConfig, sam: Any) -> Model:

@@ -24,16 +24,16 @@ from structsam_runtime.contract import (
     POINT_LABELS,
     PRIOR,
 )
-from structsam_runtime.errors import UserError
+from structsam_runtime.errors import UserError, printable
 from structsam_runtime.predict.predictor import BATCH
-from structsam_runtime.runners.onnxruntime import OnnxRuntimeRunner
+from structsam_runtime.runners.onnxruntime import EXPORT, OnnxRuntimeRunner
 from structsam_runtime.runners.tensorrt import PLUGINS
 
 from .analysis.macs import EncoderMacs, encoder_macs
 from .choices import Precision
 from .comparing import Arrays, run_all, tapped
 from .config import ExportConfig
-from .description import PLACES, manifest, merging, model_of, write
+from .description import PLACES, export_id, manifest, merging, model_of, write
 from .encoder.decoder import PromptedMaskDecoder
 from .encoder.exported import PlannedEncoder, output_names
 from .encoder.patch import apply, windows_of
@@ -48,7 +48,7 @@ from .meta import FILE, meta_iou, write_meta
 from .models.checkpoints import download, load_sam, own_weights, provenance
 from .models.family import FAMILIES
 from .progress import Progress
-from .staging import check_folder, staged
+from .staging import check_folder, disk, staged
 from .triton import check_repository, names, write_repository
 from .verify import THRESHOLDS, Report, read_pictures, samples, verify
 
@@ -114,8 +114,9 @@ def export(
     if builder:
         builder.require(config.dialect.tensorrt)
     pictures = read_pictures(verify_images)
-    with staged(output.resolve()) as folder:  # a link to a folder stays a link
-        fetch(config)  # before the step, whose spinner would fight with the progress bar
+    fetch(config)  # before the steps, whose spinner would fight with the progress bar
+    with disk(output), staged(output.resolve()) as folder:  # a link to a folder stays a link
+        check_folder(output, force)  # again: from here on, `staged` notices what changes
         with progress.step(f"load {config.arch}") as notes:
             sam = load(config)
             weights = weights_source(config)
@@ -130,7 +131,7 @@ def export(
         write(folder / "manifest.json", content)
     if repository:
         with progress.step("write models for Triton") as notes:
-            write_repository(repository, output)
+            write_repository(repository, output, force)
             notes.append(", ".join(names(output)))
     removed = {kind: counts["effective_rate"] for kind, counts in merging(encoder).items()}
     return Export(config, output, removed, macs, report)
@@ -310,6 +311,7 @@ def build(
     if errors:
         told_of = "; ".join(f"{finding.node or 'graph'}: {finding.message}" for finding in errors)
         raise LintError(f"TensorRT would refuse the {what}: {told_of}")
+    onnx.helper.set_model_props(model, {EXPORT: export_id(config, weights_source(config))})
     save(model, path)
 
 
@@ -410,7 +412,7 @@ def summary(made: Export) -> str:
     removed = ", ".join(f"{share:.1%} in {PLACES[kind]}" for kind, share in made.removed.items())
     return "\n".join(
         [
-            f"{made.folder}: {', '.join(files)}",
+            f"{printable(str(made.folder))}: {', '.join(files)}",
             f"encoder {gmac:.1f} GMAC of {unmerged:.1f} ({1 - gmac / unmerged:.1%} less)",
             *([f"tokens removed: {removed}"] if removed else []),
             *capped(made),

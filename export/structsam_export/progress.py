@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
+
+from structsam_runtime.errors import printable
 
 Item = TypeVar("Item")
 
@@ -24,6 +27,11 @@ def shown(items: Iterable[Item], what: str, total: int) -> Iterable[Item]:
     console = Console(stderr=True)
     quiet = not console.is_terminal  # rich would still print an empty line
     return track(items, what, total, transient=True, console=console, disable=quiet)
+
+
+def _text(text: str) -> str:
+    """Text as it is: no markup, and nothing that a terminal would obey."""
+    return escape(printable(text))
 
 
 class Progress:
@@ -49,10 +57,12 @@ class Progress:
         notes: list[str] = []
         start = time.perf_counter()
         if self.console.is_terminal:
-            with self.console.status(f"{what} .."):
+            with self.console.status(f"{_text(what)} .."):
                 yield notes
         else:
             yield notes
         seconds = time.perf_counter() - start
-        told = f"  {', '.join(notes)}" if notes else ""
-        self.console.print(f"[green]✓[/] {what:<34}[dim]{seconds:6.1f} s[/]{told}", soft_wrap=True)
+        told = f"  {_text(', '.join(notes))}" if notes else ""
+        self.console.print(
+            f"[green]✓[/] {_text(f'{what:<34}')}[dim]{seconds:6.1f} s[/]{told}", soft_wrap=True
+        )

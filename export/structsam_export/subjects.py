@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from structsam_runtime import Predictor
 from structsam_runtime.contract import decoder_specs, encoder_specs
 from structsam_runtime.errors import UserError
 from structsam_runtime.evaluation.results import UNMERGED
-from structsam_runtime.manifest import Model, gmac
+from structsam_runtime.manifest import Model, content, entry, gmac
 
 from .analysis.macs import encoder_macs
 from .comparing import TorchRunner
@@ -129,7 +128,7 @@ def from_export(folder: Path, runner: str) -> Subject:
     Raises:
         UserError: the folder is no export, or the runner is unknown or not available.
     """
-    predictor = Predictor.load(folder, runner, check_hashes=True)  # reports errors before evaluation starts
+    predictor = Predictor.load(folder, runner)  # reports errors before evaluation starts
     content = _content(folder)
     config = ExportConfig.from_json(content["arguments"])
     merges = bool(content["merging"])
@@ -194,9 +193,11 @@ def of_exports(
 
 
 def _content(folder: Path) -> dict[str, Any]:
-    """The whole manifest of an export, already checked by `from_export`."""
-    content: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    return content
+    """The whole manifest of an export, already read by `from_export`."""
+    said = content(folder)
+    for key in ("arguments", "weights", "merging"):
+        entry(said, key, dict)
+    return said
 
 
 def described(config: ExportConfig, weights: Mapping[str, str | None]) -> dict[str, Any]:

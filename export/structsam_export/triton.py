@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from structsam_runtime.errors import UserError
+from structsam_runtime.manifest import content
 from structsam_runtime.predict.predictor import BATCH
 
 from .choices import Engine
-from .staging import check_writable, staged
+from .commit import Box, recover
+from .staging import check_writable
 
 FLAG = "--triton-repository"
 
@@ -77,6 +78,13 @@ def check_repository(repository: Path, export: Path, engine: Engine | None, forc
             f"{FLAG} {repository} and --output {export} would hold one another, and Triton takes every "
             "folder of a repository for a model; choose another folder"
         )
+    recover(repository.resolve())
+    _check_taken(repository, export, force)
+    check_writable(FLAG, repository, inside=repository)
+
+
+def _check_taken(repository: Path, export: Path, force: bool) -> None:
+    """Refuse to replace models, without `force`, and with it what is no model of an export."""
     taken = [folder for name in names(export) if (folder := repository / name).exists()]
     for folder in taken:
         if not _is_model(folder):
@@ -86,30 +94,33 @@ def check_repository(repository: Path, export: Path, engine: Engine | None, forc
             f"{FLAG} {repository} holds {taken[0].name} already; models are named after --output: "
             "choose another name or folder, or add --force"
         )
-    check_writable(FLAG, repository, inside=repository)
 
 
 def _is_model(folder: Path) -> bool:
     """Whether a folder is a model and nothing else, so that replacing it loses nothing of the user's."""
-    if not (folder / "config.pbtxt").is_file():
+    ours = {ONNX.model, PLAN.model, "encoder.onnx.data", "decoder.onnx.data"}
+    if not (folder / "config.pbtxt").is_file() or not (folder / "1").is_dir():
         return False
-    return {path.name for path in folder.iterdir()} <= {"config.pbtxt", "1"}
+    within = {path.name for path in (folder / "1").iterdir()}
+    return {path.name for path in folder.iterdir()} == {"config.pbtxt", "1"} and within <= ours
 
 
-def write_repository(repository: Path, export: Path) -> None:
+def write_repository(repository: Path, export: Path, force: bool = True) -> None:
     """Write three models: encoder, decoder, and an ensemble that goes from picture and prompts to masks.
 
-    Every model appears whole or not at all, the ensemble last, because it needs the others. Their files are
-    those of the export, byte for byte: engines if it has them, or else ONNX files.
+    They appear together: the old ones go before the first new one comes, the ensemble first, and it comes
+    last, because it needs the others. Their files are those of the export, byte for byte: engines if it has
+    them, or else ONNX files.
 
     Args:
-        repository: as `check_repository` let it pass; models of the same names are replaced.
+        repository: as `check_repository` let it pass; which is checked again.
         export: finished.
+        force: replace models of the same names.
 
     Raises:
-        UserError: the repository cannot be written.
+        UserError: the repository cannot be written, or holds by now what is not to be replaced.
     """
-    said = json.loads((export / "manifest.json").read_text())
+    said = content(export)
     kind = PLAN if said["engine"] else ONNX
     encoder, decoder, both = names(export)
     parts = [
@@ -117,17 +128,23 @@ def write_repository(repository: Path, export: Path) -> None:
         (decoder, model_config(decoder, kind, said["decoder"]), f"decoder.{kind.suffix}"),
         (encoder, model_config(encoder, kind, said["encoder"]), f"encoder.{kind.suffix}"),
     ]
+    of = (
+        {"parameters": {"key": "structsam_export", "value": {"string_value": said["id"]}}}
+        if "id" in said
+        else {}
+    )
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:  # what is entered first appears last
+        with Box(repository.resolve(), both, names(export)) as box:
+            _check_taken(repository, export, force)
             for name, config, source in parts:
-                folder = stack.enter_context(staged(repository.resolve() / name))
-                (folder / "config.pbtxt").write_text(text(config), encoding="utf-8")
-                version = folder / "1"  # an ensemble has one too, with nothing in it
-                version.mkdir()
+                version = box.new / name / "1"  # an ensemble has one too, with nothing in it
+                version.mkdir(parents=True)
+                (box.new / name / "config.pbtxt").write_text(text({**config, **of}), encoding="utf-8")
                 if source:
                     _copy(export / source, version / kind.model)
-    except OSError as error:
+            box.commit()
+    except (OSError, UserError) as error:
         raise UserError(
             f"{FLAG} {repository} cannot be written: {error}; the export is in {export}"
         ) from error

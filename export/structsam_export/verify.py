@@ -29,7 +29,7 @@ from structsam_runtime.contract import (
     decoder_specs,
     encoder_specs,
 )
-from structsam_runtime.errors import UserError
+from structsam_runtime.errors import UserError, printable
 from structsam_runtime.manifest import Model
 from structsam_runtime.pictures import Once, list_pictures, read_image, say
 from structsam_runtime.predict.image import Frame, prepare
@@ -158,7 +158,7 @@ class Report:
         """The measurements as text, one per line."""
         rows = [
             ("runner", self.runner),
-            ("images", ", ".join(self.images)),
+            ("images", ", ".join(map(printable, self.images))),
             ("largest embedding error, same plans", self.error),
             ("embedding cosine, same plans", self.cosine),
             ("embedding cosine, end to end", self.cosine_end_to_end),

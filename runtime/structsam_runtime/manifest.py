@@ -1,14 +1,15 @@
 """What an export folder says about itself: ``manifest.json``."""
 
-import hashlib
-import json
 import shlex
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+from .digest import sha256
 from .errors import UserError
+from .files import read_json
 
 FORMAT = 2
 """Since 2, decoders know absent places; those of 1 would take them for something else."""
@@ -25,6 +26,15 @@ Resampling = Literal["bilinear", "spline"]
 Upscaling = Literal["logits", "probabilities"]
 """What of a mask is interpolated: logits, to the model's square and from there to the picture, or their
 sigmoid, to the picture at once."""
+
+SIDE, CHANNELS = 8192, 65536
+"""The longest side of an image, embedding or mask, and the most channels, that a manifest may ask for."""
+HUGE, TINY = 1e6, 1e-6
+"""Bounds of the numbers that pixels and logits meet: within them float32 stays finite."""
+
+_OURS = ["structsam", "export"]
+_HARMFUL = ("-o", "--output", "--force", "--triton-repository", "--plugins")
+"""Options of export that a command from a manifest must not bring: they replace files, or run a library."""
 
 T = TypeVar("T")
 
@@ -54,7 +64,7 @@ class FileRecord:
     """One file of an export as it was written."""
 
     bytes: int
-    sha256: str  # 64 hexadecimal digits
+    sha256: str | None  # 64 hexadecimal digits; None where the manifest does not say
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,7 @@ class Manifest:
     files: Mapping[str, FileRecord]
     engine: EngineRecord | None  # None for an export without engines
     command: str | None  # what made the export; None for one that is older than this key
+    id: str | None = None  # that its graphs carry too; None for one that is older than this key
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -86,8 +97,7 @@ class Manifest:
             UserError: no such folder, no manifest in it, not JSON, another format, a key missing or of the
                 wrong kind.
         """
-        path = folder / FILE_NAME
-        data = _load(folder, path)
+        path, data = folder / FILE_NAME, content(folder)
         version = _get(data, "format", int, path)
         if version != FORMAT:
             raise UserError(f"{path} has format {version}, this version reads format {FORMAT}; export again")
@@ -102,6 +112,7 @@ class Manifest:
             files={name: _file(files, name, path) for name in files},
             engine=_engine(data, path),
             command=_get(data, "command", str, path) if "command" in data else None,
+            id=_get(data, "id", str, path) if "id" in data else None,
         )
 
     def remedy(self, folder: Path, engine: str | None = None) -> str:
@@ -113,41 +124,50 @@ class Manifest:
         """
         built = self.engine.library if self.engine else None
         engine = engine or built
-        if self.command is None:
-            return f"export again with --engine {engine}" if engine else "export again"
-        command = self.command.replace(f" --engine {built}", "")
-        engines = f" --engine {engine}" if engine else ""
-        return f"export again: {command}{engines} --force -o {shlex.quote(str(folder))}"
+        engines = ["--engine", engine] if engine else []
+        words = _harmless(self.command or "")
+        if words is None:
+            return f"export again with {shlex.join(engines)}" if engines else "export again"
+        if "--engine" in words:
+            at = words.index("--engine")
+            del words[at : at + 2]
+        return f"export again: {shlex.join([*words, *engines, '--force', '-o', str(folder)])}"
 
-    def check_files(self, folder: Path, names: Iterable[str], hashes: bool = True) -> None:
-        """Check that files of the export are the ones that were written.
+    def check_files(self, folder: Path, names: Iterable[str], verified: bool = True) -> None:
+        """Check that files of the export are the ones that were written, by size and sha256.
 
         Args:
             folder: the export.
             names: files to check, as the manifest names them.
-            hashes: compare the sha256 too. It reads every byte, hundreds of megabytes for an encoder, so
-                that loading a model compares sizes alone unless asked.
+            verified: False asks only that they are there, for files that their owner changed.
 
         Raises:
-            UserError: a file that the manifest does not list, is missing, or has another size or sha256.
+            UserError: a file that the manifest does not list, is missing, cannot be read, or has another size
+                or sha256.
         """
         wanted = list(names)
         wanted += [data for name in wanted if (data := f"{name}.data") in self.files]  # weights kept apart
         for name in wanted:
             if name not in self.files:
                 raise UserError(f"{folder / FILE_NAME} does not list {name}; {self.remedy(folder)}")
-            _check_file(folder / name, self.files[name], hashes, f"{self.remedy(folder)}{_own(name)}")
+            _check_file(folder / name, self.files[name], verified, f"{self.remedy(folder)}{_own(name)}")
 
 
-def _load(folder: Path, path: Path) -> dict[str, Any]:
+def content(folder: Path) -> dict[str, Any]:
+    """All that an export's manifest says.
+
+    Raises:
+        UserError: no such folder, no manifest in it, or it is no JSON object.
+    """
+    path = folder / FILE_NAME
     if not folder.is_dir():
         raise UserError(f"no folder {folder}; expected the output folder of structsam export")
     if not path.is_file():
         raise UserError(f"no {FILE_NAME} in {folder}; expected the output folder of structsam export")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # bad UTF-8 and bad JSON are both a ValueError
-        raise UserError(f"{path} cannot be read: {error}; export again") from error
+        data = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; export again") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} holds {type(data).__name__}, expected a JSON object; export again")
     return data
@@ -161,16 +181,41 @@ def _get(data: Mapping[str, Any], key: str, kind: type[T], path: Path, where: st
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        raise UserError(f"{path} has '{where}{key}' = {value!r}, expected {kind.__name__}; export again")
+        raise UserError(
+            f"{path} has '{where}{key}' = {_short(value)}, expected {kind.__name__}; export again"
+        )
     return value
 
 
-def _triple(data: Mapping[str, Any], key: str, kind: type[T], path: Path) -> tuple[T, T, T]:
+def _short(value: Any) -> str:
+    """A value for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _within(
+    data: Mapping[str, Any], key: str, kind: type[T], path: Path, least: float, most: float, where: str
+) -> T:
+    """A number from `least` to `most`, both included; NaN is none."""
+    value: Any = _get(data, key, kind, path, where)
+    if not least <= value <= most:
+        raise UserError(
+            f"{path} has '{where}{key}' = {_short(value)}, expected {least:g} to {most:g}; export again"
+        )
+    return value  # type: ignore[no-any-return]
+
+
+def _triple(
+    data: Mapping[str, Any], key: str, kind: type[T], path: Path, least: float, most: Sequence[float]
+) -> tuple[T, T, T]:
     values = _get(data, key, list, path, "model.")
     if len(values) != 3:
-        raise UserError(f"{path} has 'model.{key}' = {values!r}, expected three numbers; export again")
+        raise UserError(f"{path} has 'model.{key}' = {_short(values)}, expected three numbers; export again")
     indexed = {str(index): value for index, value in enumerate(values)}
-    first, second, third = (_get(indexed, index, kind, path, f"model.{key}.") for index in indexed)
+    first, second, third = (
+        _within(indexed, index, kind, path, least, highest, f"model.{key}.")
+        for index, highest in zip(indexed, most, strict=True)
+    )
     return first, second, third
 
 
@@ -178,19 +223,20 @@ def _one_of(kind: Any, data: Mapping[str, Any], key: str, path: Path, default: A
     """The value of a key of the model that may be missing: one of the words of a Literal."""
     value, words = _get({key: default, **data}, key, str, path, "model."), get_args(kind)
     if value not in words:
-        raise UserError(f"{path} has 'model.{key}' = {value!r}, expected {' or '.join(words)}; export again")
+        expected = " or ".join(words)
+        raise UserError(f"{path} has 'model.{key}' = {_short(value)}, expected {expected}; export again")
     return value
 
 
 def _model(data: Mapping[str, Any], path: Path) -> Model:
-    model = Model(
+    return Model(
         arch=_get(data, "arch", str, path, "model."),
-        image_size=_get(data, "image_size", int, path, "model."),
-        embedding=_triple(data, "embedding", int, path),
-        low_res=_get(data, "low_res", int, path, "model."),
-        mask_threshold=_get(data, "mask_threshold", float, path, "model."),
-        pixel_mean=_triple(data, "pixel_mean", float, path),
-        pixel_std=_triple(data, "pixel_std", float, path),
+        image_size=_within(data, "image_size", int, path, 1, SIDE, "model."),
+        embedding=_triple(data, "embedding", int, path, 1, (CHANNELS, SIDE, SIDE)),
+        low_res=_within(data, "low_res", int, path, 1, SIDE, "model."),
+        mask_threshold=_within(data, "mask_threshold", float, path, -HUGE, HUGE, "model."),
+        pixel_mean=_triple(data, "pixel_mean", float, path, -HUGE, (HUGE,) * 3),
+        pixel_std=_triple(data, "pixel_std", float, path, TINY, (HUGE,) * 3),
         precision=_get(data, "precision", str, path, "model."),
         prior=_get(data, "prior", bool, path, "model.") if "prior" in data else False,
         scaling=_one_of(Scaling, data, "scaling", path, Model.scaling),
@@ -199,17 +245,13 @@ def _model(data: Mapping[str, Any], path: Path) -> Model:
         upscaling=_one_of(Upscaling, data, "upscaling", path, Model.upscaling),
         boxes_only=_get({"boxes_only": Model.boxes_only, **data}, "boxes_only", bool, path, "model."),
     )
-    if min(model.image_size, model.low_res, *model.embedding, *model.pixel_std) <= 0:
-        raise UserError(f"{path} has a size or a pixel_std that is not positive in 'model'; export again")
-    return model
 
 
 def _file(files: Mapping[str, Any], name: str, path: Path) -> FileRecord:
     data = _get(files, name, dict, path, "files.")
     where = f"files.{name}."
-    return FileRecord(
-        bytes=_get(data, "bytes", int, path, where), sha256=_get(data, "sha256", str, path, where)
-    )
+    digest = None if data.get("sha256") is None else _get(data, "sha256", str, path, where)
+    return FileRecord(bytes=_get(data, "bytes", int, path, where), sha256=digest)
 
 
 def _engine(data: Mapping[str, Any], path: Path) -> EngineRecord | None:
@@ -232,28 +274,59 @@ def _own(name: str) -> str:
     return "; if you changed it, --unverified loads it" if ".onnx" in name else ""
 
 
-def _check_file(path: Path, record: FileRecord, hashes: bool, remedy: str) -> None:
+def _harmless(command: str) -> list[str] | None:
+    """The words of a manifest's command, to be quoted anew; None unless it can do nothing but export.
+
+    A manifest comes with a folder, from anyone, and its command is shown as the thing to type.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:  # quotes do not match
+        return None
+    harmful = any(word.startswith(_HARMFUL) or not word.isprintable() for word in words)
+    return None if harmful or words[:2] != _OURS else words
+
+
+def _check_file(path: Path, record: FileRecord, verified: bool, remedy: str) -> None:
     if not path.is_file():
         raise UserError(f"no {path.name} in {path.parent}, though its manifest lists it; {remedy}")
+    if not verified:
+        return
     size = path.stat().st_size
     if size != record.bytes:
         raise UserError(
             f"{path} has {size} bytes, its manifest says {record.bytes}; copy it again or {remedy}"
         )
-    if hashes and (digest := sha256(path)) != record.sha256:
+    try:
+        digest = sha256(path) if record.sha256 else None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; copy it again or {remedy}") from error
+    if digest != record.sha256:
         raise UserError(
-            f"{path} has sha256 {digest[:12]}..., its manifest says {record.sha256[:12]}...; "
+            f"{path} has sha256 {digest:.12}..., its manifest says {record.sha256:.12}...; "
             f"copy it again or {remedy}"
         )
 
 
-def sha256(path: Path) -> str:
-    """Hash of a file, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+def entry(content: Mapping[str, Any], where: str, kind: type[T]) -> T:
+    """A value of a manifest that only some commands need.
+
+    Args:
+        content: all of ``manifest.json``.
+        where: its keys, as ``macs.merged``.
+        kind: of the value; an integer passes for a float.
+
+    Raises:
+        UserError: a key is missing, or the value of another kind, or a number that is not finite.
+    """
+    *outer, last = where.split(".")
+    inner, path = content, Path(FILE_NAME)
+    for depth, key in enumerate(outer):
+        inner = _get(inner, key, dict, path, "".join(f"{one}." for one in outer[:depth]))
+    prefix = "".join(f"{one}." for one in outer)
+    if kind is float:
+        return _within(inner, last, kind, path, -sys.float_info.max, sys.float_info.max, prefix)
+    return _get(inner, last, kind, path, prefix)
 
 
 def gmac(content: Mapping[str, Any]) -> float:
@@ -261,6 +334,8 @@ def gmac(content: Mapping[str, Any]) -> float:
 
     Args:
         content: all of ``manifest.json``.
+
+    Raises:
+        UserError: it does not say.
     """
-    macs = content["macs"]
-    return float((macs["merged"] + macs["planning"]) / 1e9)
+    return (entry(content, "macs.merged", float) + entry(content, "macs.planning", float)) / 1e9

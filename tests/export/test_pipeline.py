@@ -46,6 +46,10 @@ def test_an_export_says_what_it_is_and_keeps_its_word(exported: Exported) -> Non
     assert {path.name for path in folder.iterdir()} == {"encoder.onnx", "decoder.onnx", "manifest.json"}
     Manifest.read(folder).check_files(folder, ["encoder.onnx", "decoder.onnx"])
     assert said["name"] == "tiny-structsam-r55-320px-fp32"
+    graphs = [onnx.load(folder / f"{part}.onnx") for part in ("encoder", "decoder")]
+    assert [{prop.key: prop.value for prop in graph.metadata_props} for graph in graphs] == [
+        {"structsam.export": said["id"]}
+    ] * 2
     assert said["graph"] == {"target": "cpu", "opset": 20, "attention": "widened"}
     assert said["merging"]["window"] == {
         "tokens": 196, "tokens_kept": 88, "effective_rate": 0.551, "cells": 49, "cells_merged": 36,

@@ -16,7 +16,7 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from structsam_export import pipeline, staging, triton
+from structsam_export import commit, pipeline, triton
 from structsam_export.choices import Engine
 from structsam_export.config import ExportConfig
 from structsam_export.description import graph_tensors
@@ -89,6 +89,7 @@ def an_export(tmp_path: Path) -> Export:
         folder = tmp_path / "out" / name
         folder.mkdir(parents=True)
         said = {
+            "id": "0123",
             "engine": {"library": "tensorrt", "version": "10.3.0"} if engine else None,
             "encoder": encoder_contract(batch),
             "decoder": DECODER,
@@ -156,6 +157,8 @@ def test_every_field_is_what_the_export_says(
     assert tensors(both.input, schema) == {"image": ("TYPE_FP32", [1, 3, 224, 224])} | PROMPTS
     assert tensors(both.output, schema) == MASKS
     assert list(both.instance_group) == []
+    for config in (encoder, decoder, both):  # so that models of two exports can be told apart
+        assert config.parameters["structsam_export"].string_value == "0123"
 
 
 def full(config: Any, side: Any, schema: ModuleType) -> dict[str, tuple[str, list[int]]]:
@@ -318,12 +321,13 @@ def test_the_ensemble_appears_last(
     rename = Path.rename
 
     def noted(self: Path, target: Path) -> Path:
-        appeared.append(target.name)
+        if target.parent == tmp_path / "models":
+            appeared.append(target.name)
         return rename(self, target)
 
-    monkeypatch.setattr(staging.Path, "rename", noted)
+    monkeypatch.setattr(commit.Path, "rename", noted)
     triton.write_repository(tmp_path / "models", an_export())
-    assert appeared == ["vit_b-r55_encoder", "vit_b-r55_decoder", "vit_b-r55"]
+    assert appeared == ["vit_b-r55_decoder", "vit_b-r55_encoder", "vit_b-r55"]
 
 
 def serve(repository: Path, name: str, feeds: dict[str, NDArray[Any]], read: Read) -> dict[str, NDArray[Any]]:

@@ -57,14 +57,14 @@ def test_it_loads_on_request_and_computes_what_the_file_does(
 
 
 def test_a_file_of_the_same_size_is_as_welcome(quantised: Path, export_folder: Path) -> None:
-    """Hashes are not asked either."""
+    """Hashes are not compared either."""
     data = bytearray((export_folder / "encoder.onnx").read_bytes())
     data[-1] ^= 1
     (quantised / "encoder.onnx").write_bytes(data)
     with pytest.raises(UserError, match="has sha256"):
-        Predictor.load(quantised, check_hashes=True)
+        Predictor.load(quantised)
     with pytest.warns(Caution, match=WORD):
-        Predictor.load(quantised, verified=False, check_hashes=True)
+        Predictor.load(quantised, verified=False)
 
 
 def test_what_is_verified_has_no_word(export_folder: Path) -> None:

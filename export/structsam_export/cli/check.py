@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from structsam_runtime.cli.console import FAILED
+from structsam_runtime.errors import UserError
 from structsam_runtime.runners import RUNNERS
 
 from ..check import compare
@@ -30,11 +31,11 @@ def main(
     try:
         report, misses = compare(out, images, runner, checkpoint, Progress())
     except NotFiniteError as error:
-        typer.echo(f"failed: {error}", err=True)
+        typer.echo(UserError(f"failed: {error}"), err=True)
         raise typer.Exit(FAILED) from error
     typer.echo(report.table())
     for miss in misses:
-        typer.echo(f"failed: {miss}", err=True)
+        typer.echo(UserError(f"failed: {miss}"), err=True)
     if misses:
         raise typer.Exit(FAILED)
     typer.echo("passed: all thresholds of its precision")

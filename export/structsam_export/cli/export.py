@@ -277,7 +277,7 @@ def main(
         folder = output or Path("out") / config.name
         made = export(config, folder, verify_images, force, Progress(), triton_repository)
     except (LintError, VerificationError, NotFiniteError, BuildError) as error:
-        typer.echo(f"failed: {error}; nothing was written", err=True)
+        typer.echo(UserError(f"failed: {error}; nothing was written"), err=True)
         raise typer.Exit(FAILED) from error
     typer.echo(summary(made))
 

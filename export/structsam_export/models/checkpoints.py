@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from structsam_runtime.digest import cache_folder, sha256
 from structsam_runtime.errors import UserError
-from structsam_runtime.manifest import sha256
 
 from .architectures import ARCHITECTURES, DEFAULT, Architecture
-from .downloads import cache_folder, download, own_weights
+from .downloads import download, own_weights
 from .family import FAMILIES
 from .fitting import architecture_of, load_weights
 from .names import recognise

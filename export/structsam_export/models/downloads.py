@@ -14,9 +14,9 @@ from urllib.request import Request, urlopen
 from rich.console import Console
 from rich.progress import Progress
 
+from structsam_runtime.digest import cache_folder, sha256
 from structsam_runtime.errors import UserError
 from structsam_runtime.files import whole_file
-from structsam_runtime.manifest import sha256
 
 from .architectures import ARCHITECTURES
 
@@ -28,12 +28,6 @@ PATIENCE = 30.0
 TRIES = 3
 """Connections that a download may take; each goes on where the last one broke off."""
 INSTEAD = "use --checkpoint PATH for a file you have, or --random-weights to try without one"
-
-
-def cache_folder() -> Path:
-    """Where downloaded checkpoints are kept: $STRUCTSAM_CACHE, or structsam in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("STRUCTSAM_CACHE") or Path(home) / "structsam")
 
 
 def own_weights(arch: str) -> Path:

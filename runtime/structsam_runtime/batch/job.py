@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
+from ..digest import sha256
 from ..errors import UserError
 from ..files import whole_file
-from ..manifest import Manifest, sha256
+from ..manifest import Manifest
 from ..pictures import MAX_PIXELS, list_pictures
 from ..predict.automatic.generator import check_side
 from ..runners import file_of
@@ -146,7 +147,7 @@ def find_images(folder: Path) -> list[str]:
     return listing.pictures
 
 
-def _identity(model: Path) -> dict[str, str]:
+def _identity(model: Path) -> dict[str, str | None]:
     """Name and hashes of an export. Its engines are made from the ONNX files that these are of."""
     manifest = Manifest.read(model)
     hashes = {name: file.sha256 for name, file in manifest.files.items() if ".onnx" in name}

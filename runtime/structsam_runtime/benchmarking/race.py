@@ -1,7 +1,6 @@
 """Benchmark exported encoders beside rivals in one interleaved run: latency, memory, operators."""
 
 import importlib
-import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from rich.progress import track
 
 from ..contract import IMAGE, PRIOR
 from ..errors import UserError
-from ..manifest import Manifest, Model, gmac
+from ..manifest import Manifest, Model, content, entry, gmac
 from ..predict.image import prepare
 from ..predict.predictor import Predictor
 from ..predict.prior import prior
@@ -178,11 +177,10 @@ def _many_prompts(out: Path, picture: Any, runner: str) -> dict[str, Any]:
 
 def _told(out: Path) -> dict[str, Any]:
     """Facts from the manifest of an export: multiply-accumulates in 10^9, and agreement with PyTorch."""
-    content = json.loads((out / "manifest.json").read_text())
-    verification = content["verification"]
+    said = content(out)
     return {
-        "gmac": round(gmac(content), 1),
-        "gmac_unmerged": round(content["macs"]["unmerged"] / 1e9, 1),
-        "mask_iou": verification["mask_iou"],
-        "plans": verification["plans"],
+        "gmac": round(gmac(said), 1),
+        "gmac_unmerged": round(entry(said, "macs.unmerged", float) / 1e9, 1),
+        "mask_iou": entry(said, "verification.mask_iou", float),
+        "plans": entry(said, "verification", dict).get("plans"),
     }

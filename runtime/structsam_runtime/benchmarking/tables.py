@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..files import check_output, whole_file
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as a Markdown table without a final newline; the first row is the header."""
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return "\n".join("| " + " | ".join(map(printable, cells)) + " |" for cells in lines)
 
 
 def check_result(output: Path) -> None:

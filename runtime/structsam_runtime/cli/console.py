@@ -87,9 +87,14 @@ def _exit_code(app: typer.Typer, args: Sequence[str] | None, name: str | None) -
     except (KeyboardInterrupt, typer.Abort):
         result = INTERRUPTED
     code = result if isinstance(result, int) else 0
-    if code == INTERRUPTED:  # typer itself turns Ctrl-C into this code, and says nothing
-        print("interrupted", file=sys.stderr)
-    return code
+    # Typer itself turns Ctrl-C into this code, and says nothing.
+    return interrupted() if code == INTERRUPTED else code
+
+
+def interrupted() -> int:
+    """Print one line; returns the exit code."""
+    print("interrupted", file=sys.stderr)
+    return INTERRUPTED
 
 
 def _show(other: Callable[..., None]) -> Callable[..., None]:

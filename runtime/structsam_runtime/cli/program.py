@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -13,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from .. import __version__
-from .console import fail, join_values, missing, run
+from .console import fail, interrupted, join_values, missing, run
 
 PACKAGES = ("structsam_runtime.cli", "structsam_export.cli")
 """Where commands are. The second is a name alone: it needs packages that are not everywhere."""
@@ -35,13 +36,25 @@ class Command:
 def structsam(args: Sequence[str] | None = None) -> NoReturn:
     """Run the program and end the process with its exit code, as `console.run` does.
 
-    Where a package is missing, one line says which extra brings it, and the exit code is 2. SIGTERM is an
-    interruption as Ctrl-C is, so that what was begun is cleaned up.
+    Where a package is missing, one line says which extra brings it, and the exit code is 2. SIGTERM and
+    SIGHUP are interruptions as Ctrl-C is, so that what was begun is cleaned up; after `nohup` SIGHUP is none.
 
     Args:
         args: a command's name and its arguments; default ``sys.argv[1:]``.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    if isinstance(sys.stdout, TextIOWrapper):  # as standard error: a name may be what no encoding has
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        _start(args)
+    except KeyboardInterrupt:  # while a command is imported; what runs one has an answer of its own
+        sys.exit(interrupted())
+
+
+def _start(args: Sequence[str] | None) -> NoReturn:
     words = list(sys.argv[1:] if args is None else args) or ["--help"]
     name, found = words[0], commands()
     if name in found:

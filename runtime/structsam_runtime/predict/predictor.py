@@ -106,12 +106,7 @@ class Predictor:
 
     @classmethod
     def load(
-        cls,
-        folder: Path | str,
-        runner: str = "cpu",
-        threads: int | None = None,
-        check_hashes: bool = False,
-        verified: bool = True,
+        cls, folder: Path | str, runner: str = "cpu", threads: int | None = None, verified: bool = True
     ) -> "Predictor":
         """A predictor of an export folder.
 
@@ -120,9 +115,9 @@ class Predictor:
             runner: ``cpu``, ``cuda``, ``trt-ep`` or ``rtx-ep`` of ONNX Runtime, or ``tensorrt`` or
                 ``tensorrt-rtx`` for the engines.
             threads: of the CPU, for ONNX Runtime; default as many as there are cores.
-            check_hashes: compare the sha256 of .onnx files with the manifest. Their sizes always are; hashing
-                several hundred megabytes is left to those who ask. Engines are always hashed.
-            verified: False also loads .onnx files that were changed since, as by quantisation, with a word.
+            verified: False also loads .onnx files that were changed, as by quantisation, with a warning.
+                Otherwise every file must have the sha256 of the manifest; hashes of large files are kept in
+                the user's cache.
 
         Raises:
             UserError: no such runner; the folder is not an export, or its files are not the ones that were
@@ -130,7 +125,7 @@ class Predictor:
         """
         folder = Path(folder)
         encoder, decoder = (
-            create(folder, part, runner, threads, check_hashes, verified) for part in ("encoder", "decoder")
+            create(folder, part, runner, threads, verified) for part in ("encoder", "decoder")
         )
         if not verified:
             warnings.warn(UNVERIFIED.format(folder), Caution, stacklevel=2)

@@ -22,7 +22,8 @@ class RunnerKind:
         install: argument of ``pip install``: an extra of this project, or a package.
         device: the device it runs on.
         open: makes a runner from a file and the runner's name; for .onnx files it takes the keyword
-            ``threads``, for engines ``plugins``. The runner is opened by its ``with`` block.
+            ``threads``, and ``export`` if the file is not verified; for engines ``plugins``. The runner is
+            opened by its ``with`` block.
         library: returns name and version of the library, from the runner's name. Raises UserError if the
             library is not installed or lacks a provider.
     """
@@ -92,12 +93,7 @@ def file_of(part: str, runner: str) -> str:
 
 
 def create(
-    folder: Path,
-    part: str,
-    runner: str = "cpu",
-    threads: int | None = None,
-    check_hashes: bool = False,
-    verified: bool = True,
+    folder: Path, part: str, runner: str = "cpu", threads: int | None = None, verified: bool = True
 ) -> Runner:
     """A runner of one part of an export, after checking the files against the manifest.
 
@@ -108,9 +104,8 @@ def create(
         part: ``encoder`` or ``decoder``.
         runner: one of RUNNERS.
         threads: CPU threads, for runners of .onnx files; by default one per core.
-        check_hashes: compare the sha256 of an .onnx file, not only its size. Hashes of engines are always
-            compared, because engines contain code.
-        verified: False also loads an .onnx file that was changed, as by quantisation.
+        verified: False also loads an .onnx file that was changed, as by quantisation, unless its metadata
+            name another export. Engines, which contain code, are always checked.
 
     Raises:
         UserError: there is no such runner or its library is not installed; the folder is no export or its
@@ -123,9 +118,10 @@ def create(
             raise UserError(f"--unverified is for .onnx files, and {runner} runs engines; leave it out")
         return _create_engine(folder, file, manifest, runner, threads)
     kind.library(runner)
-    if verified:
-        manifest.check_files(folder, [file], hashes=check_hashes)
-    return kind.open(folder / file, runner, threads=threads)
+    manifest.check_files(folder, [file], verified)
+    # The hash of a checked file says more than its id.
+    options = {} if verified else {"export": manifest.id}
+    return kind.open(folder / file, runner, threads=threads, **options)
 
 
 def _create_engine(folder: Path, file: str, manifest: Manifest, runner: str, threads: int | None) -> Runner:

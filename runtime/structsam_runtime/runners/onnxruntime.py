@@ -22,6 +22,8 @@ PROVIDERS = {
 }
 """Names of the execution providers in ONNX Runtime."""
 
+EXPORT = "structsam.export"
+"""Key of the export's id in the metadata of its graphs."""
 FOLDED = str(2**20)
 """Bytes of the largest constant that ONNX Runtime may create by constant folding."""
 _DTYPES = {
@@ -61,6 +63,7 @@ class OnnxRuntimeRunner(Runner):
         path: the ONNX file.
         provider: ``cpu``, ``cuda``, ``trt-ep`` or ``rtx-ep``.
         threads: CPU threads of one operator; by default one per core that the process may use.
+        export: id of the export that the file must belong to; None accepts any.
 
     Raises:
         UserError: the provider is unknown or ``threads`` is below 1. On entering the ``with`` block: the file
@@ -70,13 +73,15 @@ class OnnxRuntimeRunner(Runner):
 
     _native = OrtArray
 
-    def __init__(self, path: Path, provider: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, provider: str = "cpu", threads: int | None = None, export: str | None = None
+    ) -> None:
         if provider not in PROVIDERS:
             raise UserError(f"provider '{provider}' is unknown, expected one of {', '.join(PROVIDERS)}")
         if threads is not None and threads < 1:
             raise UserError(f"threads is {threads}, expected 1 or more")
         super().__init__(str(path), concurrent=provider == "cpu")
-        self.path, self.provider, self.threads = path, provider, threads
+        self.path, self.provider, self.threads, self.export = path, provider, threads, export
         self._session: Any = None
 
     def _open(self) -> tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]]:
@@ -91,6 +96,9 @@ class OnnxRuntimeRunner(Runner):
                 f"provider '{self.provider}' could not start and ONNX Runtime chose {first}; "
                 "check that the CUDA and TensorRT libraries it was built for are installed"
             )
+        said = session.get_modelmeta().custom_metadata_map.get(EXPORT)
+        if self.export and said and said != self.export:
+            raise UserError(f"{self.path} is of another export than its manifest; copy them again together")
         session.disable_fallback()
         self._session = session
         return _specs(session.get_inputs()), _specs(session.get_outputs())
@@ -161,13 +169,22 @@ class OnnxRuntimeRunner(Runner):
         """Raise a failure of a run, such as too little memory or a missing library, as UserError."""
         try:
             yield
-        except _errors(_import()) as error:
+        except _errors(library()) as error:
             raise UserError(
                 f"ONNX Runtime failed to run {self.path} with '{self.provider}': {error}"
             ) from error
 
 
-def _import() -> ModuleType:
+def library() -> ModuleType:
+    """ONNX Runtime's Python module, imported here and nowhere else.
+
+    It reports no usage: nobody was asked whether they want to. By itself it writes a device id and a database
+    of events into the user's cache. A user who wants that sets ORT_DISABLE_TELEMETRY=0.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when it is imported
     # Not at the top: someone with a TensorRT engine needs no ONNX Runtime.
     try:
         return importlib.import_module("onnxruntime")
@@ -183,7 +200,7 @@ def require(provider: str) -> ModuleType:
     Raises:
         UserError: it is not installed, or lacks the provider.
     """
-    ort = _import()
+    ort = library()
     installed = ort.get_available_providers()
     if PROVIDERS[provider] in installed:
         return ort

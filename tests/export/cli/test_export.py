@@ -343,6 +343,50 @@ def test_ctrl_c_at_any_step_leaves_everything_as_it_was(
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("step", ["load", "build_encoder", "verify", "write"])
+def test_what_appears_while_an_export_runs_stays(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, existing: bool
+) -> None:
+    if existing:
+        an_export(tmp_path / "made")
+    done = getattr(pipeline, step)
+
+    def joined(*args: Any, **kwargs: Any) -> Any:
+        (tmp_path / "made").mkdir(exist_ok=True)
+        (tmp_path / "made" / "precious").write_text("precious")
+        return done(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, step, joined)
+    code, out, err = command(*GOOD, *(["--force"] if existing else []))
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].endswith("stays as it is; the new export is in " + str(tmp_path / "made-2"))
+    made = {f"made-2/{name}": "new" for name in ("encoder.onnx", "decoder.onnx", "manifest.json")}
+    assert left(tmp_path) == {**made, **(OLD if existing else {}), "made/precious": "precious"}
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_full_disk_at_any_step_is_one_line(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, existing: bool
+) -> None:
+    if existing:
+        an_export(tmp_path / "made")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pipeline, step, full)
+    code, out, err = command(*GOOD, "--force")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == (
+        "error: --output made cannot be written: No space left on device; nothing was written"
+    )
+    assert left(tmp_path) == (OLD if existing else {})
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("existing", [False, True])
 @pytest.mark.parametrize(
     ("step", "error", "message"),
     [

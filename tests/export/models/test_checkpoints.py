@@ -21,7 +21,6 @@ from structsam_export.models import downloads
 from structsam_export.models.architectures import ARCHITECTURES, DEFAULT
 from structsam_export.models.checkpoints import (
     build_sam,
-    cache_folder,
     download,
     load_sam,
     load_weights,
@@ -29,8 +28,8 @@ from structsam_export.models.checkpoints import (
     randomize,
     read_checkpoint,
 )
+from structsam_runtime.digest import cache_folder, sha256
 from structsam_runtime.errors import UserError
-from structsam_runtime.manifest import sha256
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(4)}
 

@@ -27,8 +27,8 @@ from structsam_export.models.checkpoints import (
     randomize,
 )
 from structsam_export.models.fitting import architecture_of, load_weights
+from structsam_runtime.digest import sha256
 from structsam_runtime.errors import UserError
-from structsam_runtime.manifest import sha256
 
 SMALL = Architecture(32, 4, 2, (1, 3), "", "0", width=32, decoder_mlp=32, decoder_heads=2, image_size=256)
 

@@ -13,6 +13,10 @@ def test_a_table_is_markdown() -> None:
     assert markdown([["a", "b"], ["1", ""]]) == "| a | b |\n| --- | --- |\n| 1 |  |"
 
 
+def test_a_cell_is_text() -> None:
+    assert markdown([["a"], ["x\x1b[2J\n| forged"]]).splitlines()[2:] == [r"| x\x1b[2J\n| forged |"]
+
+
 def test_the_table_is_written_beside_the_numbers(tmp_path: Path) -> None:
     write_result(tmp_path / "x.json", {"n": 1}, "| n |\n")
     assert json.loads((tmp_path / "x.json").read_text()) == {"n": 1}

@@ -1,7 +1,9 @@
 """structsam predict as a person calls it."""
 
 import io
+import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,6 +42,31 @@ def predict(
         return run_command("predict", line.replace("OUT", str(export_folder)))
 
     return call
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "decoder.onnx"])
+def test_one_flipped_bit_is_one_line_and_no_mask(
+    predict: Predict, export_folder: Path, photo: Path, name: str
+) -> None:
+    damaged = Path(shutil.copytree(export_folder, photo.parent / "damaged"))
+    content = bytearray((damaged / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (damaged / name).write_bytes(content)
+    code, out, err = predict(f"{damaged} photo.png {BOX} -o overlay.png")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert re.match(rf"error: .*{name} has sha256 .*; copy it again or export again$", err)
+    assert not (photo.parent / "overlay.png").exists()
+
+
+def test_a_manifest_cannot_forge_a_line(predict: Predict, export_folder: Path, photo: Path) -> None:
+    strange = Path(shutil.copytree(export_folder, photo.parent / "strange"))
+    said = json.loads((strange / "manifest.json").read_text())
+    said["model"]["fit"] = "pad\nerror: forged\x1b[2J"
+    (strange / "manifest.json").write_text(json.dumps(said))
+    code, out, err = predict(f"{strange} photo.png {BOX} -o overlay.png")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error: {strange}")
+    assert "\x1b" not in err
 
 
 def test_the_command_of_the_readme(export_folder: Path, photo: Path) -> None:

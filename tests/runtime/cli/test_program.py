@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -160,14 +160,41 @@ def test_the_module_is_the_program() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"structsam {__version__}\n", "")
 
 
-def test_sigterm_is_an_interruption(
+def test_names_that_no_encoding_has_are_printed(
     run_program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     greet(folder, monkeypatch)
-    source = GREET.replace('print("hello", name, at)', "os.kill(os.getpid(), 15)").format(needed="os")
+    assert run_program("greet", "gr\udcfc\udcdfe") == (0, r"hello gr\udcfc\udcdfe " + "\n", "")
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Puts back how this process takes signals."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize("where", ["import os", 'print("hello", name, at)'])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_are_interruptions_while_a_command_runs_or_is_imported(
+    run_program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch, where: str, number: int
+) -> None:
+    greet(folder, monkeypatch)
+    source = GREET.format(needed="os").replace(where, f"import os; os.kill(os.getpid(), {number})")
     (folder / "greet.py").write_text(source)
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert run_program("greet", "you") == (130, "", "interrupted\n")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    assert run_program("greet", "you") == (130, "", "interrupted\n")
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_program_after_nohup_outlives_its_terminal(
+    run_program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    greet(folder, monkeypatch)
+    source = GREET.format(needed="os").replace("import os", "import os; os.kill(os.getpid(), 1)")
+    (folder / "greet.py").write_text(source)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert run_program("greet", "you") == (0, "hello you \n", "")

@@ -1,6 +1,9 @@
 """The lifecycle of a runner, its checks, and ONNX Runtime behind it."""
 
 import ctypes
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +16,11 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
+import structsam_export
+import structsam_runtime
 from structsam_runtime import OnnxRuntimeRunner, UserError
 from structsam_runtime.runners.base import Array, DeviceArray, HostArray, Memory
-from structsam_runtime.runners.onnxruntime import PROVIDERS, OrtArray
+from structsam_runtime.runners.onnxruntime import EXPORT, PROVIDERS, OrtArray, library
 
 
 def _feeds(prompts: int = 2, points: int = 3) -> dict[str, Any]:
@@ -282,3 +287,54 @@ def test_a_gpu_computes_what_the_cpu_does(export_folder: Path, provider: str) ->
             assert isinstance(values, OrtArray)
             assert values.value.device_name() != "cpu"
             np.testing.assert_allclose(values.numpy(), expected[name], rtol=1e-3, atol=1e-3)  # TF32
+
+
+def test_a_file_of_another_export_is_refused_if_it_says_so(export_folder: Path, tmp_path: Path) -> None:
+    model = onnx.load(export_folder / "decoder.onnx")
+    onnx.helper.set_model_props(model, {EXPORT: "mine"})
+    onnx.save(model, tmp_path / "decoder.onnx")
+    for path, said in (
+        (tmp_path / "decoder.onnx", "mine"),
+        (tmp_path / "decoder.onnx", None),  # an export from before ids
+        (export_folder / "decoder.onnx", "mine"),  # a file that lost its own
+    ):
+        with OnnxRuntimeRunner(path, threads=1, export=said) as runner:
+            assert set(runner.inputs) == set(_feeds())
+    with (
+        pytest.raises(UserError, match=r"decoder\.onnx is of another export than its manifest"),
+        OnnxRuntimeRunner(tmp_path / "decoder.onnx", threads=1, export="other"),
+    ):
+        pass
+
+
+SESSION = """
+import pathlib, sys
+from structsam_runtime import OnnxRuntimeRunner
+with OnnxRuntimeRunner(pathlib.Path(sys.argv[1]), threads=1):
+    pass
+"""
+
+
+def test_onnx_runtime_keeps_no_account_of_its_users(export_folder: Path, tmp_path: Path) -> None:
+    """By itself it writes a device id and a database of events as soon as a session is made."""
+    known = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    subprocess.run(
+        [sys.executable, "-c", SESSION, str(export_folder / "decoder.onnx")],
+        env=known | {"HOME": str(tmp_path)},
+        check=True,
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_user_who_wants_to_report_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    library()
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "0"
+
+
+def test_one_file_imports_onnx_runtime() -> None:
+    """The one that asks for no reports before."""
+    roots = (Path(structsam_runtime.__path__[0]), Path(structsam_export.__path__[0]))
+    statement = re.compile(r"^\s*(import onnxruntime|from onnxruntime)|import_module\(.onnxruntime", re.M)
+    files = [file for root in roots for file in root.rglob("*.py") if statement.search(file.read_text())]
+    assert [file.name for file in files] == ["onnxruntime.py"]

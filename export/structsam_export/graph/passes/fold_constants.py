@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from structsam_runtime.runners.onnxruntime import library
+
 from .rewire import Node, Tensor, static_shape
 
 # How many bytes one folded node may add to the file. Two int64 coordinates for each of the 64 x 64 tokens are
@@ -77,8 +79,7 @@ def _bytes(tensor: Tensor) -> int | None:
 def _quiet() -> Iterator[None]:
     """Silence ONNX Runtime's warnings about kernels that it lacks; it inserts casts instead."""
     # Not at the top: importing it can change PyTorch's rounding (by one bit, in the position encoding).
-    import onnxruntime as ort
-
+    ort = library()
     ort.set_default_logger_severity(QUIET)
     try:
         yield
