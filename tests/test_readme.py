@@ -171,5 +171,6 @@ def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     links = re.findall(r"\]\(([^)]+)\)", path.read_text())
     for link in links:
-        target = path.parent / link.partition("#")[0]
+        file = link.partition("#")[0]
+        target = path.parent / file if file else path
         assert link.startswith("https://") or target.is_file(), link

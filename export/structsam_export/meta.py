@@ -16,6 +16,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from structsam_runtime.contract import HAS_MASK_INPUT, MASK_INPUT
 from structsam_runtime.manifest import Model
 from structsam_runtime.predict.image import Frame
 from structsam_runtime.runners.onnxruntime import OnnxRuntimeRunner
@@ -77,8 +78,8 @@ def usual_prompts(frame: Frame, side: int) -> Iterator[Arrays]:
         yield {
             "point_coords": frame.to_model(np.array(places))[None].astype(np.float32),
             "point_labels": np.array([labels], np.float32),
-            "mask_input": blank,
-            "has_mask_input": np.array([earlier], np.float32),
+            MASK_INPUT: blank,
+            HAS_MASK_INPUT: np.array([earlier], np.float32),
             "orig_im_size": np.array([frame.height, frame.width], np.float32),
         }
 

@@ -1,6 +1,9 @@
 """The one exception for a person's mistake, the one warning, and text from outside as messages show it."""
 
+import sys
 import unicodedata
+from collections.abc import Callable
+from typing import Any
 
 
 class UserError(Exception):
@@ -31,3 +34,15 @@ def printable(text: str) -> str:
         else character.encode("unicode_escape").decode()
         for character in text
     )
+
+
+def one_line(other: Callable[..., None]) -> Callable[..., None]:
+    """A `warnings.showwarning` that prints a `Caution` as one line on stderr; another one shows the rest."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, Caution):
+            print(f"warning: {printable(str(message))}", file=sys.stderr)
+        else:
+            other(message, category, *where)
+
+    return show

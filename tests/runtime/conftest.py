@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,6 +20,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import Tensor
 
+from structsam_runtime.batch import local
+from structsam_runtime.batch.attempts import attempt
+from structsam_runtime.batch.job import Job
+from structsam_runtime.batch.segment import Outcome, Segmenter
 from structsam_runtime.manifest import Model
 
 FLOAT, INT32 = TensorProto.FLOAT, TensorProto.INT32
@@ -245,3 +249,15 @@ def meta() -> SimpleNamespace:
         SamAutomaticMaskGenerator=automatic.SamAutomaticMaskGenerator,
         amg=amg,
     )
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`structsam batch` without a process of its own, so that patches and captures reach its work."""
+
+    def run(job: Job, images: Sequence[str]) -> Iterator[Outcome]:
+        with Segmenter(job) as segmenter:
+            for image in images:
+                yield attempt(job, image, segmenter)
+
+    monkeypatch.setattr(local, "run", run)

@@ -3,13 +3,14 @@
 import multiprocessing
 import signal
 import sys
+import warnings
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .attempts import ATTEMPTS, attempt, forget
 from .job import Job
 from .segment import Outcome, Segmenter
@@ -106,6 +107,7 @@ def _work(job: Job, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the other one ends this one
     for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):  # Windows has one of them
         signal.signal(signal.Signals[name], lambda *_: sys.exit())
+    warnings.showwarning = one_line(warnings.showwarning)
     with suppress(EOFError, ConnectionError):  # the other one has ended
         try:
             with Segmenter(job) as segment:

@@ -4,11 +4,11 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import typer
 
-from ..errors import Caution, UserError, printable
+from ..errors import UserError, one_line, printable
 
 USAGE = 2
 """Exit code of a usage error, which is one line on stderr."""
@@ -78,7 +78,7 @@ def _exit_code(app: typer.Typer, args: Sequence[str] | None, name: str | None) -
     try:
         # Outside standalone mode typer raises its errors for us to print, and returns the code of typer.Exit.
         with warnings.catch_warnings():
-            warnings.showwarning = _show(warnings.showwarning)
+            warnings.showwarning = one_line(warnings.showwarning)
             result = typer.main.get_command(app)(args=args, prog_name=name, standalone_mode=False)
     except UserError as error:
         return fail(str(error))
@@ -95,18 +95,6 @@ def interrupted() -> int:
     """Print one line; returns the exit code."""
     print("interrupted", file=sys.stderr)
     return INTERRUPTED
-
-
-def _show(other: Callable[..., None]) -> Callable[..., None]:
-    """How warnings appear: a `Caution` as one line, all else as before."""
-
-    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
-        if issubclass(category, Caution):
-            print(f"warning: {printable(str(message))}", file=sys.stderr)
-        else:
-            other(message, category, *where)
-
-    return show
 
 
 def fail(message: str) -> int:

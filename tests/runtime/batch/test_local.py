@@ -34,6 +34,15 @@ def test_a_picture_that_crashes_is_named_and_the_rest_is_done(
     assert not list(job.output.rglob(".*"))
 
 
+def test_warnings_of_the_process_are_one_line(
+    started: Begin, reading: Reading, capfd: pytest.CaptureFixture[str]
+) -> None:
+    warn = "import warnings, structsam_runtime.errors as e; warnings.warn('two\\nlines', e.Caution)"
+    job = started("a.png", code=reading("a.png", warn))
+    assert [one.error for one in local.run(job, ["a.png"])] == [None]
+    assert capfd.readouterr().err == "warning: two\\nlines\n"
+
+
 INTERRUPT = "os.kill(os.getpid(), signal.SIGINT), os.kill(os.getppid(), signal.SIGINT), time.sleep(60)"
 
 

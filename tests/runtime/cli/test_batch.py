@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,7 @@ from PIL import Image, TiffImagePlugin
 from pycocotools.mask import decode
 
 from structsam_runtime import Embedding, Predictor
-from structsam_runtime.batch import local
 from structsam_runtime.batch import segment as batch
-from structsam_runtime.batch.attempts import attempt
-from structsam_runtime.batch.job import Job
-from structsam_runtime.batch.segment import Outcome
 from structsam_runtime.predict.image import read_image
 
 BOXES = {
@@ -52,17 +48,9 @@ def desk(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def in_this_process(job: Job, images: Sequence[str]) -> Generator[Outcome, None, None]:
-    """As `local.run`, but where patches reach it."""
-    with batch.Segmenter(job) as segment:
-        for image in images:
-            yield attempt(job, image, segment)
-
-
 @pytest.fixture
-def command(export_folder: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> Batch:
-    """Runs the command: exit code, stdout, stderr."""
-    monkeypatch.setattr(local, "run", in_this_process)
+def command(export_folder: Path, run_command: RunCommand, in_this_process: None) -> Batch:
+    """Runs the command where patches reach it: exit code, stdout, stderr."""
 
     def call(line: str) -> Ended:
         return run_command("batch", line.replace("OUT", str(export_folder)))

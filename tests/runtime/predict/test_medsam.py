@@ -246,6 +246,7 @@ def test_commands_say_it_in_one_line(
     assert (code, err) == (0, f"warning: {BOXES_ONLY}\n" * lines)
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.filterwarnings("default::structsam_runtime.errors.Caution")
 @pytest.mark.parametrize("boxes", [True, False])
 def test_a_folder_is_segmented_the_same_way(
