@@ -74,6 +74,7 @@ def test_every_config_has_a_distinct_name(quiet: Progress) -> None:
     ]
 
 
+@pytest.mark.export
 def test_facts_are_what_the_manifest_of_an_export_would_say(subjects: dict[str, Subject]) -> None:
     sam = load_sam("tiny", SIZE, None, random_weights=True)
     assert next(iter(subjects)) == UNMERGED

@@ -515,7 +515,7 @@ def test_a_signal_in_the_middle_leaves_everything_as_it_was(tmp_path: Path, sent
     ) as process:
         try:
             for _ in range(600):
-                if list(tmp_path.glob(".made.*.partial/encoder.onnx")) or process.poll() is not None:
+                if list(tmp_path.glob(".made.*.partial/*/**/encoder.onnx")) or process.poll() is not None:
                     break
                 time.sleep(0.1)
             process.send_signal(sent)

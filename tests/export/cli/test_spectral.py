@@ -77,6 +77,7 @@ def test_the_numbers_are_those_of_the_library(spectral: Spectral, photo: Path) -
     assert told == pytest.approx(encoder_sums(blocks), abs=1e-9)
 
 
+@pytest.mark.long
 def test_the_plot_shows_every_method(spectral: Spectral, photo: Path) -> None:
     pictures = []
     for chosen in ("--method structsam", "--method structsam --method tome"):

@@ -341,7 +341,7 @@ def test_logits_above_the_threshold_are_the_mask(predictor: Predictor) -> None:
 def test_another_picture_is_another_embedding(
     export_folder: Path, photos: dict[str, NDArray[np.uint8]]
 ) -> None:
-    with Predictor.load(export_folder, threads=1, verified=False) as predictor:
+    with Predictor.load(export_folder, threads=1) as predictor:
         with pytest.raises(UserError, match="no picture is set; call set_image first"):
             predictor.predict(box=BOX)
         found = []
