@@ -165,7 +165,7 @@ def test_an_interruption_keeps_what_is_done(
 ) -> None:
     read = batch.read_image
 
-    def interrupted(path: Path) -> Any:
+    def interrupted(path: Path, *_: object) -> Any:
         if path.name == "coffee.png":  # the last of the three
             raise KeyboardInterrupt
         return read(path)
