@@ -32,6 +32,8 @@ def mask_of(drawn: Any, height: int, width: int) -> NDArray[np.bool_]:
     if not drawn:
         return np.zeros((height, width), np.bool_)
     polygons = [check_polygon(polygon, height, width) for polygon in drawn]
+    if len(polygons[0]) < 6:  # pycocotools goes by the first, and would take it for a box
+        raise UserError(f"a polygon is {drawn[0]!r:.60}, expected three corners or more")
     merged = run_lengths.merge(run_lengths.frPyObjects(polygons, height, width))
     return np.asarray(run_lengths.decode(merged) > 0)
 

@@ -81,6 +81,7 @@ def test_a_polygon_that_would_harm_is_refused(polygon: list[Any], message: str) 
         (None, "a segmentation is None, expected polygons or run lengths"),
         ([1, 2, 3, 4], r"a segmentation is \[1, 2, 3, 4\], expected"),
         ("x", "a segmentation is 'x', expected"),
+        ([[1, 2, 3, 4]], r"a polygon is \[1, 2, 3, 4\], expected three corners or more"),
         ({"counts": [20]}, r"have the size None, expected \[4, 5\]"),
         ({"size": [5, 4], "counts": [20]}, r"have the size \[5, 4\], expected \[4, 5\]"),
         ({"size": [4, 5], "counts": [7, 6]}, "cover 13 of 20 pixels"),
