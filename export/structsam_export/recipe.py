@@ -7,13 +7,13 @@ give the recipe by which an encoder is patched; the manifest keeps it. Imports n
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from structsam_runtime.errors import UserError
+from structsam_runtime.files import read_json
 
 from .merging.registry import DEFAULT, MethodSpec
 from .models.architectures import Architecture
@@ -149,12 +149,7 @@ class Recipe:
         Raises:
             UserError: the file does not exist or is not JSON; or as in `from_json`.
         """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise UserError(f"no file {path}; expected a recipe as JSON") from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{path} cannot be read as JSON: {error}") from error
+        content = read_json(path, "a recipe as JSON")
         if isinstance(content, dict) and "recipe" in content:  # a manifest
             content = content["recipe"]
         made = cls.from_json(content, str(path))
