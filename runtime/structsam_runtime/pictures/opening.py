@@ -22,6 +22,8 @@ Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
 
 MAX_PIXELS = 110_000_000
 """More than nearly all cameras have; the hungriest format, JPEG 2000, takes 2 GB of memory for as many."""
+MAX_SIDE = 65_535
+"""What JPEG can hold. Strips of millions of pixels by a few keep decoders busy for minutes."""
 PILLOWS = Image.MAX_IMAGE_PIXELS or MAX_PIXELS
 _LIMIT = threading.RLock()
 PASSES = 24
@@ -145,6 +147,8 @@ def _bounded(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
             f"{name} is too large: {width} x {height} pixels, more than {max_pixels}; make it smaller, or"
             f" allow as many (--max-pixels {width * height}, in Python max_pixels)"
         )
+    if max(width, height) > MAX_SIDE:
+        raise UserError(f"{name} has {width} x {height} pixels, and a side of more than {MAX_SIDE}; cut it")
     if image.format in PROGRAMS and getattr(image, "tile", None):
         raise UserError(f"{name} is {image.format}, which another program would draw; convert it to PNG")
     return image

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from ..files import whole_file
 from ..manifest import Fit
+from ..pictures import MAX_PIXELS
 from ..runners.base import Array
 from .image import Frame
 
 BYTES = 2**28
 """The largest part of a file that is read; SAM's features have 4 MB."""
-MAX_PIXELS = 2**27
-"""Of the picture: a mask of it has as many bytes, and its logits four times as many."""
 WEIGHTS = 1000
 """Letters that the name of the weights may have."""
 

@@ -208,6 +208,14 @@ def _png(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.parametrize("size", [(65_536, 1), (1, 65_536)])
+def test_a_strip_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
+    with pytest.raises(UserError, match=r"has \d+ x \d+ pixels, and a side of more than 65535; cut it"):
+        read_image(_png(*size))
+    with opened(_png(*(side - side // 65_536 for side in size))) as image:
+        assert max(image.size) == 65_535
+
+
 def test_a_large_picture_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(
