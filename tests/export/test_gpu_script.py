@@ -64,7 +64,7 @@ def test_nothing_is_timed_where_something_is_wrong(
     monkeypatch.setattr(TensorKernels, "unmerge", lambda self, layer, slots, slot, residual: residual)
     code, _, err = gpu(f"{TRY} --rates 0.55")
     assert code == 3
-    assert "failed: kernels, window layer at rate 0.55, fp32: the unmerged sum is not PyTorch's" in err
+    assert "failed: kernels, window layer at rate 0.55, fp32: the unmerged sum differs from PyTorch's" in err
     assert not list(tmp_path.iterdir())
 
 

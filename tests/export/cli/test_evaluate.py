@@ -24,7 +24,7 @@ COCO = Path(__file__).parents[3] / "../shared/data/coco-train"
 TINY = "--arch tiny --random-weights --image-size 224"
 FOLDER = "--dataset folder --root folder"
 PANOPTIC = "--dataset coco-panoptic --root coco"
-pytestmark = pytest.mark.usefixtures("tiny")
+pytestmark = [pytest.mark.usefixtures("tiny"), pytest.mark.xdist_group("evaluate")]
 
 ALL = [f"{method}-r{rate}" for method in METHODS for rate in (35, 55)]
 
