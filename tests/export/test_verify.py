@@ -1,5 +1,6 @@
 """What verification asks of an export: that its runners compute what PyTorch does, and by which plans."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from structsam_export.encoder.exported import PlannedEncoder, output_names, told
 from structsam_export.merging import Identity, Method, StructSAM
 from structsam_export.models.checkpoints import load_sam
 from structsam_export.verify import (
+    THRESHOLDS,
     Report,
     Sample,
     _agreement,
@@ -197,6 +199,35 @@ def test_a_scaled_embedding_is_a_miss(shipped: Shipped) -> None:
     report = shipped.report()
     assert missed(report) == {"largest embedding error"}
     assert report.cosine == pytest.approx(1)
+
+
+def test_the_worst_picture_counts(shipped: Shipped) -> None:
+    """Only the second embedding is turned around."""
+    calls = iter((1.0, -1.0))
+
+    def turn(made: dict[str, Array]) -> dict[str, Array]:
+        sign = np.float32(next(calls))
+        return {name: sign * values for name, values in made.items()}
+
+    shipped.encoder = Changed(shipped.encoder, turn)
+    report = shipped.report()
+    assert report.cosine == pytest.approx(-1)
+    assert report.cosine_end_to_end == pytest.approx(-1)
+    assert report.error is not None
+    assert report.error > 1
+
+
+@pytest.mark.parametrize("precision", THRESHOLDS)
+def test_a_value_on_its_limit_is_no_miss(precision: str) -> None:
+    limits = THRESHOLDS[precision]
+    report = Report(
+        "stand-in", [], plans_by_block={}, mask_iou_min=0, prompts=0, **dataclasses.asdict(limits)
+    )
+    assert report.misses(precision) == []
+    beyond = dataclasses.replace(
+        report, **{name: value * (1.01 if name == "error" else 0.99) for name, value in vars(limits).items()}
+    )
+    assert len(beyond.misses(precision)) == len(vars(limits))
 
 
 def test_noise_in_the_masks_is_a_miss(shipped: Shipped) -> None:
