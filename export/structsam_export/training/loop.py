@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -131,11 +132,15 @@ def read(path: Path) -> dict[str, Any]:
     """A checkpoint's content.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is damaged.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}; train first, or give -o the folder of a run")
-    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} is damaged ({reason}); remove it to train from the start") from error
     return saved
 
 
@@ -145,8 +150,16 @@ def resume(settings: Settings) -> Run:
     if settings.curves.is_file():
         lines = settings.curves.read_text().splitlines(keepends=True)
         with whole_file(settings.curves) as part:
-            part.write_text("".join(x for x in lines if json.loads(x)["step"] <= saved["step"]))
+            part.write_text("".join(line for line in lines if _step_of(line) <= saved["step"]))
     return restore(saved, settings.arch, saved["size"], settings.device)
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of the curves; infinity for one that was cut short."""
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return math.inf
 
 
 def save(path: Path, run: Run) -> None:

@@ -24,6 +24,8 @@ PROVIDERS = {
 
 EXPORT = "structsam.export"
 """Key of the export's id in the metadata of its graphs."""
+MOST_THREADS = 1024
+"""More than the cores of any machine; every thread takes memory at once."""
 FOLDED = str(2**20)
 """Bytes of the largest constant that ONNX Runtime may create by constant folding."""
 _DTYPES = {
@@ -78,8 +80,8 @@ class OnnxRuntimeRunner(Runner):
     ) -> None:
         if provider not in PROVIDERS:
             raise UserError(f"provider '{provider}' is unknown, expected one of {', '.join(PROVIDERS)}")
-        if threads is not None and threads < 1:
-            raise UserError(f"threads is {threads}, expected 1 or more")
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise UserError(f"threads is {threads}, expected 1 to {MOST_THREADS}")
         super().__init__(str(path), concurrent=provider == "cpu")
         self.path, self.provider, self.threads, self.export = path, provider, threads, export
         self._session: Any = None
@@ -101,7 +103,7 @@ class OnnxRuntimeRunner(Runner):
             raise UserError(f"{self.path} is of another export than its manifest; copy them again together")
         session.disable_fallback()
         self._session = session
-        return _specs(session.get_inputs()), _specs(session.get_outputs())
+        return _specs(session.get_inputs(), self.path), _specs(session.get_outputs(), self.path)
 
     def _close(self) -> None:
         self._session = None
@@ -226,7 +228,12 @@ def _errors(ort: ModuleType) -> tuple[type[Exception], ...]:
     return (*(getattr(state, name) for name in (*names, "RuntimeException")), RuntimeError, ValueError)
 
 
-def _specs(nodes: list[Any]) -> dict[str, TensorSpec]:
+def _specs(nodes: list[Any], path: Path) -> dict[str, TensorSpec]:
+    for node in nodes:
+        if node.type not in _DTYPES:  # such as tensor(bfloat16)
+            raise UserError(
+                f"{path} has {node.name} of type {node.type}, expected {', '.join(_DTYPES)}; export again"
+            )
     return {node.name: TensorSpec(np.dtype(_DTYPES[node.type]), _shape(node)) for node in nodes}
 
 

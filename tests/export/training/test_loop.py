@@ -134,3 +134,18 @@ def test_a_size_changes_only_positions(tmp_path: Path, tiny_nano: Architecture) 
 def test_no_checkpoint_is_a_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint at"):
         read(tmp_path / "last.pt")
+
+
+@pytest.mark.parametrize("keep", [0, 10, 200])
+def test_a_checkpoint_that_was_cut_short_is_one_line(tmp_path: Path, keep: int) -> None:
+    torch.save({"step": torch.zeros(100)}, tmp_path / "last.pt")
+    (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"last\.pt is damaged \(.*\); remove it to train from the start"):
+        read(tmp_path / "last.pt")
+
+
+def test_a_line_of_the_curves_that_was_cut_short_is_dropped() -> None:
+    assert [loop._step_of(line) for line in ('{"step": 3, "loss": 1}\n', '{"step": 4, "lo')] == [
+        3,
+        float("inf"),
+    ]

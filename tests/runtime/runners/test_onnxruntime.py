@@ -184,8 +184,23 @@ def test_refuses_a_file_that_is_missing_or_no_model(tmp_path: Path) -> None:
 def test_refuses_unknown_arguments(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'npu' is unknown, expected one of cpu, cuda, trt-ep, rtx-ep"):
         OnnxRuntimeRunner(tmp_path / "x.onnx", "npu")
-    with pytest.raises(UserError, match="threads is 0, expected 1 or more"):
-        OnnxRuntimeRunner(tmp_path / "x.onnx", threads=0)
+    for threads in (0, -1, 1025, 10**9):
+        with pytest.raises(UserError, match=f"threads is {threads}, expected 1 to 1024"):
+            OnnxRuntimeRunner(tmp_path / "x.onnx", threads=threads)
+
+
+def test_refuses_types_that_numpy_lacks(tmp_path: Path) -> None:
+    info = helper.make_tensor_value_info("x", TensorProto.BFLOAT16, [1])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    node = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)
+    model = helper.make_model(
+        helper.make_graph([node], "graph", [info], [out]),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=9,
+    )
+    onnx.save(model, tmp_path / "b.onnx")
+    with pytest.raises(UserError, match=r"b\.onnx has x of type tensor\(bfloat16\), expected tensor"):
+        OnnxRuntimeRunner(tmp_path / "b.onnx").__enter__()
 
 
 @pytest.mark.parametrize(
