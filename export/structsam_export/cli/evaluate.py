@@ -20,9 +20,8 @@ from structsam_runtime.runners import RUNNERS
 from ..config import ExportConfig
 from ..evaluating import evaluate_all, write
 from ..merging.registry import METHODS
-from ..models.architectures import ARCHITECTURES, DEFAULT
 from ..models.checkpoints import architecture_named
-from ..models.family import FAMILIES
+from ..options import Arch, Checkpoint, ImageSize, RandomWeights, WeightsFamily
 from ..pipeline import weights_source
 from ..progress import Progress
 from ..subjects import described, in_pytorch, of_exports
@@ -49,22 +48,11 @@ def main(
     ablations: Annotated[
         bool, typer.Option("--ablations", help="Also evaluate Table 4 and single options.")
     ] = False,
-    arch: Annotated[
-        str | None,
-        typer.Option(help=f"{', '.join(ARCHITECTURES)}; default: the checkpoint's, else {DEFAULT}."),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Your own weights. Default: Meta's, downloaded.")
-    ] = None,
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Seeded random weights, for a trial run.")
-    ] = False,
-    family: Annotated[
-        str, typer.Option(help=f"What weights were trained as: {' or '.join(FAMILIES)}; default: sam.")
-    ] = "",
-    image_size: Annotated[
-        int, typer.Option(help="Side of the input in pixels; 0: the size of the architecture.")
-    ] = 0,
+    arch: Arch = None,
+    checkpoint: Checkpoint = None,
+    random_weights: RandomWeights = False,
+    family: WeightsFamily = "",
+    image_size: ImageSize = 0,
     runner: Annotated[
         str | None, typer.Option(help=f"Runner of exports: {', '.join(RUNNERS)}. Default: cpu.")
     ] = None,

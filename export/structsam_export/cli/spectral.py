@@ -20,9 +20,8 @@ from ..analysis.spectral import encoder_distortion
 from ..config import ExportConfig
 from ..description import model_of
 from ..merging.registry import METHODS
-from ..models.architectures import ARCHITECTURES, DEFAULT
 from ..models.checkpoints import architecture_named
-from ..models.family import FAMILIES
+from ..options import Arch, Checkpoint, ImageSize, RandomWeights, WeightsFamily
 from ..pipeline import load
 from ..progress import shown
 
@@ -34,25 +33,13 @@ def main(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The plot; the numbers are written beside it as .json.")
     ],
-    arch: Annotated[
-        str | None,
-        typer.Option(help=f"{', '.join(ARCHITECTURES)}. Default: the checkpoint's, else {DEFAULT}."),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Your own weights. Default: Meta's, downloaded.")
-    ] = None,
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Seeded random weights; no download.")
-    ] = False,
-    family: Annotated[
-        str, typer.Option(help=f"What weights were trained as: {' or '.join(FAMILIES)}; default: sam.")
-    ] = "",
+    arch: Arch = None,
+    checkpoint: Checkpoint = None,
+    random_weights: RandomWeights = False,
+    family: WeightsFamily = "",
     rate: Annotated[float, typer.Option(help="Share of tokens removed, 0 to 0.75.")] = 0.55,
     method: Annotated[list[str] | None, typer.Option(help="Repeatable. Default: all.")] = None,
-    image_size: Annotated[
-        int,
-        typer.Option(metavar="INT", help="Side of the input in pixels; 0: the size of the architecture."),
-    ] = 0,
+    image_size: ImageSize = 0,
 ) -> None:
     """Plot the spectral discrepancy of every block (eq. 1) by method, and print its sum (eq. 2).
 

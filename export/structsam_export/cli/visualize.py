@@ -19,9 +19,9 @@ from ..analysis.sheet import MASK_KEY, TOKEN_KEY, panels, sheet, title_of
 from ..config import ExportConfig
 from ..merging.registry import DEFAULT as DEFAULT_METHOD
 from ..merging.registry import METHODS
-from ..models.architectures import ARCHITECTURES, DEFAULT
 from ..models.checkpoints import architecture_named
 from ..models.family import FAMILIES
+from ..options import Arch, Checkpoint, ImageSize, RandomWeights, WeightsFamily
 
 FORMATS = (".png", ".jpg", ".pdf", ".svg")
 
@@ -29,19 +29,10 @@ FORMATS = (".png", ".jpg", ".pdf", ".svg")
 def main(
     photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="A photograph.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The panels: .png, .jpg, .pdf or .svg.")],
-    arch: Annotated[
-        str | None,
-        typer.Option(help=f"{', '.join(ARCHITECTURES)}. Default: the checkpoint's, else {DEFAULT}."),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Your own weights. Default: Meta's, downloaded.")
-    ] = None,
-    family: Annotated[
-        str, typer.Option(help=f"What weights were trained as: {' or '.join(FAMILIES)}; default: sam.")
-    ] = "",
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Seeded random weights; no download.")
-    ] = False,
+    arch: Arch = None,
+    checkpoint: Checkpoint = None,
+    family: WeightsFamily = "",
+    random_weights: RandomWeights = False,
     rate: Annotated[float, typer.Option(help="Share of tokens removed, 0 to 0.75.")] = 0.55,
     method: Annotated[list[str] | None, typer.Option(help="Repeatable. Default: structsam.")] = None,
     all_methods: Annotated[bool, typer.Option("--all-methods", help="Draw all methods.")] = False,
@@ -53,10 +44,7 @@ def main(
         tuple[float, float, float, float] | None,
         typer.Option(metavar="X0 Y0 X1 Y1", help="Box prompt in pixels; draws its masks too."),
     ] = None,
-    image_size: Annotated[
-        int,
-        typer.Option(metavar="INT", help="Side of the input in pixels; 0: the size of the architecture."),
-    ] = 0,
+    image_size: ImageSize = 0,
 ) -> None:
     """Draw which tokens blocks merge, the energy that decides it, and how the mask of a box changes.
 

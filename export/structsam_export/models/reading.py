@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from structsam_runtime.errors import UserError
+from structsam_runtime.errors import UserError, printable
 
 EXPECTED = "expected a PyTorch state dict of a SAM"
 FOLDER = (
@@ -76,13 +76,8 @@ def read_contents(path: Path) -> Contents:
         if twice := sorted(tensors.keys() & contents.tensors.keys()):
             raise UserError(f"{path} has {twice[0]} in two of its files; {EXPECTED}")
         tensors |= contents.tensors
-    objects = {shown(name) for contents in read for name in contents.objects}
-    return Contents({shown(name): value for name, value in tensors.items()}, frozenset(objects))
-
-
-def shown(name: str) -> str:
-    """A name from a file as a terminal may show it: what would move the cursor is escaped."""
-    return name if name.isprintable() else ascii(name)[1:-1]
+    objects = {printable(name) for contents in read for name in contents.objects}
+    return Contents({printable(name): value for name, value in tensors.items()}, frozenset(objects))
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -127,7 +122,7 @@ def _shards(index: Path) -> list[Path]:
     found = [index.with_name(Path(name).name) for name in sorted(set(shards.values()))]
     if missing := [one.name for one in found if not one.is_file()]:
         raise UserError(
-            f"no {shown(missing[0])} beside {index}, which lists it; copy all files of the checkpoint"
+            f"no {printable(missing[0])} beside {index}, which lists it; copy all files of the checkpoint"
         )
     return found
 
@@ -189,7 +184,7 @@ def _check_zip(path: Path, parts: list[zipfile.ZipInfo], names: list[str], pickl
     if any(name.endswith("/constants.pkl") for name in names):
         raise UserError(f"{path} is a TorchScript program; {EXPECTED}, so save its state_dict() alone")
     if not pickled:
-        holding = f" holding {shown(names[0])}" if names else ""
+        holding = f" holding {printable(names[0])}" if names else ""
         raise UserError(f"{path} is a zip archive{holding}, not a checkpoint; {EXPECTED}, so unpack it")
     if next(part.file_size for part in parts if part.filename.endswith("/data.pkl")) > PICKLE:
         raise _damaged(path)
