@@ -56,25 +56,12 @@ class PromptedMaskDecoder(nn.Module):
             masks [P, 4, 4H, 4W], logits: the single mask first, then the three of an ambiguous prompt; and
             iou_predictions [P, 4].
         """
-        sparse = self._embed_points(point_coords, point_labels)
+        sparse = embed_points(self.prompts, point_coords, point_labels)
         dense = self._embed_mask(mask_input, has_mask_input)
         dtype = self.decoder.mask_tokens.weight.dtype
         bias = torch.where(point_labels == ABSENT, -torch.inf, 0.0).to(dtype)
         masks, quality = self._decode(image_embedding.to(dtype) + dense, sparse.to(dtype), bias)
         return masks.float(), quality.float()
-
-    def _embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
-        """Coordinates [P, N, 2], labels [P, N] to [P, N, 256], in fp32: 1024 pixels are too many for fp16."""
-        height, width = self.prompts.input_image_size
-        place = (coords + 0.5) / coords.new_tensor([width, height])
-        gaussian = self.prompts.pe_layer.positional_encoding_gaussian_matrix
-        angle = 2 * torch.pi * ((2 * place - 1) @ gaussian)
-        encoding = torch.cat([angle.sin(), angle.cos()], -1)
-        learned = [self.prompts.not_a_point_embed, *self.prompts.point_embeddings]  # labels -1, 0, 1, 2, 3
-        table = torch.cat([embedding.weight for embedding in learned]).float()
-        row = (labels + 1).clamp(min=0)  # an absent point is masked later; its embedding must be finite
-        added = table.index_select(0, row.flatten()).view(encoding.shape)
-        return encoding * (labels >= 0)[..., None] + added
 
     def _embed_mask(self, mask: Tensor, given: Tensor) -> Tensor:
         """Masks [P, 1, 4H, 4W] and flags [P] to dense prompt embeddings [P, 256, H, W]."""
@@ -93,3 +80,25 @@ class PromptedMaskDecoder(nn.Module):
         heads = [head(tokens[:, 1 + index]) for index, head in enumerate(decoder.output_hypernetworks_mlps)]
         masks = torch.stack(heads, 1) @ upscaled.flatten(2)
         return masks.unflatten(2, upscaled.shape[2:]), decoder.iou_prediction_head(tokens[:, 0])
+
+
+def embed_points(prompts: Any, coords: Tensor, labels: Tensor) -> Tensor:
+    """Points as SAM's prompt encoder embeds them, in fp32: 1024 pixels are too many for fp16.
+
+    Args:
+        prompts: SAM's prompt encoder.
+        coords: [P, N, 2] x, y in pixels of the model's frame.
+        labels: [P, N], see `PromptedMaskDecoder.forward`.
+
+    Returns:
+        [P, N, 256].
+    """
+    height, width = prompts.input_image_size
+    place = (coords + 0.5) / coords.new_tensor([width, height])
+    angle = 2 * torch.pi * ((2 * place - 1) @ prompts.pe_layer.positional_encoding_gaussian_matrix)
+    encoding = torch.cat([angle.sin(), angle.cos()], -1)
+    learned = [prompts.not_a_point_embed, *prompts.point_embeddings]  # labels -1, 0, 1, 2, 3
+    table = torch.cat([embedding.weight for embedding in learned]).float()
+    row = (labels + 1).clamp(min=0)  # an absent point is masked later; its embedding must be finite
+    added = table.index_select(0, row.flatten()).view(encoding.shape)
+    return encoding * (labels >= 0)[..., None] + added

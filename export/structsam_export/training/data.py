@@ -173,20 +173,20 @@ def cut_out(photo: Photo, rng: np.random.Generator, size: int) -> Layer:
 
 def _recolour(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Other light, other camera: gain and shift of every channel, contrast, sometimes grey, blur or noise."""
-    changed = image.astype(np.float32)
+    picture = Image.fromarray(image)
     if rng.random() < 0.8:
         gain = rng.uniform(0.7, 1.3) * rng.uniform(0.9, 1.1, 3)
         shift = rng.uniform(-20, 20) + rng.uniform(-8, 8, 3)
-        changed = ((changed - 128) * gain + 128 + shift).astype(np.float32)
+        levels = (np.arange(256) - 128) * gain[:, None] + 128 + shift[:, None]  # [3, 256]
+        picture = picture.point(levels.clip(0, 255).astype(int).ravel().tolist())
     if rng.random() < 0.08:
-        changed[:] = changed.mean(axis=2, keepdims=True)
+        picture = picture.convert("L").convert("RGB")
     if rng.random() < 0.15:
-        changed += rng.normal(0, rng.uniform(2, 10), changed.shape).astype(np.float32)
-    result = changed.clip(0, 255).astype(np.uint8)
+        noise = rng.uniform(2, 10) * rng.standard_normal(image.shape, np.float32)
+        picture = Image.fromarray((np.asarray(picture) + noise).clip(0, 255).astype(np.uint8))
     if rng.random() < 0.12:
-        blur = ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2))
-        result = np.asarray(Image.fromarray(result).filter(blur))
-    return result
+        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
+    return np.asarray(picture)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ step; they grow with the root of that number."""
 AVERAGING = 0.999
 """Of the weights, from step to step; the average is what is validated and exported."""
 LOG_EVERY = 20
-VALIDATIONS, PICTURES, SCENES = 10, 8, 12
+VALIDATIONS, PICTURES, SCENES = 5, 8, 12
 """How many times a run is validated, on how many held-out pictures of each source and drawn scenes."""
 SAVE_SECONDS = 180.0
 
@@ -181,14 +181,14 @@ class _Journal:
 
     def __init__(self, run: Run, settings: Settings, photos: Photos, told: Told, clock: Clock) -> None:
         self.run, self.settings, self.photos, self.told, self.clock = run, settings, photos, told, clock
-        self.window: list[dict[str, float]] = []
+        self.window: list[dict[str, Tensor]] = []
         self.images, self.window_began = 0, clock()
         self.saved_at = clock()
         self.validated = int(VALIDATIONS * settings.progress(run.step, run.elapsed))
         self.validating = 0.0  # seconds
 
-    def stepped(self, values: dict[str, float], images: int) -> None:
-        """After a step, with what is known of it."""
+    def stepped(self, values: dict[str, Tensor], images: int) -> None:
+        """After a step, with what is known of it: scalars, read when they are logged."""
         self.window.append(values)
         self.images += images
         if self.run.step % LOG_EVERY == 0:
@@ -198,18 +198,23 @@ class _Journal:
             self._validate()
             self.validated = due
         if self.clock() - self.saved_at > SAVE_SECONDS:
+            self._log()  # which raises rather than that what is broken is saved
             save(self.settings.last, self.run)
             self.saved_at = self.clock()
 
     def ended(self) -> None:
         """After the last step."""
-        if self.window:
-            self._log()
+        self._log()
         save(self.settings.last, self.run)
         self._validate()
 
     def _log(self) -> None:
-        means = {key: round(sum(x[key] for x in self.window) / len(self.window), 5) for key in self.window[0]}
+        if not self.window:
+            return
+        columns = {key: torch.stack([x[key] for x in self.window]) for key in self.window[0]}
+        means = {key: round(float(column.mean()), 5) for key, column in columns.items()}
+        if not math.isfinite(means["norm"]):
+            raise FloatingPointError(f"a gradient before step {self.run.step} is {means['norm']}")
         seconds = max(self.clock() - self.window_began, 1e-9)
         rates = {"steps_s": len(self.window) / seconds, "images_s": self.images / seconds}
         self._record(**means, **{key: round(value, 3) for key, value in rates.items()})
@@ -293,7 +298,7 @@ def _batches(photos: Photos, settings: Settings, stage: Stage, seen: int) -> Ite
     )
 
 
-def _step(run: Run, settings: Settings, batch: dict[str, Tensor], progress: float) -> dict[str, float]:
+def _step(run: Run, settings: Settings, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
     """One update of the weights and their average."""
     pace = settings.pace(run.step, progress)
     for optimizer, rate in zip(run.optimizers, (MATRIX_RATE, RATE), strict=True):
@@ -305,20 +310,18 @@ def _step(run: Run, settings: Settings, batch: dict[str, Tensor], progress: floa
     run.sam.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(run.sam.parameters(), 1.0)
-    if not math.isfinite(norm):
-        raise FloatingPointError(f"the gradient at step {run.step} is {float(norm)}")
     for optimizer in run.optimizers:
         optimizer.step()
     keep = min(AVERAGING, (1 + run.step) / (10 + run.step))
     with torch.no_grad():
         torch._foreach_lerp_(list(run.average.parameters()), list(run.sam.parameters()), 1 - keep)
-    return {"pace": pace, "loss": float(total.detach()), **_seen(asked), "norm": float(norm)}
+    return {"pace": torch.tensor(pace), "loss": total.detach(), **_seen(asked), "norm": norm}
 
 
-def _seen(asked: Asked) -> dict[str, float]:
-    """What a batch's answers were like."""
+def _seen(asked: Asked) -> dict[str, Tensor]:
+    """What a batch's answers were like; on a GPU nothing waits for it."""
     return {
-        "box": float(asked.boxed.overlap.detach()),
-        "click": float(asked.clicked.overlap.detach()),
-        "iou_error": float(asked.boxed.iou.detach()) ** 0.5,
+        "box": asked.boxed.overlap.detach(),
+        "click": asked.clicked.overlap.detach(),
+        "iou_error": asked.boxed.iou.detach() ** 0.5,
     }

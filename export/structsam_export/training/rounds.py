@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..encoder.decoder import embed_points
 from .losses import Losses, objective
 
 
@@ -47,6 +48,17 @@ class Group:
     points: tuple[Tensor, Tensor] | None = None
 
     @property
+    def prompts(self) -> tuple[Tensor, Tensor]:
+        """Points [N, n, 2] and their labels [N, n] as SAM's decoder takes them, corners of boxes among them."""
+        parts = [] if self.points is None else [self.points]
+        if self.boxes is None:
+            parts.append((self.masks.new_zeros(len(self.masks), 1, 2), _labels(self.masks, -1)))
+        else:
+            parts.append((self.boxes.view(-1, 2, 2), _labels(self.masks, 2, 3)))
+        places, labels = zip(*parts, strict=True)
+        return torch.cat(places, 1), torch.cat(labels, 1)
+
+    @property
     def answers(self) -> slice:
         """Which of the four masks answer. Three answer one point; the first answers all else."""
         alone = self.boxes is None and self.points is not None and self.points[1].shape[1] == 1
@@ -57,6 +69,11 @@ class Group:
         added = places[:, None], inside[:, None].long()
         points = added if self.points is None else tuple(map(_behind, self.points, added))
         return Group(self.masks, self.known, self.chances, self.boxes, points)  # type: ignore[arg-type]
+
+
+def _labels(masks: Tensor, *labels: int) -> Tensor:
+    """The same labels for every mask: [N, n]."""
+    return torch.stack([masks.new_full((len(masks),), label, dtype=torch.int64) for label in labels], 1)
 
 
 def _behind(first: Tensor, second: Tensor) -> Tensor:
@@ -162,7 +179,11 @@ def decode(
     Returns:
         logits [N, 4, 4 h, 4 w] and predicted IoU [N, 4].
     """
-    sparse, dense = sam.prompt_encoder(points=group.points, boxes=group.boxes, masks=answer)
+    sparse = embed_points(sam.prompt_encoder, *group.prompts)
+    if answer is None:
+        dense = sam.prompt_encoder.no_mask_embed.weight[..., None, None]
+    else:
+        dense = sam.prompt_encoder.mask_downscaling(answer)
     each = len(sparse) // len(features)
     # The decoder takes one image at a time, and adds the dense prompt to it; so images go in with that.
     dense = dense + features.float().repeat_interleave(each, dim=0)

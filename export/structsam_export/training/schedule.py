@@ -29,9 +29,9 @@ class Stage:
     size: int
 
 
-STAGES = (Stage(0.65, 224), Stage(0.95, 448), Stage(1.0, 512))
-"""224 and 448 pixels are 2 x 2 and 4 x 4 whole windows of tokens: at other sizes windows hold padding, up to
-three times the work. Detail of the final scale is learnt from crops long before the final size."""
+STAGES = (Stage(0.45, 224), Stage(1.0, 512))
+"""224 pixels are 2 x 2 whole windows of tokens: at other small sizes windows hold padding, up to three times
+the work. Detail of the final scale is learnt from crops long before the final size."""
 
 
 @dataclass(frozen=True)

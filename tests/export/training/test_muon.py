@@ -19,14 +19,15 @@ def matrix(seed: int, rows: int, columns: int) -> Tensor:
 def test_a_matrix_becomes_nearly_orthogonal(seed: int, shape: tuple[int, int], scale: float) -> None:
     left, values, right = torch.linalg.svd(matrix(seed, *shape), full_matrices=False)
     values = values.clamp(min=0.1 * float(values.max()))  # the smallest need more than five rounds
-    found = orthogonal(scale * left @ torch.diag(values) @ right)
+    given = scale * left @ torch.diag(values) @ right
+    found = orthogonal(torch.stack([matrix(seed + 1, *shape), given]))[1]  # whatever is beside it
     turned = left.T @ found @ right.T
     assert (turned - torch.diag(turned.diag())).abs().max() < 1e-3  # singular vectors stay
     assert 0.6 < float(turned.diag().min()) <= float(turned.diag().max()) < 1.3
 
 
 def test_no_gradient_is_no_step() -> None:
-    assert torch.equal(orthogonal(torch.zeros(3, 5)), torch.zeros(3, 5))
+    assert torch.equal(orthogonal(torch.zeros(1, 3, 5)), torch.zeros(1, 3, 5))
     untouched = nn.Parameter(matrix(0, 3, 5))
     Muon([untouched], lr=0.1, weight_decay=0.5).step()
     assert torch.equal(untouched, matrix(0, 3, 5))
