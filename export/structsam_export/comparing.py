@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,10 +11,6 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from polygraphy.backend.base import BaseRunner
-from polygraphy.common import TensorMetadata
-from polygraphy.comparator import Comparator
-from polygraphy.logger import G_LOGGER
 from torch import Tensor
 
 from structsam_runtime.runners.base import Array, DeviceArray, Runner, TensorSpec
@@ -119,35 +114,6 @@ def tapped(runner: Runner, tensors: Sequence[str]) -> TappedRunner | None:
     return TappedRunner(runner.path, runner.provider, runner.threads, tensors)
 
 
-class _Compared(BaseRunner):  # type: ignore[misc]
-    """A runner behind Polygraphy's interface."""
-
-    def __init__(self, runner: Runner) -> None:
-        super().__init__(name=runner.name)
-        self.runner = runner
-
-    def get_input_metadata_impl(self) -> TensorMetadata:
-        """Types and shapes, -1 for an axis of any length."""
-        metadata = TensorMetadata()
-        for name, spec in self.runner.inputs.items():
-            shape = tuple(-1 if isinstance(axis, str) else axis for axis in spec.shape)
-            metadata.add(name, dtype=spec.dtype, shape=shape)
-        return metadata
-
-    def activate_impl(self) -> None:
-        """Open the runner."""
-        self.runner.__enter__()
-
-    def deactivate_impl(self) -> None:
-        """Close the runner."""
-        self.runner.__exit__(None, None, None)
-
-    def infer_impl(self, feed_dict: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Run once."""
-        self.inference_time = 0.0
-        return self.runner.infer(feed_dict)
-
-
 def run_all(runner: Runner, feeds: Sequence[Arrays]) -> list[Arrays]:
     """Run a runner on every feed.
 
@@ -161,10 +127,9 @@ def run_all(runner: Runner, feeds: Sequence[Arrays]) -> list[Arrays]:
     Raises:
         NotFiniteError: an output contains NaN or infinity.
     """
-    with _quiet():
-        results = Comparator.run([_Compared(runner)], data_loader=list(feeds))
-        finite = Comparator.validate(results, check_inf=True, check_nan=True)
-    outputs = [{name: np.asarray(value) for name, value in made.items()} for made in results[0][1]]
+    from .polygraphs import results  # here, because what needs no comparison works without Polygraphy
+
+    outputs, finite = results(runner, feeds)
     if not finite:
         bad = sorted({n for made in outputs for n, v in made.items() if not np.isfinite(v).all()})
         raise NotFiniteError(f"{runner.name} returned NaN or infinity in {', '.join(bad)}")
@@ -173,10 +138,3 @@ def run_all(runner: Runner, feeds: Sequence[Arrays]) -> list[Arrays]:
 
 class NotFiniteError(Exception):
     """An output of an export, or of its reference in PyTorch, contains NaN or infinity."""
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Polygraphy's log."""
-    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
-        yield

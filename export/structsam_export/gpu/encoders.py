@@ -1,0 +1,114 @@
+"""Encoders in PyTorch: each is opened alone, checked against the reference, timed and freed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..choices import Precision
+from ..config import ExportConfig
+from .record import Record
+from .subject import Subject
+
+WARM_UP = 2
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """An encoder in one form.
+
+    Attributes:
+        name: name in tables.
+        config: its precision, and what the reference merges.
+        make: makes it on the CPU, in its precision.
+        judged: whether it must meet the thresholds; Meta's own is shown beside ours, but not judged.
+        compiled: run it through `torch.compile`.
+    """
+
+    name: str
+    config: ExportConfig
+    make: Callable[[], nn.Module]
+    judged: bool
+    compiled: bool = False
+
+    @property
+    def full_name(self) -> str:
+        """The name with its precision and form."""
+        return f"{self.name}, {'compiled, ' if self.compiled else ''}{self.config.precision}"
+
+
+def raced(
+    record: Record, subject: Subject, one: Contestant, batches: Sequence[int], repeat: int, check: bool = True
+) -> None:
+    """Open a contestant, check it on a picture, time it, and add the rows.
+
+    Pictures are on the device in the contestant's precision, and embeddings stay there.
+    """
+    device = subject.device
+    module = one.make().to(device).eval()
+    if one.compiled:
+        torch._dynamo.reset()
+        module = torch.compile(module, dynamic=False)  # type: ignore[assignment]
+    dtype = torch.float16 if one.config.precision is Precision.FP16 else torch.float32
+    with torch.no_grad():
+        for batch in batches:
+            pictures = [index % len(subject.images) for index in range(batch)]
+            image = subject.images[pictures].to(device, dtype)
+            start = time.perf_counter()
+            outputs = _run(module, image, device)
+            first = time.perf_counter() - start
+            if check:
+                record.add("checks", _check(subject, one, outputs, batch))
+                check = False
+            del outputs
+            row = {"name": one.name, "compiled": one.compiled, "precision": str(one.config.precision)}
+            record.add("encoders", row | {"batch": batch} | _timed(module, image, device, repeat, first))
+
+
+def _check(subject: Subject, one: Contestant, outputs: Sequence[Tensor], batch: int) -> dict[str, Any]:
+    """A row of the checks, from the outputs of a batch, whose first picture is the reference's."""
+    alone = [output[: len(output) // batch].clone() for output in outputs]
+    report = subject.report(one.config, alone, one.full_name)
+    misses = report.misses(one.config.precision) if one.judged else []
+    return {
+        "what": one.full_name,
+        "plans": report.plans,
+        "error": report.error,
+        "cosine": report.cosine,
+        "mask_iou": report.mask_iou,
+        "misses": misses,
+    }
+
+
+def _run(module: nn.Module, image: Tensor, device: str) -> tuple[Tensor, ...]:
+    outputs: tuple[Tensor, ...] = module(image)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return outputs
+
+
+def _timed(module: nn.Module, image: Tensor, device: str, repeat: int, first: float) -> dict[str, Any]:
+    """Seconds of `repeat` runs after two that warm up, and the peak of GPU memory in bytes."""
+    for _ in range(WARM_UP):
+        _run(module, image, device)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        _run(module, image, device)
+        seconds.append(time.perf_counter() - start)
+    return {
+        "median_s": round(statistics.median(seconds), 7),
+        "min_s": round(min(seconds), 7),
+        "max_s": round(max(seconds), 7),
+        "first_s": round(first, 3),
+        "peak_device": torch.cuda.max_memory_allocated() if device == "cuda" else None,
+        "seconds": [round(value, 7) for value in seconds],
+    }
