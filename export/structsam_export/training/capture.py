@@ -49,7 +49,7 @@ class Captured:
             return self._beside(kind)
         if kind not in self.graphs:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.pool):
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
                 results = self.function(kind, self.inputs)
             self.graphs[kind] = graph, results
         graph, results = self.graphs[kind]

@@ -37,7 +37,7 @@ step; they grow with the root of that number."""
 AVERAGING = 0.999
 """Of the weights, from step to step; the average is what is validated and exported."""
 LOG_EVERY = 20
-VALIDATIONS, PICTURES, SCENES = 4, 8, 12
+VALIDATIONS, PICTURES, SCENES = 2, 8, 12
 """How many times a run is validated, on how many held-out pictures of each source and drawn scenes."""
 SAVE_SECONDS = 180.0
 
