@@ -93,8 +93,8 @@ def embed_points(prompts: Any, coords: Tensor, labels: Tensor) -> Tensor:
     Returns:
         [P, N, 256].
     """
-    height, width = prompts.input_image_size
-    place = (coords + 0.5) / coords.new_tensor([width, height])
+    side, _ = prompts.input_image_size  # SAM's input is square
+    place = (coords + 0.5) / side
     angle = 2 * torch.pi * ((2 * place - 1) @ prompts.pe_layer.positional_encoding_gaussian_matrix)
     encoding = torch.cat([angle.sin(), angle.cos()], -1)
     learned = [prompts.not_a_point_embed, *prompts.point_embeddings]  # labels -1, 0, 1, 2, 3

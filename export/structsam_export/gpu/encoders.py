@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from ..choices import Precision
 from ..config import ExportConfig
+from .compiling import compiled
 from .record import Record
 from .subject import Subject
 
@@ -57,11 +59,8 @@ def raced(
     """
     device = subject.device
     module = one.make().to(device).eval()
-    if one.compiled:
-        torch._dynamo.reset()
-        module = torch.compile(module, dynamic=False)  # type: ignore[assignment]
     dtype = torch.float16 if one.config.precision is Precision.FP16 else torch.float32
-    with torch.no_grad():
+    with torch.no_grad(), compiled(module) if one.compiled else nullcontext(module) as module:
         for batch in batches:
             pictures = [index % len(subject.images) for index in range(batch)]
             image = subject.images[pictures].to(device, dtype)

@@ -77,7 +77,8 @@ def checked(kernels: TensorKernels, merged: Merged, dtype: torch.dtype, device: 
     pooled_tokens = layer.merged * layer.cell**2
     pooled = tokens.gather(1, token[:, :pooled_tokens, None].long().expand(-1, -1, layer.channels))
     means = pooled.view(len(token), layer.merged, -1, layer.channels).mean(2)
-    error = ((slots[:, : layer.merged].float() - means).abs().max() / means.abs().max()).item()
+    largest = means.abs().max().clamp(min=torch.finfo(torch.float32).tiny)  # zero if only padding merges
+    error = ((slots[:, : layer.merged].float() - means).abs().max() / largest).item()
     flat = slot + torch.arange(len(slot))[:, None] * layer.slots
     copies = slots.flatten(0, 1)[flat.flatten().long()]
     back = copies[windows.token_of_row(len(x), x.device).long()].view(x.shape)

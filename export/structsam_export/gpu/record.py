@@ -69,7 +69,7 @@ class Record:
             work()
         except Exception as error:  # whatever it is, the other contestants still run
             line = " ".join(f"{type(error).__name__}: {error}".split())
-            self.add("misses", f"{what}: {line[:300]}")
+            self.add("misses", f"{what}: {line[:200]}")
             return False
         finally:
             self._longest[kind] = max(self._longest.get(kind, 0.0), time.monotonic() - start)

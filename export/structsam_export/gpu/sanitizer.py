@@ -1,4 +1,4 @@
-"""The kernels' small check in a process of its own, under a tool of compute-sanitizer where it is installed."""
+"""The kernels on small layers in a process of its own, under a tool of compute-sanitizer."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from structsam_runtime.errors import UserError
 from structsam_runtime.files import whole_file
 
 from ..models.architectures import Architecture
+from .capture import Captured
 from .data import Samples
 from .muon import Muon
 from .nano import build, inherit
@@ -65,7 +66,7 @@ class Run:
     elapsed: float = 0.0
 
 
-def _optimizers(sam: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
+def _optimizers(sam: Any) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for the matrices of the transformers, AdamW for everything else.
 
     From scratch at 224 px Muon's loss was 1.67 after 200 steps where AdamW's was 2.02.
@@ -76,10 +77,25 @@ def _optimizers(sam: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
     for name, value in sam.named_parameters():
         inner = id(value) in linear and ("blocks." in name or "transformer." in name)
         (matrices if inner else others).append(value)
+    on_gpu = sam.device.type == "cuda"
     return (
         Muon(matrices, lr=MATRIX_RATE, weight_decay=0.05),
-        torch.optim.AdamW(others, lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
+        torch.optim.AdamW(
+            others, lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True, capturable=on_gpu
+        ),
     )
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float, device: torch.device) -> None:
+    """Set a learning rate; on a GPU it is a tensor that stays where it is, because CUDA graphs read it."""
+    for group in optimizer.param_groups:
+        group["capturable"] = device.type == "cuda"
+        if device.type == "cpu":
+            group["lr"] = rate
+        elif isinstance(group["lr"], Tensor) and group["lr"].device.type == device.type:
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = torch.tensor(rate, device=device)
 
 
 def begin(settings: Settings, weights: dict[str, Tensor] | None = None) -> Run:
@@ -259,8 +275,9 @@ def train(run: Run, settings: Settings, photos: Photos, told: Told, clock: Clock
     while progress < 1:
         stage = settings.stage(progress)
         _resize(run, settings, stage)
+        update = _updating(run, settings)
         for batch in _batches(photos, settings, stage, run.seen):
-            values = _step(run, settings, batch, progress)
+            values = _step(run, settings, update, batch, progress)
             run.step += 1
             run.seen += len(batch["image"])
             run.elapsed = clock() - began
@@ -298,24 +315,42 @@ def _batches(photos: Photos, settings: Settings, stage: Stage, seen: int) -> Ite
     )
 
 
-def _step(run: Run, settings: Settings, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
-    """One update of the weights and their average."""
-    pace = settings.pace(run.step, progress)
-    for optimizer, rate in zip(run.optimizers, (MATRIX_RATE, RATE), strict=True):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * pace * (settings.batch / 8) ** 0.5
-    batch = {name: value.to(settings.device, non_blocking=True) for name, value in batch.items()}
-    asked = losses(run.sam, batch, Asking.at(run.step), settings.bfloat16)
+Update = Callable[[Asking, dict[str, Tensor]], dict[str, Tensor]]
+
+
+def _updating(run: Run, settings: Settings) -> Update:
+    """What updates the weights of a run by a batch: see `_updated`."""
+
+    def update(asking: Asking, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return _updated(run, settings, asking, batch)
+
+    return Captured(update) if run.sam.device.type == "cuda" else update
+
+
+def _updated(run: Run, settings: Settings, asking: Asking, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Forward, backward, and a step of the optimizers; nothing here waits for the device."""
+    asked = losses(run.sam, batch, asking, settings.bfloat16)
     total = asked.total(batch["boxes"].shape[1] / batch["masks"].shape[1])
     run.sam.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(run.sam.parameters(), 1.0)
     for optimizer in run.optimizers:
         optimizer.step()
+    return {"loss": total.detach(), **_seen(asked), "norm": norm}
+
+
+def _step(
+    run: Run, settings: Settings, update: Update, batch: dict[str, Tensor], progress: float
+) -> dict[str, Tensor]:
+    """One update of the weights and their average."""
+    pace = settings.pace(run.step, progress)
+    for optimizer, rate in zip(run.optimizers, (MATRIX_RATE, RATE), strict=True):
+        _set_rate(optimizer, rate * pace * (settings.batch / 8) ** 0.5, run.sam.device)
+    values = update(Asking.at(run.step), batch)
     keep = min(AVERAGING, (1 + run.step) / (10 + run.step))
     with torch.no_grad():
         torch._foreach_lerp_(list(run.average.parameters()), list(run.sam.parameters()), 1 - keep)
-    return {"pace": torch.tensor(pace), "loss": total.detach(), **_seen(asked), "norm": norm}
+    return {"pace": torch.tensor(pace), **values}
 
 
 def _seen(asked: Asked) -> dict[str, Tensor]:

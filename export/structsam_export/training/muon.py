@@ -34,14 +34,14 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]
         """One update of every matrix that has a gradient; matrices of one shape are updated together."""
         for group in self.param_groups:
-            alike: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     alike[matrix.shape].append(matrix)
             for matrices in alike.values():
                 self._update(matrices, group["lr"], group["weight_decay"])
 
-    def _update(self, matrices: list[nn.Parameter], rate: float, decay: float) -> None:
+    def _update(self, matrices: list[Tensor], rate: float | Tensor, decay: float) -> None:
         for matrix in matrices:
             if not self.state[matrix]:
                 self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
@@ -49,8 +49,9 @@ class Muon(torch.optim.Optimizer):
         momenta: list[Tensor] = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         updates = orthogonal(torch.stack(torch._foreach_lerp(gradients, momenta, MOMENTUM)))
-        torch._foreach_mul_(matrices, 1 - rate * decay)
-        torch._foreach_add_(matrices, updates.unbind(), alpha=-rate * 0.2 * max(updates.shape[1:]) ** 0.5)
+        updates *= -rate * 0.2 * max(updates.shape[1:]) ** 0.5
+        for matrix, update in zip(matrices, updates, strict=True):
+            matrix.mul_(1 - rate * decay).add_(update)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

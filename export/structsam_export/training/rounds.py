@@ -7,7 +7,8 @@ from enum import Enum, auto
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from ..encoder.decoder import embed_points
 from .losses import Losses, objective
@@ -49,7 +50,7 @@ class Group:
 
     @property
     def prompts(self) -> tuple[Tensor, Tensor]:
-        """Points [N, n, 2] and their labels [N, n] as SAM's decoder takes them, corners of boxes among them."""
+        """Points [N, n, 2], corners of boxes among them, and labels [N, n] as SAM's decoder takes them."""
         parts = [] if self.points is None else [self.points]
         if self.boxes is None:
             parts.append((self.masks.new_zeros(len(self.masks), 1, 2), _labels(self.masks, -1)))
@@ -129,15 +130,16 @@ def losses(sam: Any, batch: dict[str, Tensor], asking: Asking, bfloat16: bool) -
     images = sam.preprocess(batch["image"].float())
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
         features = sam.image_encoder(images)
+    decoder = Decoder(sam, bfloat16)
     first, second = [], []
     for group in groups(batch, asking):
-        logits, iou = (side[:, group.answers] for side in decode(sam, features, bfloat16, group))
+        logits, iou = (side[:, group.answers] for side in decoder(features, group))
         first.append(objective(logits, iou, group.masks, group.known))
         if asking is Asking.CORRECTED:
             best = iou.argmax(1)[:, None, None, None].expand(-1, 1, *logits.shape[2:])
             answer = logits.gather(1, best).detach().float()  # [N, 1, H, W]
             more = group.with_click(*click(answer[:, 0], group))
-            logits, iou = (side[:, :1] for side in decode(sam, features, bfloat16, more, answer))
+            logits, iou = (side[:, :1] for side in decoder(features, more, answer))
             second.append(objective(logits, iou, group.masks, group.known))
     boxed, clicked = first
     return Asked(boxed, clicked, (second[0], second[1]) if second else None)
@@ -164,35 +166,53 @@ def click(logits: Tensor, group: Group) -> tuple[Tensor, Tensor]:
     return 2.0 * torch.stack([column, row], 1) + 0.5, inside
 
 
-def decode(
-    sam: Any, features: Tensor, bfloat16: bool, group: Group, answer: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """All four masks of the same number of prompts for each image.
+class Decoder:
+    """A Sam's prompt encoder and mask decoder, for the same number of prompts for each image.
 
     Args:
         sam: Meta's Sam or one like it.
-        features: [B, C, h, w].
-        bfloat16: whether the decoder computes in it; positions of prompts need more digits.
-        group: N prompts.
-        answer: logits [N, 1, 4 h, 4 w] that are given back; None for none.
-
-    Returns:
-        logits [N, 4, 4 h, 4 w] and predicted IoU [N, 4].
+        bfloat16: whether the mask decoder computes in it, weights, norms and all: autocast would keep norms
+            and sums in fp32, and they take most of the time. Positions of prompts need more digits.
     """
-    sparse = embed_points(sam.prompt_encoder, *group.prompts)
-    if answer is None:
-        dense = sam.prompt_encoder.no_mask_embed.weight[..., None, None]
-    else:
-        dense = sam.prompt_encoder.mask_downscaling(answer)
-    each = len(sparse) // len(features)
-    # The decoder takes one image at a time, and adds the dense prompt to it; so images go in with that.
-    dense = dense + features.float().repeat_interleave(each, dim=0)
-    places = sam.prompt_encoder.get_dense_pe()
-    with torch.autocast(features.device.type, torch.bfloat16, enabled=bfloat16):
-        logits, iou = sam.mask_decoder.predict_masks(
-            image_embeddings=torch.zeros_like(dense[:1]),
-            image_pe=places,
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-        )
-    return logits, iou
+
+    def __init__(self, sam: Any, bfloat16: bool) -> None:
+        self.prompts = sam.prompt_encoder
+        self.type = torch.bfloat16 if bfloat16 else torch.float32
+        self.module = _AllMasks(sam.mask_decoder)
+        self.weights = {name: value.to(self.type) for name, value in self.module.named_parameters()}
+
+    def __call__(self, features: Tensor, group: Group, answer: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """All four masks of every prompt.
+
+        Args:
+            features: [B, C, h, w].
+            group: N prompts.
+            answer: logits [N, 1, 4 h, 4 w] that are given back; None for none.
+
+        Returns:
+            logits [N, 4, 4 h, 4 w] and predicted IoU [N, 4].
+        """
+        sparse = embed_points(self.prompts, *group.prompts)
+        if answer is None:
+            dense = self.prompts.no_mask_embed.weight[..., None, None]
+        else:
+            dense = self.prompts.mask_downscaling(answer)
+        each = len(sparse) // len(features)
+        # The decoder takes one image at a time, and adds the dense prompt to it; so images go in with that.
+        dense = dense.to(self.type) + features.to(self.type).repeat_interleave(each, dim=0)
+        places = self.prompts.get_dense_pe().to(self.type)
+        inputs = torch.zeros_like(dense[:1]), places, sparse.to(self.type), dense
+        found: tuple[Tensor, Tensor] = functional_call(self.module, self.weights, inputs)
+        return found
+
+
+class _AllMasks(nn.Module):
+    """A mask decoder that returns all of its masks."""
+
+    def __init__(self, decoder: Any) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = self.decoder.predict_masks(*inputs)
+        return found

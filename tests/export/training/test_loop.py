@@ -116,7 +116,8 @@ def test_steps_lower_the_loss(every: Photos, tmp_path: Path, tiny_nano: Architec
     run = begin(learning)
     run.step = WARMUP  # at the full rate
     before = copy.deepcopy(run.average.state_dict())
-    lost = [loop._step(run, learning, batch, 0.0)["loss"] for _ in range(12)]
+    update = loop._updating(run, learning)
+    lost = [loop._step(run, learning, update, batch, 0.0)["loss"] for _ in range(12)]
     assert lost[-1] < lost[0]
     changed = run.average.state_dict()
     assert all(not torch.equal(changed[name], before[name]) for name in before if "blocks.0" in name)

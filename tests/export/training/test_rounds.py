@@ -13,7 +13,7 @@ from structsam_export.models.checkpoints import randomize
 from structsam_export.training.data import Samples
 from structsam_export.training.nano import build
 from structsam_export.training.photos import Photos
-from structsam_export.training.rounds import Asking, Group, click, decode, groups, losses
+from structsam_export.training.rounds import Asking, Decoder, Group, click, groups, losses
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_decode_is_sams_own_decoder_image_by_image(sam: Any, batch: dict[str, Te
     for group in groups(batch, Asking.CLICKS):
         count = len(group.masks)
         for answer in (None, torch.randn(count, 1, 16, 16)):
-            logits, iou = decode(sam, features, False, group, answer)
+            logits, iou = Decoder(sam, False)(features, group, answer)
             for image in range(2):
                 part = slice(image * count // 2, (image + 1) * count // 2)
                 sparse, dense = sam.prompt_encoder(
@@ -87,17 +87,16 @@ def test_a_correction_counts_half(sam: Any, batch: dict[str, Tensor]) -> None:
 def test_positions_are_as_exact_in_bfloat16(sam: Any, batch: dict[str, Tensor], monkeypatch: Any) -> None:
     seen: list[tuple[Tensor, ...]] = []
 
-    def watched(image_embeddings: Tensor, image_pe: Tensor, **prompts: Tensor) -> tuple[Tensor, Tensor]:
-        seen.append((image_pe, prompts["sparse_prompt_embeddings"]))
-        return image_embeddings, image_embeddings
+    def watched(image: Tensor, place: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append((place, sparse))
+        return dense, dense
 
     monkeypatch.setattr(sam.mask_decoder, "predict_masks", watched)
     for bfloat16 in (False, True):
-        decode(
-            sam, torch.zeros(2, sam.prompt_encoder.embed_dim, 4, 4), bfloat16, groups(batch, Asking.CLICK)[0]
-        )
+        features = torch.zeros(2, sam.prompt_encoder.embed_dim, 4, 4)
+        Decoder(sam, bfloat16)(features, groups(batch, Asking.CLICK)[0])
     for exact, found in zip(*seen, strict=True):
-        assert torch.equal(exact, found)
+        assert torch.equal(exact.bfloat16(), found)
 
 
 @given(seed=st.integers(0, 10**6), height=st.integers(1, 6), width=st.integers(1, 6))
