@@ -64,19 +64,20 @@ def compiled(module: nn.Module) -> Iterator[nn.Module]:
     for patch in patches:
         patch.start()
     try:
-        merging = isinstance(module, PlannedEncoder)
-        yield _by_block(module) if merging else torch.compile(module, dynamic=False)
+        if isinstance(module, PlannedEncoder):
+            _compile_blocks(module)
+            yield module
+        else:
+            yield torch.compile(module, dynamic=False)  # type: ignore[misc]  # a module stays one
     finally:
         for patch in patches:
             patch.stop()
         torch._dynamo.reset()
 
 
-def _by_block(module: Any) -> nn.Module:
-    """Compile the blocks and the neck of a PlannedEncoder in place; a block that is not one graph raises."""
+def _compile_blocks(module: PlannedEncoder) -> None:
+    """Compile the blocks and the neck in place; a block that is not one graph raises when it runs."""
     blocks: list[Any] = merged_blocks(module.encoder)
     for block in blocks:
         block.forward_with_plans = torch.compile(block.forward_with_plans, dynamic=False, fullgraph=True)
     module.encoder.neck.compile(dynamic=False)
-    compiled: nn.Module = module
-    return compiled
