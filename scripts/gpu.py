@@ -3,9 +3,11 @@
 python scripts/gpu.py -o benchmarks/gpu.json --minutes 4
 """
 
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -64,6 +66,10 @@ def main(
     ] = None,
     device: Annotated[str, typer.Option(help="cuda, or cpu to try this command without a GPU.")] = "cuda",
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs.")] = 20,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Only encoders with this in their names; repeat it, in order."),
+    ] = None,
 ) -> None:
     """Compare kernels and encoders with PyTorch on the CPU, and time them beside Meta's encoder."""
     check_result(output)
@@ -87,7 +93,8 @@ def main(
     ]
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    command = f"python scripts/gpu.py -o {output.name} --minutes {minutes:g}"
+    chosen = "".join(f" --only {shlex.quote(text)}" for text in only or [])
+    command = f"python scripts/gpu.py -o {output.name} --minutes {minutes:g}{chosen}"
     head = {
         "machine": _machine(device),
         "command": command,
@@ -99,7 +106,8 @@ def main(
     }
     record = Record(output, head, minutes)
     with tempfile.TemporaryDirectory() as folder:
-        Run(record, configs, sizes, repeat, device, engine, Path(folder)).everything()
+        parts = Run(record, configs, sizes, repeat, device, engine, Path(folder))
+        parts.some(only) if only else parts.everything()
     record.content["machine"]["clocks_at_the_end"] = clocks()
     record.write()
     typer.echo(output.with_suffix(".md").read_text())
@@ -178,16 +186,18 @@ class Run:
         if self.kernels is not None:
             for layer in found:
                 attempt(f"kernels, {layer.what}", "layer", 5, partial(self._check_layer, self.kernels, layer))
-        meta = [self._meta(subject, fused) for fused in (False, True)]
-        ours = [self._ours(subject, config) for config in self.configs]
+        meta, ours = self._eager(subject)
         for one in [*meta, *ours]:
             self._race(subject, one, self.sizes)
+        if (kernels := self.kernels) is not None:
+            for one in self._kernelled(subject, lambda: kernels):
+                self._race(subject, one, self.sizes)
         for layer in found:
             for batch in self.sizes:
                 work = partial(self._time_layer, layer, batch)
                 attempt(f"steps, {layer.what}, batch {batch}", f"steps {batch}", 5, work)
         self._single(subject, meta[0])
-        self._compiled(subject, [meta[1], *sorted(ours, key=lambda one: _compiled_first(one.config.rate))])
+        self._compiled(subject, [meta[1], *ours])
         self._forms(subject)
         self._racecheck()
         self._exports()
@@ -195,6 +205,42 @@ class Run:
         for one in meta:
             again = partial(encoders.raced, self.record, subject, one, self.sizes, self.repeat, check=False)
             attempt(f"{one.full_name}, again", "again", 5, again)
+
+    def some(self, texts: list[str]) -> None:
+        """Check and time the encoders whose names contain one of the texts, in the order of the texts."""
+        attempt = self.record.attempt
+        subjects: list[Subject] = []
+        attempt(
+            "load the encoder", "load", 10, lambda: subjects.append(Subject(self.configs[0], self.device))
+        )
+        if not subjects:
+            return
+        meta, ours = self._eager(subjects[0])
+        compiled = [replace(one, compiled=True) for one in (meta[1], *ours)]
+        with ThreadPoolExecutor(1) as pool:  # the compiler of the kernels runs beside the first encoders
+            library = pool.submit(build, self.device, self.work)
+            kernelled = self._kernelled(subjects[0], lambda: TensorKernels(Kernels(library.result())))
+            races = [*meta, *ours, *kernelled, *compiled]
+            chosen = {one.full_name: one for text in texts for one in races if text in one.full_name}
+            for one in chosen.values():
+                self._race(subjects[0], one, self.sizes)
+
+    def _eager(self, subject: Subject) -> tuple[list[Contestant], list[Contestant]]:
+        """Meta's, eager and fused, and ours at every rate."""
+        meta = [self._meta(subject, fused) for fused in (False, True)]
+        return meta, [self._ours(subject, config) for config in self.configs]
+
+    def _kernelled(self, subject: Subject, kernels: Callable[[], TensorKernels]) -> list[Contestant]:
+        """Ours at every rate that merges, with the kernels."""
+
+        def make(config: ExportConfig) -> torch.nn.Module:
+            return subject.ours(config, FASTEST, kernels())
+
+        plain = [self._ours(subject, config) for config in self.configs if config.rate]
+        return [
+            replace(one, name=f"{one.name}, with the kernels", make=partial(make, one.config))
+            for one in plain
+        ]
 
     def _build(self) -> None:
         """Compile the kernels, and let them check small layers in a process that they may crash."""
@@ -259,7 +305,7 @@ class Run:
         return Contestant(name, config, partial(subject.ours, config, form), judged=True)
 
     def _race(self, subject: Subject, one: Contestant, sizes: list[int]) -> None:
-        kind, seconds = (f"compiled {sizes}", 50.0) if one.compiled else ("eager", 8.0)
+        kind, seconds = ("compiled", 30.0) if one.compiled else ("eager", 8.0)
         work: Callable[[], None] = partial(encoders.raced, self.record, subject, one, sizes, self.repeat)
         self.record.attempt(f"{one.full_name}, batch {', '.join(map(str, sizes))}", kind, seconds, work)
 
@@ -279,7 +325,7 @@ class Run:
             )
             return
         for size in self.sizes:
-            for one in contestants:
+            for one in sorted(contestants, key=_compiled_first):
                 self._race(subject, replace(one, compiled=True), [size])
 
     def _forms(self, subject: Subject) -> None:
@@ -307,9 +353,10 @@ class Run:
                 self.record.attempt(f"export at rate {config.rate:g}, {runner}", "export", 90, work)
 
 
-def _compiled_first(rate: float) -> int:
-    """Order of the rates to compile: 0.55, 0, then the others."""
-    return [0.55, 0.0, rate].index(rate)
+def _compiled_first(one: Contestant) -> int:
+    """Order in which encoders are compiled: Meta's, ours at 0.55, at 0, then the others."""
+    rate = one.config.rate
+    return 1 + [0.55, 0.0, rate].index(rate) if one.judged else 0
 
 
 if __name__ == "__main__":

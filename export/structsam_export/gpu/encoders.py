@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..choices import Precision
@@ -19,6 +21,9 @@ from .record import Record
 from .subject import Subject
 
 WARM_UP = 2
+REPLAY = 0.999
+"""Least cosine between embeddings of a run and of its replay, which launches the same kernels."""
+Encode = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,35 @@ def raced(
                 check = False
             del outputs
             row = {"name": one.name, "compiled": one.compiled, "precision": str(one.config.precision)}
-            record.add("encoders", row | {"batch": batch} | _timed(module, image, device, repeat, first))
+            row |= {"batch": batch}
+            record.add("encoders", row | _timed(module, image, device, repeat, first))
+            if device == "cuda":
+                work = partial(_replayed, record, row, module, image, repeat)
+                record.attempt(f"{one.full_name}, batch {batch}, CUDA graph", "graph", 2, work)
+
+
+def _replayed(record: Record, row: dict[str, Any], module: Encode, image: Tensor, repeat: int) -> None:
+    """Record the launches of a run that has warmed up once, replay them, and add the row.
+
+    Raises:
+        ArithmeticError: the replay computes another embedding.
+    """
+    start = time.perf_counter()
+    expected = module(image)[0].float().flatten()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = module(image)
+
+    def replay(image: Tensor) -> tuple[Tensor, ...]:
+        graph.replay()
+        return outputs
+
+    embedding = _run(replay, image, "cuda")[0].float().flatten()
+    first = time.perf_counter() - start
+    if not (cosine := F.cosine_similarity(embedding, expected, 0).item()) > REPLAY:
+        raise ArithmeticError(f"the replayed embedding has cosine {cosine:.4f} with that of the same encoder")
+    name = f"{row['name']}, CUDA graph"
+    record.add("encoders", row | {"name": name} | _timed(replay, image, "cuda", repeat, first))
 
 
 def _check(subject: Subject, one: Contestant, outputs: Sequence[Tensor], batch: int) -> dict[str, Any]:
@@ -85,14 +118,14 @@ def _check(subject: Subject, one: Contestant, outputs: Sequence[Tensor], batch: 
     }
 
 
-def _run(module: nn.Module, image: Tensor, device: str) -> tuple[Tensor, ...]:
-    outputs: tuple[Tensor, ...] = module(image)
+def _run(module: Encode, image: Tensor, device: str) -> tuple[Tensor, ...]:
+    outputs = module(image)
     if device == "cuda":
         torch.cuda.synchronize()
     return outputs
 
 
-def _timed(module: nn.Module, image: Tensor, device: str, repeat: int, first: float) -> dict[str, Any]:
+def _timed(module: Encode, image: Tensor, device: str, repeat: int, first: float) -> dict[str, Any]:
     """Seconds of `repeat` runs after two that warm up, and the peak of GPU memory in bytes."""
     for _ in range(WARM_UP):
         _run(module, image, device)

@@ -21,7 +21,7 @@ from structsam_plugins import Kernels, Layer
 from structsam_runtime.benchmarking.timing import interleaved, spread
 
 from ..merging import StructSAM, Windows
-from ..merging.kernels import TensorKernels
+from ..merging.kernels import TensorKernels, layer_of
 
 AGREEMENT = 0.999
 """Least share of tokens with the same slot: energies differ by rounding, and so do a few slots."""
@@ -47,8 +47,7 @@ class Merged:
     @property
     def layer(self) -> Layer:
         """The layer for the kernels."""
-        merged = self.method.merged(self.windows)
-        return Layer(*self.x.shape, self.windows.side, self.method.cell, merged, self.method.heads)
+        return layer_of(self.method, self.windows, self.x.shape)
 
 
 @torch.no_grad()

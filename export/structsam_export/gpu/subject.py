@@ -18,10 +18,12 @@ from ..config import ExportConfig
 from ..description import model_of
 from ..encoder.decoder import PromptedMaskDecoder
 from ..encoder.exported import PlannedEncoder, told_plans
+from ..encoder.kernels import use_kernels
 from ..encoder.patch import apply, remove, windows_of
 from ..encoder.walk import embed
 from ..graph.precision import set_precision
 from ..merging import MergePlan, StructSAM
+from ..merging.kernels import TensorKernels
 from ..models.checkpoints import load_sam
 from ..rivals import fuse
 from ..verify import Report, prompts, read_pictures, representatives, samples
@@ -72,10 +74,19 @@ class Subject:
         encoder = fuse(encoder) if fused else encoder
         return _Single(encoder.half() if precision is Precision.FP16 else encoder)
 
-    def ours(self, config: ExportConfig, form: Attention) -> nn.Module:
-        """The merging encoder in the precision of the config; normalisations and plans stay fp32."""
+    def ours(self, config: ExportConfig, form: Attention, kernels: TensorKernels | None = None) -> nn.Module:
+        """The merging encoder in the precision of the config; normalisations and plans stay fp32.
+
+        Args:
+            config: says which tokens merge, and the precision.
+            form: of attention.
+            kernels: plan, merge and unmerge by these, built for the device.
+        """
         apply(self.sam.image_encoder, config.methods(), form=form)
-        return set_precision(PlannedEncoder(copy.deepcopy(self.sam.image_encoder)), config.precision)
+        encoder = copy.deepcopy(self.sam.image_encoder)
+        if kernels is not None:
+            use_kernels(encoder, kernels)
+        return set_precision(PlannedEncoder(encoder), config.precision)
 
     def layers(self, config: ExportConfig) -> list[Merged]:
         """A window layer and a global layer of a config that merges, with the photographs as input."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,15 @@ from torch import Tensor
 
 from structsam_plugins import FLOAT, HALF, Kernels, Layer
 
+from .methods.structsam import StructSAM
+from .windows import Windows
+
 TYPES = {torch.float32: FLOAT, torch.float16: HALF}
+
+
+def layer_of(method: StructSAM, windows: Windows, shape: Sequence[int]) -> Layer:
+    """The layer for the kernels: features of `shape` [B, H, W, C] that `method` merges in `windows`."""
+    return Layer(*shape, windows.side, method.cell, method.merged(windows), method.heads)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,9 @@
 Every rule gathers from the raster map: `rule(source [R, C], rows [B', N])` gives the slots [B', K, C]; `rows`
 (int32) is the row of `source` that holds each token. Rules that are exported scatter no features, and no
 shape depends on data.
+
+Rules are compared by identity (`eq=False`), as the tensors that they hold: `torch.compile` up to PyTorch 2.11
+hashes whatever is called, before it has its attributes.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ class Rule(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pick:
     """Every slot is one token; the tokens merged into it are dropped. One gather.
 
@@ -39,7 +42,7 @@ class Pick:
         return take(source, lookup(rows, self.token))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CellMean:
     """Slots 0 .. M-1 are means of m tokens each, slots M .. K-1 are single tokens: a gather and a mean.
 
@@ -57,7 +60,7 @@ class CellMean:
         return torch.cat([pooled, take(source, lookup(rows, self.kept))], 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mix:
     """The last D slots are weighted means of a destination and of the sources that merge into it.
 
@@ -86,7 +89,7 @@ class Mix:
         return torch.cat([tokens[:, :kept], tokens[:, kept:] * own + given @ moved], 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chain:
     """Two rules in sequence, the second on the slots of the first.
 
@@ -106,7 +109,7 @@ class Chain:
         return self.second(slots.flatten(0, 1), own)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mean:
     """Every slot is the mean of its tokens, for any plan. For PyTorch only: it scatters features.
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from structsam_export.choices import Attention
 from structsam_export.encoder import apply
 from structsam_export.encoder.exported import PlannedEncoder
 from structsam_export.encoder.walk import Plans, WalkedEncoder, embed, enter, leave, walk
-from structsam_export.merging import StructSAM
+from structsam_export.merging import Identity, StructSAM
+from structsam_export.merging.reduction import CellMean, Chain, Mean, Mix, Pick
 
 Build = Callable[..., Any]
 Photographs = Callable[[int], Tensor]
@@ -43,6 +45,32 @@ def test_a_walk_that_stops_goes_on_where_it_was(
     for stage in stages:
         *_, last = [stage, *walk(encoder.blocks, stage)]
         assert torch.equal(leave(encoder, last), whole)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rate", [0.0, 0.55])
+def test_a_compiled_encoder_is_one_graph_and_the_same(
+    build_encoder: Build, photographs: Photographs, rate: float
+) -> None:
+    """Traced as `torch.compile` does, without its code."""
+    encoder, image = build_encoder(160), photographs(160)[:2]
+    apply(encoder, [StructSAM(rate) if rate else Identity()] * 4, form=Attention.OPERATOR)
+    module = PlannedEncoder(encoder)
+    torch._dynamo.reset()
+    compiled = torch.compile(module, dynamic=False, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        embedding, *plans = compiled(image)
+        expected, *same = module(image)
+    torch.testing.assert_close(embedding, expected)
+    assert len(plans) == len(same) == (8 if rate else 0)
+    assert all(map(torch.equal, plans, same))
+
+
+@pytest.mark.parametrize("rule", [Pick, CellMean, Mix, Chain, Mean])
+def test_rules_hash_before_they_have_attributes(rule: type) -> None:
+    """As `torch.compile` up to PyTorch 2.11 does with whatever is called."""
+    empty = rule.__new__(rule)
+    assert empty in {empty}
 
 
 def test_walks_share_nothing(build_encoder: Build, photographs: Photographs, structsam: StructSAM) -> None:
