@@ -122,8 +122,8 @@ class OnnxRuntimeRunner(Runner):
                 f"{missing or 'there is no NVIDIA GPU, or its driver is too old'}; {remedy}"
             )
         model = self._model()
-        content = np.memmap(model, np.uint8, "r") if isinstance(model, Path) else model
-        require_gpu(session, memoryview(content), str(self.path), remedy)
+        content = np.memmap(model, np.uint8, "r").data if isinstance(model, Path) else memoryview(model)
+        require_gpu(session, content, str(self.path), remedy)
         return session
 
     def _close(self) -> None:
@@ -198,7 +198,8 @@ class OnnxRuntimeRunner(Runner):
         try:
             yield
         except _errors(library()) as error:
-            advice = "" if self.provider == "cpu" else "; structsam doctor shows what is installed"
+            install = f"; pip install --upgrade {TABLE[self.provider].install}"
+            advice = install if "cuDNN is unavailable" in str(error) else ""
             raise UserError(
                 f"ONNX Runtime failed to run {self.path} with '{self.provider}': {error}{advice}"
             ) from error

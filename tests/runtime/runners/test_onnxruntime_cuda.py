@@ -211,3 +211,15 @@ def test_whatever_onnx_runtime_raises_is_one_line(
     monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
     with pytest.raises(UserError, match=f"cannot load {sized} with '{provider}': of its own"):
         OnnxRuntimeRunner(sized, provider).__enter__()
+
+
+def test_a_run_without_cudnn_says_what_to_install(sized: Path, on_gpu: SimpleNamespace) -> None:
+    """ONNX Runtime starts without it, and fails at the first convolution."""
+
+    def fail(*_: Any) -> None:
+        raise state.NotImplemented("cuDNN is unavailable: dlopen failed for libcudnn.so")
+
+    with OnnxRuntimeRunner(sized, "cuda", threads=1) as runner:
+        runner._session = SimpleNamespace(run=fail)
+        with pytest.raises(UserError, match=r"libcudnn\.so; pip install --upgrade \"structsam\[cuda\]\"$"):
+            runner.infer({"x": np.ones((1, 4), np.float32)})
