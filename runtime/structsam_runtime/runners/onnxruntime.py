@@ -100,7 +100,6 @@ class OnnxRuntimeRunner(Runner):
         said = session.get_modelmeta().custom_metadata_map.get(EXPORT)
         if self.export and said and said != self.export:
             raise UserError(f"{self.path} is of another export than its manifest; copy them again together")
-        session.disable_fallback()
         self._session = session
         return _specs(session.get_inputs(), self.path), _specs(session.get_outputs(), self.path)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -58,6 +59,30 @@ def test_nodes_of_shapes_are_those_that_no_value_reaches(graph: onnx.GraphProto,
     if described:
         helper.set_model_props(model, {"structsam.export": "an id"})
     assert of_shapes(memoryview(model.SerializeToString())) == reference(graph)
+
+
+@pytest.mark.parametrize("value", ["image", "weight"])
+def test_a_value_that_meets_a_shape_is_not_of_shapes(value: str) -> None:
+    nodes = [
+        helper.make_node("Shape", ["image"], ["shape"], "shape"),
+        helper.make_node("Add", ["shape", "axis"], ["more"], "add"),
+        helper.make_node("Expand", [value, "more"], ["wide"], "expand"),
+        helper.make_node("Add", ["wide", "shape"], ["sum"], "other"),
+    ]
+    assert read(nodes) == {("Shape", "shape"), ("Add", "add")}
+    nodes[3].name = "add"  # as the one of shapes
+    assert read(nodes) == {("Shape", "shape")}
+
+
+def read(nodes: list[onnx.NodeProto]) -> set[Node]:
+    """What is of shapes in a graph with an input, a weight and a constant of int64."""
+    values = [
+        numpy_helper.from_array(np.zeros((30, 20), np.float32), "weight"),
+        numpy_helper.from_array(np.zeros(2, np.int64), "axis"),
+    ]
+    inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 300])]
+    graph = helper.make_graph(nodes, "one", inputs, [], values)
+    return of_shapes(memoryview(helper.make_model(graph).SerializeToString()))
 
 
 def test_a_file_is_read_in_place(tmp_path: Any) -> None:
