@@ -248,7 +248,7 @@ def test_engines_are_checked_as_far_as_their_manifest_goes(folder: Path, library
 
 def test_engines_that_may_use_tf32_are_told_and_those_that_do_refused(folder: Path, library: Any) -> None:
     create(folder, "encoder", "tensorrt")
-    rounded = "built with TF32, which rounds the inputs of fp32 products to 10 bits of mantissa; export again"
+    rounded = "built with TF32, which rounds the inputs of fp32 products to 10 bits of mantissa; "
     say(folder, engine=HERE | {"tf32": True})
     assert rounded in refused(folder, "tensorrt")
     say(folder, engine={key: value for key, value in HERE.items() if key != "tf32"})
