@@ -75,6 +75,7 @@ class EngineRecord:
     version: str  # of the library
     gpu: str | None  # the only GPU that they are for, by name; None for any of the right capability
     capabilities: tuple[str, ...]  # compute capabilities that they are for, as 8.6; empty where unknown
+    tf32: bool | None = None  # whether products of fp32 may be rounded; None where the manifest does not say
 
 
 @dataclass(frozen=True)
@@ -266,6 +267,7 @@ def _engine(data: Mapping[str, Any], path: Path) -> EngineRecord | None:
         version=_get(engine, "version", str, path, where),
         gpu=None if engine.get("gpu") is None else _get(engine, "gpu", str, path, where),
         capabilities=tuple(_get(numbered, index, str, path, f"{where}capabilities.") for index in numbered),
+        tf32=None if engine.get("tf32") is None else _get(engine, "tf32", bool, path, where),
     )
 
 

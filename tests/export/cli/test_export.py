@@ -206,7 +206,7 @@ def test_a_missing_tensorrt_is_reported(command: Command, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     code, out, err = command(*GOOD, "--engine", "tensorrt")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert 'pip install "structsam[gpu]"' in err
+    assert 'pip install "structsam[tensorrt]"' in err
 
 
 def test_tensorrt_without_a_gpu_is_an_error(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
