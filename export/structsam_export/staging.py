@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from structsam_runtime.commit import Box, ChangedError, names_in, recover
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import FILE_NAME
 from structsam_runtime.runners.tensorrt import PLUGINS
-
-from .commit import Box, ChangedError, names_in, recover
 
 _FIXED = (errno.EBUSY, errno.EXDEV)
 """Errors of renaming a mount point, and of renaming to another file system."""
