@@ -71,7 +71,7 @@ def check_writable(option: str, folder: Path, inside: Path) -> None:
 def _is_export(folder: Path) -> bool:
     """Whether a folder holds an export and nothing else, so that replacing it loses nothing of the user's."""
     kinds = ("onnx", "onnx.data", "engine")
-    parts = ("encoder", "decoder", "decoder.meta")
+    parts = ("encoder", "decoder", "decoder.meta", "encoder.plugins")
     ours = {FILE_NAME, PLUGINS} | {f"{part}.{kind}" for part in parts for kind in kinds}
     names = set(names_in(folder))
     # Other programs have a manifest.json too, but no encoder beside it.
