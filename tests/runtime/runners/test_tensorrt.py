@@ -51,6 +51,11 @@ def test_inputs_and_outputs_are_those_of_the_engine(library: Any, engine_file: E
         }
 
 
+def test_the_longest_first_axis_is_that_of_the_profile(library: Any, engine_file: EngineFile) -> None:
+    with TensorRtRunner(engine_file(), "tensorrt") as runner:
+        assert [runner.longest(name) for name in ("image", "label", "bias")] == [4, 4, 3]
+
+
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
 def test_any_batch_gives_what_the_engine_computes(
