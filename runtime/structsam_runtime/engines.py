@@ -3,8 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,40 +58,49 @@ def add_engines(
 
     Raises:
         UserError: it is no export, or its files are not those of its manifest; it has no graph with plugins
-            and the builder wants one; the graphs need a newer library; or the folder cannot be written or
-            changed meanwhile.
+            and the builder wants one; the graphs need a newer library; or the folder changed meanwhile.
         BuildError: the parser or the builder failed.
+        OSError: the folder cannot be written, or the disk is full.
     """
     base = folder.resolve()
-    with _disk(folder):
-        if base.is_dir():
-            recover(base)
-        manifest = Manifest.read(folder)
-        said, before = content(folder), (base / FILE_NAME).read_bytes()
-        parts = parts_of(folder, max_prompts, builder.plugins is not None)
-        if "tensorrt" in said.get("graph", ()):  # manifests from before this key do not say
-            builder.require(entry(said, "graph.tensorrt", str))
-        manifest.check_files(folder, [part.graph for part in parts.values()], verified)
-        engines = [f"{name}.engine" for name in parts]
-        with Box(base, "engines", [*engines, PLUGINS]) as box:
-            seconds = _build(base, builder, parts, box.new, progress)
-            if builder.plugins:
-                shutil.copyfile(builder.plugins, box.new / PLUGINS)
-            record = {
-                "library": str(builder.library),
-                "version": builder.version,
-                **asdict(builder.hardware),
-                "precision": manifest.model.precision,
-                "tf32": False,
-                "verified": verified,
-                "profiles": {name: part.profile for name, part in parts.items()},
-                "seconds": seconds,
-            }
-            (box.last / FILE_NAME).write_text(_listed(before, record, box.new), encoding="utf-8")
+    if base.is_dir():
+        recover(base)
+    manifest = Manifest.read(folder)
+    said, before = content(folder), (base / FILE_NAME).read_bytes()
+    parts = parts_of(folder, max_prompts, builder.plugins is not None)
+    if oldest := _oldest(said):
+        builder.require(oldest)
+    manifest.check_files(folder, [part.graph for part in parts.values()], verified)
+    with Box(base, "engines", [*(f"{name}.engine" for name in parts), PLUGINS]) as box:
+        seconds = _build(base, builder, parts, box.new, progress)
+        if builder.plugins:
+            shutil.copyfile(builder.plugins, box.new / PLUGINS)
+        record = _record(builder) | {
+            "precision": manifest.model.precision,
+            "verified": verified,
+            "profiles": {name: part.profile for name, part in parts.items()},
+            "seconds": seconds,
+        }
+        (box.last / FILE_NAME).write_text(_listed(before, record, box.new), encoding="utf-8")
+        try:
             if (base / FILE_NAME).read_bytes() != before:
-                raise ChangedError(f"{folder} changed")
+                raise ChangedError(f"{base} changed")
             box.commit()
+        except ChangedError as error:
+            raise UserError(f"{folder} changed while its engines were built; build again") from error
     return record
+
+
+def _oldest(said: Mapping[str, Any]) -> str | None:
+    """The oldest TensorRT that reads the graphs; None for manifests from before they said so."""
+    graph = entry(said, "graph", dict) if "graph" in said else {}
+    return entry(said, "graph.tensorrt", str) if "tensorrt" in graph else None
+
+
+def _record(builder: EngineBuilder) -> dict[str, Any]:
+    """What a manifest says of the library, and for which GPUs it builds."""
+    hardware = asdict(builder.hardware)
+    return {"library": str(builder.library), "version": builder.version, **hardware, "tf32": False}
 
 
 def _build(
@@ -166,20 +174,3 @@ def _profile(said: Mapping[str, Any], part: str, lengths: Mapping[str, Shape]) -
             smallest, usual, largest = (tuple(end[index] for end in ends) for index in range(3))
             profile[name] = (smallest, usual, largest)
     return profile
-
-
-@contextmanager
-def _disk(folder: Path) -> Iterator[None]:
-    """Tell in one line that engines cannot be written: disk full, no permission, folder gone or changed.
-
-    Raises:
-        UserError: instead of OSError and ChangedError.
-    """
-    try:
-        yield
-    except ChangedError as error:
-        raise UserError(f"{folder} changed while its engines were built; build again") from error
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written: {error.strerror or error}; its engines are as they were"
-        ) from error

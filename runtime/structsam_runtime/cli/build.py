@@ -59,6 +59,10 @@ def main(
     except BuildError as error:
         typer.echo(UserError(f"failed: {error}; the export is as it was"), err=True)
         raise typer.Exit(FAILED) from error
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be written: {error.strerror or error}; the export is as it was"
+        ) from error
     gpus = record["gpu"] or f"compute capability {', '.join(record['capabilities'])}"
     typer.echo(f"{printable(str(out))}: engines of {engine} {record['version']} for {printable(gpus)}")
     typer.echo(f"next: structsam check {shlex.quote(str(out))} --runner {engine}")

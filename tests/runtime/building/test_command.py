@@ -52,6 +52,18 @@ def test_a_failed_build_is_one_line_and_code_3(library: Any, typed: Callable[[st
     )
 
 
+def test_a_full_disk_is_one_line(library: Any, typed: Callable[[str], Ended]) -> None:
+    def full(graph: str, _: int) -> None:
+        if graph == "decoder.onnx":
+            raise OSError(28, "No space left on device")
+
+    library.during = full
+    told = "error: out cannot be written: No space left on device; the export is as it was\n"
+    code, out, err = typed("--engine tensorrt")
+    assert (code, out, err.splitlines(keepends=True)[1:]) == (2, "", [told]), "after the line of the encoder"
+    assert not Path("out/encoder.engine").exists()
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
