@@ -20,7 +20,7 @@ from structsam_export.models.checkpoints import load_sam
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-GUIDE = [f"docs/guide/{name}.md" for name in ("export", "predict", "serve", "measure")]
+GUIDE = [f"docs/guide/{name}.md" for name in ("export", "device", "predict", "serve", "measure")]
 PAGES = ["README.md", *GUIDE]
 """Those with commands, in the order in which a user meets them."""
 

@@ -2,11 +2,8 @@
 
 import dataclasses
 import hashlib
-import importlib
 import json
 import shutil
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,13 +19,14 @@ from structsam_export.choices import Engine, Precision, Target
 from structsam_export.cli.check import main as check_command
 from structsam_export.comparing import Arrays, TappedRunner
 from structsam_export.config import ExportConfig
-from structsam_export.engine import EngineBuilder, Hardware
 from structsam_export.progress import Progress
 from structsam_export.recipe import Recipe
 from structsam_export.subjects import from_export
 from structsam_runtime import Manifest, OnnxRuntimeRunner, Predictor, UserError
+from structsam_runtime.build import EngineBuilder
 from structsam_runtime.cli.console import run
 from structsam_runtime.manifest import EngineRecord
+from structsam_runtime.predict.predictor import BATCH
 from structsam_runtime.runners import create, cuda
 
 SIZE = 320
@@ -51,7 +49,7 @@ def test_an_export_says_what_it_is_and_keeps_its_word(exported: Exported) -> Non
     assert [{prop.key: prop.value for prop in graph.metadata_props} for graph in graphs] == [
         {"structsam.export": said["id"]}
     ] * 2
-    assert said["graph"] == {"target": "cpu", "opset": 20, "attention": "widened"}
+    assert said["graph"] == {"target": "cpu", "opset": 20, "attention": "widened", "tensorrt": "10.3"}
     assert said["merging"]["window"] == {
         "tokens": 196, "tokens_kept": 88, "effective_rate": 0.551, "cells": 49, "cells_merged": 36,
     }  # fmt: skip
@@ -68,10 +66,9 @@ def test_an_export_says_what_it_is_and_keeps_its_word(exported: Exported) -> Non
     assert said["verification"]["plans"] >= 0.999
     assert said["verification"]["error"] <= 1e-3
     assert ExportConfig.from_json(said["arguments"]).name == said["name"]
-    with pytest.raises(UserError, match="has no engines; export again: ") as error:
+    with pytest.raises(UserError, match="has no engines; build them: ") as error:
         create(folder, "encoder", "tensorrt")
-    options = "--arch tiny --random-weights --image-size 320 --engine tensorrt --force"
-    assert str(error.value).endswith(f": structsam export {options} -o {folder}")
+    assert str(error.value).endswith(f": structsam build {folder} --engine tensorrt")
 
 
 @pytest.mark.engine
@@ -86,13 +83,16 @@ def test_tensorrt_rtx_builds_encoder_and_decoder_without_a_gpu(
     builder, record = EngineBuilder(Engine.TENSORRT_RTX), Manifest.read(folder).engine
     assert record == EngineRecord("tensorrt-rtx", builder.version, None, builder.hardware.capabilities)
     assert {"8.6", "8.9", "12.0"} <= set(builder.hardware.capabilities)
-    assert content(folder)["engine"]["profiles"]["decoder"]["has_mask_input"] == [[1], [1], [64]]
+    said = content(folder)["engine"]
+    assert said["profiles"]["decoder"]["has_mask_input"] == [[1], [1], [64]]
+    assert (said["precision"], said["tf32"]) == (precision, False)
+    Manifest.read(folder).check_files(folder, ["encoder.engine", "decoder.engine"])
 
 
 @pytest.mark.engine
 def test_half_precision_passes_its_own_thresholds_with_float32_at_both_ends(exported: Exported) -> None:
     said = content(exported(precision=Precision.FP16, engine=Engine.TENSORRT_RTX))
-    assert said["graph"] == {"target": "rtx", "opset": 23, "attention": "operator"}
+    assert said["graph"] == {"target": "rtx", "opset": 23, "attention": "operator", "tensorrt": "10.14"}
     assert said["verification"]["cosine"] >= 0.998
     for part in ("encoder", "decoder"):
         types = {tensor["dtype"] for side in said[part].values() for tensor in side}
@@ -115,8 +115,13 @@ def test_an_open_batch_and_head_mean_energy_export(exported: Exported) -> None:
         skip_blocks=(0,),
         engine=Engine.TENSORRT_RTX,
         target=Target.TENSORRT10,
+        plugin_graph=True,
     )
     said = content(folder)
+    assert said["engine"]["profiles"]["encoder"] == {
+        "image": [[1, 3, SIZE, SIZE], [1, 3, SIZE, SIZE], [BATCH, 3, SIZE, SIZE]]
+    }
+    assert "encoder.plugins.onnx" in said["files"]
     assert said["encoder"]["inputs"][0]["shape"] == ["batch", 3, SIZE, SIZE]
     assert [plan["block"] for plan in said["plans"]] == [1, 2, 3]
     pictures = np.random.default_rng(0).normal(size=(3, 3, SIZE, SIZE)).astype(np.float32)
@@ -365,33 +370,6 @@ def test_a_runner_that_is_not_here_is_one_line(exported: Exported, runner: str, 
     with pytest.raises(UserError) as error:
         compare(folder, None, runner, None, quiet)
     assert "\n" not in str(error.value)
-
-
-def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = importlib.import_module
-
-    def absent(name: str) -> object:
-        if name == "tensorrt_rtx":
-            raise ModuleNotFoundError(name)
-        return real(name)
-
-    monkeypatch.setattr(importlib, "import_module", absent)
-    with pytest.raises(UserError, match=r'pip install "structsam\[rtx\]"'):
-        EngineBuilder(Engine.TENSORRT_RTX)
-
-
-def test_tensorrt_builds_for_the_gpu_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = types.ModuleType("tensorrt")
-    library.__version__ = "10.3.0"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "tensorrt", library)
-    monkeypatch.setattr(cuda, "gpu", lambda: cuda.Gpu("NVIDIA H200", "9.0"))
-    builder = EngineBuilder(Engine.TENSORRT)
-    assert builder.hardware == Hardware("NVIDIA H200", ("9.0",))
-    builder.require("10.3")
-    with pytest.raises(
-        UserError, match=r"needs TensorRT 10\.14, installed is 10\.3\.0; give --target tensorrt10"
-    ):
-        builder.require("10.14")
 
 
 @pytest.mark.engine

@@ -206,6 +206,12 @@ def main(
             metavar="LIBRARY",
         ),
     ] = None,
+    plugin_graph: Annotated[
+        bool,
+        typer.Option(
+            "--plugin-graph", help="Also a graph for structsam build --plugins.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
     verify_images: Annotated[
         Path | None,
         typer.Option(help="Verify on these photographs.", rich_help_panel=OUTPUT, metavar="DIR"),
@@ -233,9 +239,10 @@ def main(
     Example: structsam export --arch vit_b --rate 0.55 --fp16
     """
     # PyTorch takes seconds to import; --help and usage errors do not need it.
+    from structsam_runtime.build import BuildError
+
     from ..comparing import NotFiniteError
     from ..config import ExportConfig
-    from ..engine import BuildError
     from ..models.checkpoints import architecture_named
     from ..pipeline import LintError, VerificationError, export, summary
     from ..progress import Progress
@@ -272,6 +279,7 @@ def main(
         attention=attention,
         engine=engine,
         plugins=plugins,
+        plugin_graph=plugin_graph,
     )
     try:
         folder = output or Path("out") / config.name

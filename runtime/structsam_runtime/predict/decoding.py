@@ -12,7 +12,7 @@ from ..runners.base import Array, DeviceArray, Runner
 from .prompts import Encoded
 
 PROMPTS = 64
-"""Prompts of one run, as many as the decoder's engines are built for."""
+"""Prompts of one run; engines are built for as many unless `structsam build` is told another number."""
 MEMORY = 2**31
 """Bytes that one run of the decoder takes at most on the CPU: for SAM, those of 64 boxes."""
 PIXEL_BYTES, PLACE_BYTES = 450, 110
@@ -40,7 +40,7 @@ def runs(
     encoded: Encoded,
     previous: Previous | None = None,
 ) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.float32]]]:
-    """Run the decoder on PROMPTS prompts at a time, or fewer where they take more than MEMORY.
+    """Run the decoder on PROMPTS prompts at a time, or fewer: no more than MEMORY and its engine take.
 
     Args:
         decoder: open.
@@ -64,7 +64,7 @@ def runs(
             f"a prompt of {places} points takes {each / 2**30:.0f} GiB in the decoder, expected "
             f"{MEMORY / 2**30:.0f} GiB at most; give fewer points"
         )
-    step = min(PROMPTS, MEMORY // each)
+    step = min(PROMPTS, MEMORY // each, decoder.longest(POINT_COORDS) or PROMPTS)
     for start in range(0, len(encoded), step):
         part = slice(start, min(start + step, len(encoded)))
         low_res, iou = _run(decoder, model, features, encoded, previous, part)

@@ -71,15 +71,19 @@ def load_plugins(trt: Any, path: Path) -> None:
         path: the library; see plugins/README.md.
 
     Raises:
-        UserError: there is no such file, or TensorRT cannot load it.
+        UserError: there is no such file, TensorRT cannot load it, or it has other plugins.
     """
     if not path.is_file():
         raise UserError(f"no file {path}; expected a library of plugins, as plugins/README.md builds it")
     registry = trt.get_plugin_registry()
-    if registry.get_creator(*_PLUGIN) is None and registry.load_library(str(path)) is None:
+    if registry.get_creator(*_PLUGIN) is not None:
+        return
+    if registry.load_library(str(path)) is None:
         raise UserError(
             f"TensorRT {trt.__version__} cannot load {path}; build it on this machine: see plugins/README.md"
         )
+    if registry.get_creator(*_PLUGIN) is None:
+        raise UserError(f"{path} has no {_PLUGIN[0]}; expected the library that plugins/README.md builds")
 
 
 def check_engine(folder: Path, manifest: Manifest, library: str) -> None:
@@ -100,21 +104,21 @@ def check_engine(folder: Path, manifest: Manifest, library: str) -> None:
     built = manifest.engine
     if built is None or built.library != library:
         told = "no engines" if built is None else f"engines of {built.library}, none of {library}"
-        raise UserError(f"{folder} has {told}; {manifest.remedy(folder, library)}")
+        raise UserError(f"{folder} has {told}; {manifest.rebuild(folder, library)}")
     version, gpu = str(bindings(library).__version__), cuda.gpu()
     if built.version != version:
         raise UserError(
             f"the engines of {folder} need {library} {built.version}, which built them; installed is "
-            f"{version}; {manifest.remedy(folder)}"
+            f"{version}; {manifest.rebuild(folder, library)}"
         )
     named = built.gpu or f"compute capability {' or '.join(built.capabilities)}"
     here = f"the engines of {folder} are for {named}; this GPU is {gpu.name}, {gpu.capability}"
     if built.capabilities and gpu.capability not in built.capabilities:
         # TensorRT-RTX builds for all GPUs that it supports.
-        raise UserError(f"{here}; {manifest.remedy(folder, 'tensorrt')}")
+        raise UserError(f"{here}; {manifest.rebuild(folder, 'tensorrt')}")
     if built.gpu not in (None, gpu.name):
-        raise UserError(f"{here}; {manifest.remedy(folder)}")
-    _check_tf32(folder, built.tf32, manifest.remedy(folder))
+        raise UserError(f"{here}; {manifest.rebuild(folder, library)}")
+    _check_tf32(folder, built.tf32, manifest.rebuild(folder, library))
 
 
 def _check_tf32(folder: Path, tf32: bool | None, remedy: str) -> None:
@@ -212,7 +216,7 @@ class TensorRtRunner(Runner):
         if engine is None:
             raise UserError(
                 f"{self.library} {trt.__version__} cannot load {self.path}; it may be truncated, of another "
-                f"version or for another GPU; export again: {self._log.told()}"
+                f"version or for another GPU; build it again: {self._log.told()}"
             )
         return engine
 
@@ -293,6 +297,10 @@ class TensorRtRunner(Runner):
                     f"{self.name}: input '{name}' has shape {as_text(shape)}, the engine was built for "
                     f"{as_text(smallest)} to {as_text(largest)}"
                 )
+
+    def longest(self, name: str) -> int:
+        """The longest first axis of an input that the engine was built for."""
+        return self._limits[name][1][0]
 
     def _run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         return self._executed(feeds, np.empty)

@@ -14,6 +14,7 @@ from structsam_runtime.cli.program import commands, structsam
 NAMES = [
     "batch",
     "benchmark",
+    "build",
     "check",
     "doctor",
     "evaluate",

@@ -178,7 +178,7 @@ def test_files_are_checked(folder: Path, library: Any) -> None:
     assert changed.export == "mine", "what is not hashed must not say that it is of another export"
     with pytest.raises(UserError, match=r"encoder\.onnx has sha256"):
         create(folder, "encoder", "cpu")
-    again = f"; copy it again or export again: {COMMAND} --force -o '{folder}'"
+    again = f"; copy it again or build them: structsam build '{folder}' --engine tensorrt"
     told = refused(folder, "tensorrt")  # an engine is code
     assert "encoder.engine has sha256 " in told
     assert told.endswith(again)
@@ -187,7 +187,7 @@ def test_files_are_checked(folder: Path, library: Any) -> None:
     (folder / "encoder.engine").unlink()
     told = refused(folder, "tensorrt")
     assert told.startswith("no encoder.engine in ")
-    assert told.endswith(f"; export again: {COMMAND} --force -o '{folder}'")
+    assert told.endswith(f"; build them: structsam build '{folder}' --engine tensorrt")
 
 
 @pytest.mark.parametrize(
@@ -229,10 +229,9 @@ def test_files_are_checked(folder: Path, library: Any) -> None:
 def test_engines_that_do_not_fit_are_one_line_that_ends_with_the_command(
     folder: Path, library: Any, record: dict[str, Any] | None, runner: str, message: str, engine: str
 ) -> None:
-    made = f"{PLAIN} --engine {record['library']}" if record else PLAIN
-    say(folder, engine=record, command=made)
-    command = f"{PLAIN} --engine {engine} --force -o '{folder}'"
-    assert refused(folder, runner) == f"{message.replace('FOLDER', str(folder))}; export again: {command}"
+    say(folder, engine=record)
+    command = f"structsam build '{folder}' --engine {engine}"
+    assert refused(folder, runner) == f"{message.replace('FOLDER', str(folder))}; build them: {command}"
     assert library.engine is None
 
 
@@ -241,9 +240,9 @@ def test_engines_are_checked_as_far_as_their_manifest_goes(folder: Path, library
     say(folder, engine=older, command=None)
     create(folder, "encoder", "tensorrt")
     say(folder, engine=older | {"version": "9"})
-    assert refused(folder, "tensorrt").endswith("; export again with --engine tensorrt")
+    assert refused(folder, "tensorrt").endswith(f"; build them: structsam build '{folder}' --engine tensorrt")
     say(folder, engine=None)
-    assert refused(folder, "tensorrt").endswith(" has no engines; export again with --engine tensorrt")
+    assert " has no engines; build them: " in refused(folder, "tensorrt")
 
 
 def test_engines_that_may_use_tf32_are_told_and_those_that_do_refused(folder: Path, library: Any) -> None:

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from structsam_export.choices import Engine
-from structsam_export.engine import EngineBuilder
 from structsam_runtime import OnnxRuntimeRunner, TensorRtRunner, UserError
+from structsam_runtime.build import TENSORRT, TENSORRT_RTX, EngineBuilder
 from structsam_runtime.runners import cuda as ours
 from structsam_runtime.runners.base import Memory, TensorSpec
 from structsam_runtime.runners.cuda import CudaArray
@@ -54,6 +53,11 @@ def test_inputs_and_outputs_are_those_of_the_engine(library: Any, engine_file: E
             "double": np.float32,
             "marked": np.int32,
         }
+
+
+def test_the_longest_first_axis_is_that_of_the_profile(library: Any, engine_file: EngineFile) -> None:
+    with TensorRtRunner(engine_file(), "tensorrt") as runner:
+        assert [runner.longest(name) for name in ("image", "label", "bias")] == [4, 4, 3]
 
 
 @pytest.mark.parametrize("graph", [False, True])
@@ -328,7 +332,7 @@ def test_an_engine_that_does_not_load_is_one_line(library: Any, cuda: Any, engin
     path = engine_file("9.0.0")
     told = refused(TensorRtRunner(path, "tensorrt"))
     assert f"tensorrt 10.3.0 cannot load {path}; it may be truncated, of another version" in told
-    assert told.endswith("export again: the engine is of version 9.0.0")
+    assert told.endswith("build it again: the engine is of version 9.0.0")
     path.write_bytes(path.read_bytes()[:-5])
     assert refused(TensorRtRunner(path, "tensorrt")).endswith("the engine ends too early")
     told = refused(TensorRtRunner(engine_file(broken="context"), "tensorrt"))
@@ -433,7 +437,7 @@ def decoder(export_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """An engine of the fake decoder, which TensorRT-RTX builds without a GPU."""
     pytest.importorskip("tensorrt_rtx")
     path = tmp_path_factory.mktemp("engine") / "decoder.engine"
-    EngineBuilder(Engine.TENSORRT_RTX).build(export_folder / "decoder.onnx", path, PROFILE)
+    EngineBuilder(TENSORRT_RTX).build(export_folder / "decoder.onnx", path, PROFILE)
     return path
 
 
@@ -460,7 +464,7 @@ def test_a_real_engine_computes_what_onnx_runtime_does(
 ) -> None:
     if not has_gpu():
         pytest.skip("no GPU: the engine was built, but cannot run here")
-    if ours.gpu().capability not in EngineBuilder(Engine.TENSORRT_RTX).hardware.capabilities:
+    if ours.gpu().capability not in EngineBuilder(TENSORRT_RTX).hardware.capabilities:
         pytest.skip(f"TensorRT-RTX does not support compute capability {ours.gpu().capability}")
     compare(export_folder, TensorRtRunner(decoder, "tensorrt-rtx", graph))
 
@@ -474,7 +478,7 @@ def test_an_engine_of_tensorrt_computes_what_onnx_runtime_does(
     if not has_gpu():
         pytest.skip("no GPU: TensorRT cannot build here")
     path = tmp_path / "decoder.engine"
-    EngineBuilder(Engine.TENSORRT).build(export_folder / "decoder.onnx", path, PROFILE)
+    EngineBuilder(TENSORRT).build(export_folder / "decoder.onnx", path, PROFILE)
     compare(export_folder, TensorRtRunner(path, "tensorrt", graph))
 
 
