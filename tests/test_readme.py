@@ -92,7 +92,7 @@ def test_the_commands_and_the_example_run_in_order(desk: Path) -> None:
         run([sys.executable, "-c", example], desk)
     for name in ("vit_nano-structsam-r55-fp32", "vit_b-structsam-r55-fp16"):
         made = {path.name for path in (desk / "out" / name).iterdir()}
-        assert made == {"encoder.onnx", "decoder.onnx", "manifest.json"}
+        assert made == {"encoder.onnx", "decoder.onnx", "reference.npz", "manifest.json"}
     for picture in ("overlay.png", "all.png", "plan.png", "spectral.png", "results/coco-val2017.png"):
         with Image.open(desk / picture) as drawn:
             assert drawn.size[0] >= 600

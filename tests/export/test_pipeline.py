@@ -9,6 +9,7 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +20,6 @@ from onnx import numpy_helper
 from structsam_export import pipeline
 from structsam_export.check import compare
 from structsam_export.choices import Engine, Precision, Target
-from structsam_export.cli.check import main as check_command
 from structsam_export.comparing import Arrays, TappedRunner
 from structsam_export.config import ExportConfig
 from structsam_export.engine import EngineBuilder, Hardware
@@ -27,9 +27,9 @@ from structsam_export.progress import Progress
 from structsam_export.recipe import Recipe
 from structsam_export.subjects import from_export
 from structsam_runtime import Manifest, OnnxRuntimeRunner, Predictor, UserError
-from structsam_runtime.cli.console import run
 from structsam_runtime.manifest import EngineRecord
 from structsam_runtime.runners import create, cuda
+from structsam_runtime.runners.base import HostArray
 
 SIZE = 320
 
@@ -44,8 +44,9 @@ def content(folder: Path) -> dict:
 def test_an_export_says_what_it_is_and_keeps_its_word(exported: Exported) -> None:
     folder = exported()
     said = content(folder)
-    assert {path.name for path in folder.iterdir()} == {"encoder.onnx", "decoder.onnx", "manifest.json"}
-    Manifest.read(folder).check_files(folder, ["encoder.onnx", "decoder.onnx"])
+    files = ["encoder.onnx", "decoder.onnx", "reference.npz"]
+    assert {path.name for path in folder.iterdir()} == {*files, "manifest.json"}
+    Manifest.read(folder).check_files(folder, files)
     assert said["name"] == "tiny-structsam-r55-320px-fp32"
     graphs = [onnx.load(folder / f"{part}.onnx") for part in ("encoder", "decoder")]
     assert [{prop.key: prop.value for prop in graph.metadata_props} for graph in graphs] == [
@@ -258,7 +259,16 @@ def breaks(monkeypatch: pytest.MonkeyPatch, change: Change, plans_too: bool = Tr
     run = OnnxRuntimeRunner._run
     if not plans_too:
         monkeypatch.setattr(TappedRunner, "_run", run, raising=False)
-    monkeypatch.setattr(OnnxRuntimeRunner, "_run", lambda self, feeds: change(run(self, feeds)))
+
+    def changed(self: OnnxRuntimeRunner, feeds: Any) -> Arrays:
+        return change(run(self, feeds))
+
+    def on_device(self: OnnxRuntimeRunner, feeds: Any) -> dict[str, HostArray]:
+        given = {name: feed if isinstance(feed, np.ndarray) else feed.numpy() for name, feed in feeds.items()}
+        return {name: HostArray(values) for name, values in changed(self, given).items()}
+
+    monkeypatch.setattr(OnnxRuntimeRunner, "_run", changed)
+    monkeypatch.setattr(OnnxRuntimeRunner, "_run_on_device", on_device)
 
 
 @pytest.fixture
@@ -283,11 +293,11 @@ def traced(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> ExportConfig:
 
 @pytest.mark.export
 @pytest.mark.parametrize(
-    ("change", "plans_too", "miss"),
+    ("change", "plans_too", "miss", "here"),
     [
-        (scaled, True, "largest embedding error is"),
-        (scaled, False, "largest embedding error is"),
-        (noisy, True, "mask IoU is"),
+        (scaled, True, "largest embedding error is", "least embedding error is"),
+        (scaled, False, "largest embedding error is", "least embedding error is"),
+        (noisy, True, "mask IoU is", "mask IoU is"),
     ],
 )
 def test_the_gate_fails_where_the_runner_that_ships_computes_something_else(
@@ -295,20 +305,19 @@ def test_the_gate_fails_where_the_runner_that_ships_computes_something_else(
     traced: ExportConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run_command: Callable[[str, str], tuple[object, str, str]],
     change: Change,
     plans_too: bool,
     miss: str,
+    here: str,
     quiet: Progress,
 ) -> None:
     folder = exported()
     breaks(monkeypatch, change, plans_too)
-    with pytest.raises(SystemExit) as ended:
-        run(check_command, [str(folder)])
-    told = capsys.readouterr()
-    assert ended.value.code == 3
-    assert f"failed: {miss}" in told.err
-    assert "passes" not in told.out
+    for line, told in ((f"{folder} --against pytorch", miss), (str(folder), here)):
+        code, out, err = run_command("check", line)
+        assert (code, "passed" in out) == (3, False)
+        assert f"failed: {told}" in err
     with pytest.raises(pipeline.VerificationError, match=miss):
         pipeline.export(traced, tmp_path / "out", None, False, quiet)
     assert list(tmp_path.iterdir()) == []
@@ -320,9 +329,10 @@ def test_every_command_runs_the_same_class(
     traced: ExportConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    run_command: Callable[[str, str], tuple[object, str, str]],
     quiet: Progress,
 ) -> None:
-    """Check, verification, evaluation and prediction; only the first two look inside, by a second runner."""
+    """Verification, both checks, evaluation and prediction; with PyTorch a second runner looks inside."""
     folder, opened = exported(), []
     start = OnnxRuntimeRunner._open
     monkeypatch.setattr(OnnxRuntimeRunner, "_open", lambda self: opened.append(self) or start(self))
@@ -338,6 +348,8 @@ def test_every_command_runs_the_same_class(
     assert kinds() == checked
     pipeline.export(traced, tmp_path / "verified", None, False, quiet)
     assert kinds() == checked
+    assert run_command("check", str(folder))[0] == 0
+    assert kinds() == ours
     with from_export(folder, "cpu").open():
         assert kinds() == ours
     with Predictor.load(folder):

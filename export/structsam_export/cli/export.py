@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from structsam_runtime.cli.console import FAILED
-from structsam_runtime.errors import UserError
+from structsam_runtime.errors import NotFiniteError, UserError
 
 from ..choices import Attention, Channels, DecoderLayout, Engine, Precision, Target
 from ..merging.registry import DEFAULT as DEFAULT_METHOD
@@ -233,7 +233,6 @@ def main(
     Example: structsam export --arch vit_b --rate 0.55 --fp16
     """
     # PyTorch takes seconds to import; --help and usage errors do not need it.
-    from ..comparing import NotFiniteError
     from ..config import ExportConfig
     from ..engine import BuildError
     from ..models.checkpoints import architecture_named

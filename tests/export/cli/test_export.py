@@ -19,11 +19,10 @@ import torch
 from PIL import Image
 
 from structsam_export import pipeline
-from structsam_export.comparing import NotFiniteError
 from structsam_export.models.checkpoints import build_sam, load_sam
 from structsam_export.verify import Report
 from structsam_runtime.cli.program import structsam
-from structsam_runtime.errors import UserError
+from structsam_runtime.errors import NotFiniteError, UserError
 from structsam_runtime.runners import cuda
 
 ROOT = Path(__file__).parents[3]
