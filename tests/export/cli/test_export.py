@@ -466,9 +466,9 @@ def test_a_fragile_method_is_held_to_its_arithmetic(
     code, out, _ = command(*GOOD, "--method", "pitome")
     assert code == 0
     assert "merges by ranks that a last bit can swap" in out
-    for change in ({"fragile": False}, {"error": 0.01}, {"plans": 0.98}):
+    for change in ({"fragile": False}, {"error": 0.01}, {"plans": 0.98}, {"cosine_end_to_end": 0.8}):
         worse = Report(**vars(report) | change)
-        monkeypatch.setattr(pipeline, "verify", lambda *_, made=worse, **__: made)
+        monkeypatch.setattr(pipeline, "verify", lambda *_, made=worse, **__: (made, []))
         assert command(*GOOD, "--method", "pitome", "--force")[0] == 3
 
 
