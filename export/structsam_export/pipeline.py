@@ -25,9 +25,12 @@ from structsam_runtime.contract import (
 )
 from structsam_runtime.engines import PLUGIN_GRAPH, add_engines
 from structsam_runtime.errors import UserError, printable
+from structsam_runtime.reference import FILE
 from structsam_runtime.runners.onnxruntime import EXPORT, OnnxRuntimeRunner
+from structsam_runtime.thresholds import THRESHOLDS
 
 from .analysis.macs import EncoderMacs, encoder_macs
+from .answers import reference
 from .choices import Precision
 from .comparing import Arrays, run_all, tapped
 from .config import ExportConfig
@@ -41,13 +44,14 @@ from .graph.passes import run_passes
 from .graph.precision import set_precision
 from .graph.save import save
 from .graph.trace import trace
-from .meta import FILE, meta_iou, write_meta
+from .meta import FILE as META_FILE
+from .meta import meta_iou, write_meta
 from .models.checkpoints import download, load_sam, own_weights, provenance
 from .models.family import FAMILIES
 from .progress import Progress
 from .staging import check_folder, disk, staged
 from .triton import check_repository, names, write_repository
-from .verify import THRESHOLDS, Report, read_pictures, samples, verify
+from .verify import Answered, Report, read_pictures, samples, verify
 
 Dynamic = Mapping[str, Mapping[int, str]]
 
@@ -120,7 +124,10 @@ def export(
             notes.append(weights["source"] or "")
         encoder = build_encoder(config, sam, folder / "encoder.onnx", progress)
         decoder = build_decoder(config, sam, folder / "decoder.onnx", progress)
-        report = verified(config, sam, decoder, folder, pictures, progress)
+        report, answered = verified(config, sam, decoder, folder, pictures, progress)
+        with progress.step(f"write {FILE}"):
+            runner, name = OnnxRuntimeRunner(folder / "decoder.onnx"), export_id(config, weights)
+            reference(encoder, runner, config.precision, name, answered).save(folder / FILE)
         meta = build_meta(config, sam, folder, pictures, progress) if config.decoder_layout else {}
         if config.has_plugin_graph:
             build_plugin_graph(config, encoder, folder, progress)
@@ -144,7 +151,7 @@ def verified(
     folder: Path,
     pictures: Arrays,
     progress: Progress,
-) -> Report:
+) -> tuple[Report, list[Answered]]:
     """Hold the graphs in a folder against PyTorch, as `structsam predict` runs them.
 
     Args:
@@ -155,12 +162,15 @@ def verified(
         pictures: to verify on.
         progress: is told of the step.
 
+    Returns:
+        As `verify`.
+
     Raises:
         VerificationError: they are not what PyTorch computes.
     """
     model, shipped = model_of(config, sam), OnnxRuntimeRunner(folder / "encoder.onnx")
     with progress.step("verify against PyTorch") as notes:
-        report = verify(
+        report, answered = verify(
             sam.image_encoder,
             decoder,
             model,
@@ -173,7 +183,7 @@ def verified(
         notes.append(f"mask IoU {report.mask_iou:.4f} over {report.prompts} prompts")
     if misses := report.misses(config.precision):
         raise VerificationError("; ".join(misses))
-    return report
+    return report, answered
 
 
 def fetch(config: ExportConfig) -> None:
@@ -247,7 +257,7 @@ def build_meta(
     layout, model = config.decoder_layout, model_of(config, sam)
     if layout is None:
         return {}
-    with progress.step(f"write {FILE}") as notes:
+    with progress.step(f"write {META_FILE}") as notes:
         said = write_meta(folder, model, layout)
         sample = samples(dict(list(pictures.items())[:1]), model)[0]
         (made,) = run_all(OnnxRuntimeRunner(folder / "encoder.onnx"), [sample.feed])
@@ -255,7 +265,9 @@ def build_meta(
         notes.append(f"mask IoU with Meta's {said['mask_iou']:.4f}")
     least = THRESHOLDS[config.precision].mask_iou
     if least is not None and not said["mask_iou"] >= least:
-        raise VerificationError(f"mask IoU of {FILE} is {said['mask_iou']:.5g}, expected at least {least:g}")
+        raise VerificationError(
+            f"mask IoU of {META_FILE} is {said['mask_iou']:.5g}, expected at least {least:g}"
+        )
     return {"decoder_meta": said}
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,23 +16,25 @@ from onnx import numpy_helper
 
 from structsam_export import pipeline
 from structsam_export.check import compare
-from structsam_export.choices import Engine, Precision, Target
-from structsam_export.cli.check import main as check_command
+from structsam_export.choices import DecoderLayout, Engine, Precision, Target
 from structsam_export.comparing import Arrays, TappedRunner
 from structsam_export.config import ExportConfig
 from structsam_export.progress import Progress
 from structsam_export.recipe import Recipe
 from structsam_export.subjects import from_export
+from structsam_export.verify import read_pictures, samples
 from structsam_runtime import Manifest, OnnxRuntimeRunner, Predictor, UserError
 from structsam_runtime.build import EngineBuilder
-from structsam_runtime.cli.console import run
 from structsam_runtime.manifest import EngineRecord
 from structsam_runtime.predict.predictor import BATCH
+from structsam_runtime.reference import Reference
 from structsam_runtime.runners import create, cuda
+from structsam_runtime.runners.base import HostArray
 
 SIZE = 320
 
 Exported = Callable[..., Path]
+Command = Callable[[str, str], tuple[int | str | None, str, str]]
 
 
 def content(folder: Path) -> dict:
@@ -42,8 +45,9 @@ def content(folder: Path) -> dict:
 def test_an_export_says_what_it_is_and_keeps_its_word(exported: Exported) -> None:
     folder = exported()
     said = content(folder)
-    assert {path.name for path in folder.iterdir()} == {"encoder.onnx", "decoder.onnx", "manifest.json"}
-    Manifest.read(folder).check_files(folder, ["encoder.onnx", "decoder.onnx"])
+    files = ["encoder.onnx", "decoder.onnx", "reference.npz"]
+    assert {path.name for path in folder.iterdir()} == {*files, "manifest.json"}
+    Manifest.read(folder).check_files(folder, files)
     assert said["name"] == "tiny-structsam-r55-320px-fp32"
     graphs = [onnx.load(folder / f"{part}.onnx") for part in ("encoder", "decoder")]
     assert [{prop.key: prop.value for prop in graph.metadata_props} for graph in graphs] == [
@@ -81,7 +85,9 @@ def test_tensorrt_rtx_builds_encoder_and_decoder_without_a_gpu(
         weights = (folder / f"{name}.onnx").stat().st_size
         assert (folder / f"{name}.engine").stat().st_size > 0.5 * weights
     builder, record = EngineBuilder(Engine.TENSORRT_RTX), Manifest.read(folder).engine
-    assert record == EngineRecord("tensorrt-rtx", builder.version, None, builder.hardware.capabilities)
+    assert record == EngineRecord(
+        "tensorrt-rtx", builder.version, None, builder.hardware.capabilities, tf32=False
+    )
     assert {"8.6", "8.9", "12.0"} <= set(builder.hardware.capabilities)
     said = content(folder)["engine"]
     assert said["profiles"]["decoder"]["has_mask_input"] == [[1], [1], [64]]
@@ -263,7 +269,16 @@ def breaks(monkeypatch: pytest.MonkeyPatch, change: Change, plans_too: bool = Tr
     run = OnnxRuntimeRunner._run
     if not plans_too:
         monkeypatch.setattr(TappedRunner, "_run", run, raising=False)
-    monkeypatch.setattr(OnnxRuntimeRunner, "_run", lambda self, feeds: change(run(self, feeds)))
+
+    def changed(self: OnnxRuntimeRunner, feeds: Any) -> Arrays:
+        return change(run(self, feeds))
+
+    def on_device(self: OnnxRuntimeRunner, feeds: Any) -> dict[str, HostArray]:
+        given = {name: feed if isinstance(feed, np.ndarray) else feed.numpy() for name, feed in feeds.items()}
+        return {name: HostArray(values) for name, values in changed(self, given).items()}
+
+    monkeypatch.setattr(OnnxRuntimeRunner, "_run", changed)
+    monkeypatch.setattr(OnnxRuntimeRunner, "_run_on_device", on_device)
 
 
 @pytest.fixture
@@ -288,11 +303,11 @@ def traced(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> ExportConfig:
 
 @pytest.mark.export
 @pytest.mark.parametrize(
-    ("change", "plans_too", "miss"),
+    ("change", "plans_too", "miss", "here"),
     [
-        (scaled, True, "largest embedding error is"),
-        (scaled, False, "largest embedding error is"),
-        (noisy, True, "mask IoU is"),
+        (scaled, True, "largest embedding error is", "least embedding error is"),
+        (scaled, False, "largest embedding error is", "least embedding error is"),
+        (noisy, True, "mask IoU is", "mask IoU is"),
     ],
 )
 def test_the_gate_fails_where_the_runner_that_ships_computes_something_else(
@@ -300,20 +315,19 @@ def test_the_gate_fails_where_the_runner_that_ships_computes_something_else(
     traced: ExportConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run_command: Command,
     change: Change,
     plans_too: bool,
     miss: str,
+    here: str,
     quiet: Progress,
 ) -> None:
     folder = exported()
     breaks(monkeypatch, change, plans_too)
-    with pytest.raises(SystemExit) as ended:
-        run(check_command, [str(folder)])
-    told = capsys.readouterr()
-    assert ended.value.code == 3
-    assert f"failed: {miss}" in told.err
-    assert "passes" not in told.out
+    for line, told in ((f"{folder} --against pytorch", miss), (str(folder), here)):
+        code, out, err = run_command("check", line)
+        assert (code, "passed" in out) == (3, False)
+        assert f"failed: {told}" in err
     with pytest.raises(pipeline.VerificationError, match=miss):
         pipeline.export(traced, tmp_path / "out", None, False, quiet)
     assert list(tmp_path.iterdir()) == []
@@ -325,9 +339,10 @@ def test_every_command_runs_the_same_class(
     traced: ExportConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    run_command: Command,
     quiet: Progress,
 ) -> None:
-    """Check, verification, evaluation and prediction; only the first two look inside, by a second runner."""
+    """Verification, both checks, evaluation and prediction; with PyTorch a second runner looks inside."""
     folder, opened = exported(), []
     start = OnnxRuntimeRunner._open
     monkeypatch.setattr(OnnxRuntimeRunner, "_open", lambda self: opened.append(self) or start(self))
@@ -342,11 +357,86 @@ def test_every_command_runs_the_same_class(
     compare(folder, None, "cpu", None, quiet)
     assert kinds() == checked
     pipeline.export(traced, tmp_path / "verified", None, False, quiet)
-    assert kinds() == checked
+    assert kinds() == [*checked, ours[1]], "the decoder alone once more, for the reference"
+    assert run_command("check", str(folder))[0] == 0
+    assert kinds() == ours
     with from_export(folder, "cpu").open():
         assert kinds() == ours
     with Predictor.load(folder):
         assert kinds() == ours
+
+
+@pytest.mark.export
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rate": 0.0},
+        {"precision": Precision.FP16, "dynamic_batch": True, "decoder_layout": DecoderLayout.META_SINGLE},
+        {
+            "rate_window": 0.35,
+            "rate_background": 0.75,
+            "prompt_windows": 2,
+            "decoder_layout": DecoderLayout.META,
+        },
+        {"method": "pitome"},
+        {"family": "medsam"},
+    ],
+    ids=["unmerged", "fp16", "prompt-aware", "fragile", "medsam"],
+)
+def test_exports_pass_their_own_check(exported: Exported, run_command: Command, options: dict) -> None:
+    """And the encoder's inputs are those of verification to the bit, though pictures are kept as bytes."""
+    folder = exported(**options)
+    code, out, err = run_command("check", str(folder))
+    assert (code, err) == (0, ""), out
+    known = Manifest.read(folder)
+    told = Reference.load(folder, known)
+    verified = {one.name: one.feed for one in samples(read_pictures(None), known.model)}
+    for answer in told.answers:
+        feed = answer.feed(known.model)
+        assert feed.keys() == verified[answer.name].keys()
+        for name, values in verified[answer.name].items():
+            np.testing.assert_array_equal(feed[name], values)
+
+
+@pytest.mark.export
+def test_an_encoder_that_is_not_what_was_verified_fails_its_check(
+    exported: Exported, tmp_path: Path, run_command: Command, sign_again: Callable[[Path], None]
+) -> None:
+    """One scale of one normalisation, 2 % too large."""
+    folder = Path(shutil.copytree(exported(), tmp_path / "out"))
+    model = onnx.load(folder / "encoder.onnx")
+    norm = next(weight for weight in model.graph.initializer if weight.name.endswith("norm2.weight"))
+    norm.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(norm) * np.float32(1.02), norm.name))
+    onnx.save(model, folder / "encoder.onnx")
+    sign_again(folder)
+    code, _, err = run_command("check", str(folder))
+    assert code == 3
+    assert "failed: least embedding error is" in err
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("method", ["adjacent", "structsam"])
+def test_tf32_fails_the_check_of_an_fp32_export(
+    exported: Exported,
+    tmp_path: Path,
+    run_command: Command,
+    in_tf32: Callable[[Path], None],
+    sign_again: Callable[[Path], None],
+    method: str,
+) -> None:
+    """On weights that were trained. `adjacent` plans by products, and misses in masks too; `structsam` does
+    not, and only the embedding tells it."""
+    options = {"arch": "vit_nano", "random_weights": False, "image_size": 512, "method": method}
+    folder = Path(shutil.copytree(exported(**options), tmp_path / "out"))
+    assert run_command("check", str(folder))[0] == 0
+    for part in ("encoder", "decoder"):
+        in_tf32(folder / f"{part}.onnx")
+    sign_again(folder)
+    code, _, err = run_command("check", str(folder))
+    assert code == 3
+    missed = {line.split(" is ")[0].removeprefix("failed: ") for line in err.splitlines()}
+    both = {"least embedding error", "predicted IoU error"}
+    assert missed == (both | {"mask IoU"} if method == "adjacent" else both)
 
 
 @pytest.mark.export

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from structsam_runtime.cli.console import FAILED
-from structsam_runtime.errors import UserError
+from structsam_runtime.errors import NotFiniteError, UserError
 
 from ..choices import Attention, Channels, DecoderLayout, Engine, Precision, Target
 from ..merging.registry import DEFAULT as DEFAULT_METHOD
@@ -241,7 +241,6 @@ def main(
     # PyTorch takes seconds to import; --help and usage errors do not need it.
     from structsam_runtime.build import BuildError
 
-    from ..comparing import NotFiniteError
     from ..config import ExportConfig
     from ..models.checkpoints import architecture_named
     from ..pipeline import LintError, VerificationError, export, summary

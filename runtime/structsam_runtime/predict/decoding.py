@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract import EMBEDDING, HAS_MASK_INPUT, IOU, MASK_INPUT, MASKS, POINT_COORDS, POINT_LABELS
-from ..errors import UserError
+from ..errors import NotFiniteError, UserError
 from ..manifest import Model
 from ..runners.base import Array, DeviceArray, Runner
 from .prompts import Encoded
@@ -54,8 +54,8 @@ def runs(
         [p, 4].
 
     Raises:
-        UserError: one prompt alone takes more than MEMORY, or the decoder gives NaN or infinity; also more
-            points than an engine was built for.
+        NotFiniteError: the decoder gives NaN or infinity.
+        UserError: one prompt alone takes more than MEMORY; also more points than an engine was built for.
     """
     places = encoded.point_labels.shape[1]
     each = run_bytes(model, places)
@@ -69,7 +69,9 @@ def runs(
         part = slice(start, min(start + step, len(encoded)))
         low_res, iou = _run(decoder, model, features, encoded, previous, part)
         if not (_finite(low_res) and _finite(iou)):
-            raise UserError(f"{decoder.name} gives NaN or infinity; run `structsam check`, or export again")
+            raise NotFiniteError(
+                f"{decoder.name} gives NaN or infinity; run `structsam check`, or export again"
+            )
         yield part, low_res, iou
 
 

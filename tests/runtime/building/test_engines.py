@@ -93,7 +93,9 @@ def test_engines_of_another_library_take_the_place_of_the_first(
     Manifest.read(folder).check_files(folder, [*ENGINES, "plugins.so"])
     add_engines(folder, EngineBuilder(TENSORRT_RTX), quiet)
     manifest = Manifest.read(folder)
-    assert manifest.engine == EngineRecord("tensorrt-rtx", "10.3.0", None, ("8.0", "8.6", "8.9", "12.0"), tf32=False)
+    assert manifest.engine == EngineRecord(
+        "tensorrt-rtx", "10.3.0", None, ("8.0", "8.6", "8.9", "12.0"), tf32=False
+    )
     assert json.loads((folder / "encoder.engine").read_bytes())["graph"] == "encoder.onnx"
     assert "plugins.so" not in manifest.files, "or a runner would load it"
     assert not (folder / "plugins.so").exists()
