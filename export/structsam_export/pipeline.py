@@ -125,9 +125,7 @@ def export(
         encoder = build_encoder(config, sam, folder / "encoder.onnx", progress)
         decoder = build_decoder(config, sam, folder / "decoder.onnx", progress)
         report, answered = verified(config, sam, decoder, folder, pictures, progress)
-        with progress.step(f"write {FILE}"):
-            runner, name = OnnxRuntimeRunner(folder / "decoder.onnx"), export_id(config, weights)
-            reference(encoder, runner, config.precision, name, answered).save(folder / FILE)
+        write_reference(config, encoder, answered, weights, folder, progress)
         meta = build_meta(config, sam, folder, pictures, progress) if config.decoder_layout else {}
         if config.has_plugin_graph:
             build_plugin_graph(config, encoder, folder, progress)
@@ -184,6 +182,22 @@ def verified(
     if misses := report.misses(config.precision):
         raise VerificationError("; ".join(misses))
     return report, answered
+
+
+def write_reference(
+    config: ExportConfig,
+    encoder: Any,
+    answered: Sequence[Answered],
+    weights: dict[str, str | None],
+    folder: Path,
+    progress: Progress,
+) -> None:
+    """Write what PyTorch answered, and say which pictures travel with it."""
+    with progress.step(f"write {FILE}") as notes:
+        runner, name = OnnxRuntimeRunner(folder / "decoder.onnx"), export_id(config, weights)
+        made = reference(encoder, runner, config.precision, name, answered)
+        made.save(folder / FILE)
+        notes.append(f"with {', '.join(one.name for one in made.answers)}")
 
 
 def fetch(config: ExportConfig) -> None:

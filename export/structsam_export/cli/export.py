@@ -214,7 +214,11 @@ def main(
     ] = False,
     verify_images: Annotated[
         Path | None,
-        typer.Option(help="Verify on these photographs.", rich_help_panel=OUTPUT, metavar="DIR"),
+        typer.Option(
+            help="Verify on these photographs; three go into the export.",
+            rich_help_panel=OUTPUT,
+            metavar="DIR",
+        ),
     ] = None,
     output: Annotated[
         Path | None,

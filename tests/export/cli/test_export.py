@@ -290,7 +290,7 @@ def quick(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "build_encoder": build,
         "build_decoder": build,
         "verify": lambda *_, **__: (GOOD_REPORT, []),
-        "reference": lambda *_: types.SimpleNamespace(save=lambda path: path.write_text("new")),
+        "reference": lambda *_: types.SimpleNamespace(answers=[], save=lambda path: path.write_text("new")),
         "manifest": lambda *_: {},
         "write": write,
     }.items():
