@@ -13,6 +13,7 @@ import typer
 from structsam_runtime import UserError
 from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
 from structsam_runtime.benchmarking.timing import environment
+from structsam_runtime.build import BuildError, EngineBuilder
 from structsam_runtime.cli.console import FAILED, missing, run
 
 try:
@@ -21,7 +22,6 @@ try:
     from structsam_export import pipeline
     from structsam_export.choices import Engine, Precision, Target
     from structsam_export.config import ExportConfig
-    from structsam_export.engine import BuildError, EngineBuilder
     from structsam_export.models.architectures import ARCHITECTURES
     from structsam_export.pipeline import LintError
     from structsam_export.progress import Progress

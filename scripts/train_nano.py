@@ -40,7 +40,7 @@ def main(
     resume_run: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     weights: Annotated[
         Path | None,
-        typer.Option("--from", metavar="PATH", help="Begin with what fits of these weights of a SAM."),
+        typer.Option("--from", metavar="PATH", help="Begin with these weights, such as those that ship."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda ..")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Of PyTorch; default: its own.")] = None,

@@ -1,11 +1,14 @@
 """What the tests of both sides share."""
 
+import hashlib
+import json
 import os
 import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -23,6 +26,8 @@ if WORKER and hasattr(os, "sched_setaffinity"):
     CORES = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {CORES[int(WORKER.removeprefix("gw")) % len(CORES)]})
 
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators of ONNX that GPUs may compute in TF32."""
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SAM = Model(
     arch="vit_b",
@@ -71,6 +76,59 @@ def run_command(capsys: pytest.CaptureFixture[str]) -> Callable[[str, str], Ende
         return ended.value.code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def in_tf32() -> Callable[[Path], None]:
+    """Changes an ONNX file so that it computes as a GPU does with TF32: products of fp32 round their inputs.
+
+    Eleven bits are left of 24, split off as Veltkamp does it: with c = (2^13 + 1) x, that is c - (c - x).
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    def change(path: Path) -> None:
+        model = onnx.shape_inference.infer_shapes(onnx.load(path))
+        graph = model.graph
+        values = [*graph.value_info, *graph.input, *graph.output]
+        types = {value.name: value.type.tensor_type.elem_type for value in values}
+        types |= {constant.name: constant.data_type for constant in graph.initializer}
+        nodes, rounded = [], {}
+        for node in graph.node:
+            for index, name in enumerate(node.input[:2]):
+                if node.op_type not in PRODUCTS or types.get(name) != TensorProto.FLOAT:
+                    continue
+                if name not in rounded:
+                    rounded[name] = f"{name}/tf32"
+                    nodes += [
+                        helper.make_node("Mul", [name, "/split"], [f"{name}/c"]),
+                        helper.make_node("Sub", [f"{name}/c", name], [f"{name}/d"]),
+                        helper.make_node("Sub", [f"{name}/c", f"{name}/d"], [rounded[name]]),
+                    ]
+                node.input[index] = rounded[name]
+            nodes.append(node)
+        assert rounded
+        del graph.node[:]
+        graph.node.extend(nodes)
+        graph.initializer.append(numpy_helper.from_array(np.array(2**13 + 1, np.float32), "/split"))
+        onnx.save(model, path)
+
+    return change
+
+
+@pytest.fixture(scope="session")
+def sign_again() -> Callable[[Path], None]:
+    """Makes the manifest of an export say of its files what they are now."""
+
+    def sign(folder: Path) -> None:
+        path = folder / "manifest.json"
+        said = json.loads(path.read_text())
+        for name in said["files"]:
+            content = (folder / name).read_bytes()
+            said["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        path.write_text(json.dumps(said))
+
+    return sign
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,10 +17,11 @@ from skimage import data
 from structsam_export.models import downloads
 from structsam_export.models.architectures import ARCHITECTURES
 from structsam_export.models.checkpoints import load_sam
+from structsam_runtime.thresholds import THRESHOLDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-GUIDE = [f"docs/guide/{name}.md" for name in ("export", "predict", "serve", "measure")]
+GUIDE = [f"docs/guide/{name}.md" for name in ("export", "device", "predict", "serve", "measure")]
 PAGES = ["README.md", *GUIDE]
 """Those with commands, in the order in which a user meets them."""
 
@@ -92,7 +93,7 @@ def test_the_commands_and_the_example_run_in_order(desk: Path) -> None:
         run([sys.executable, "-c", example], desk)
     for name in ("vit_nano-structsam-r55-fp32", "vit_b-structsam-r55-fp16"):
         made = {path.name for path in (desk / "out" / name).iterdir()}
-        assert made == {"encoder.onnx", "decoder.onnx", "manifest.json"}
+        assert made == {"encoder.onnx", "decoder.onnx", "reference.npz", "manifest.json"}
     for picture in ("overlay.png", "all.png", "plan.png", "spectral.png", "results/coco-val2017.png"):
         with Image.open(desk / picture) as drawn:
             assert drawn.size[0] >= 600
@@ -146,6 +147,16 @@ def test_qualities_are_those_that_were_measured(page: str) -> None:
     assert len(told) >= 4
     for row in told:
         assert row == [known[row[0]][column] for column in (0, 3, 6, 8, 9, 11)]
+
+
+def test_limits_are_those_that_a_check_holds() -> None:
+    """In fp32 and in fp16; a mean says so."""
+    _, *told = table("docs/guide/export.md", "| column | what | limit in fp32 |")
+    names = ("least_error", "cosine_end_to_end", "mask_iou", "decoder_iou", "predicted_iou")
+    for row, name in zip(told, names, strict=True):
+        limits = [f"{getattr(THRESHOLDS[precision], name):g}" for precision in ("fp32", "fp16")]
+        assert [cell.removeprefix("mean ").partition(";")[0] for cell in row[2:]] == limits
+    assert told[0][3].endswith(f"; {THRESHOLDS['fp16'].error:g} if nothing merges")
 
 
 def test_its_times_are_those_that_were_measured() -> None:

@@ -19,7 +19,12 @@ from .verify import Report, read_pictures, samples, verify
 
 
 def compare(
-    folder: Path, images: Path | None, runner: str, checkpoint: Path | None, progress: Progress
+    folder: Path,
+    images: Path | None,
+    runner: str,
+    checkpoint: Path | None,
+    progress: Progress,
+    verified: bool = True,
 ) -> tuple[Report, list[str]]:
     """Compare an export with the PyTorch model that it was made from.
 
@@ -29,6 +34,7 @@ def compare(
         runner: one of structsam_runtime.runners.RUNNERS.
         checkpoint: the weights, if the file was moved; its hash must be that of the manifest.
         progress: shows every step.
+        verified: False also takes .onnx files that were changed; see `create`.
 
     Returns:
         The measurements, and one line for every threshold that is missed.
@@ -56,9 +62,9 @@ def compare(
                 f"{folder} was made from {weights.get('source')} with another hash; "
                 "give that file with --checkpoint"
             )
-    encoder, decoder = (create(folder, part, runner) for part in ("encoder", "decoder"))
+    encoder, decoder = (create(folder, part, runner, verified=verified) for part in ("encoder", "decoder"))
     with progress.step(f"compare on {runner}"):
-        report = verify(
+        report, _ = verify(
             sam.image_encoder,
             PromptedMaskDecoder(sam).eval(),
             known.model,

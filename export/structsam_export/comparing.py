@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from structsam_runtime.errors import NotFiniteError
 from structsam_runtime.runners.base import Array, DeviceArray, Runner, TensorSpec
 from structsam_runtime.runners.onnxruntime import OnnxRuntimeRunner
 
@@ -134,7 +135,3 @@ def run_all(runner: Runner, feeds: Sequence[Arrays]) -> list[Arrays]:
         bad = sorted({n for made in outputs for n, v in made.items() if not np.isfinite(v).all()})
         raise NotFiniteError(f"{runner.name} returned NaN or infinity in {', '.join(bad)}")
     return outputs
-
-
-class NotFiniteError(Exception):
-    """An output of an export, or of its reference in PyTorch, contains NaN or infinity."""

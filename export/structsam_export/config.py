@@ -53,6 +53,7 @@ class ExportConfig:
         attention: the form of attention in the graph; None selects that of the target.
         engine: also build engines with this library.
         plugins: the library of plugins for the encoder's engine; None for none.
+        plugin_graph: also write the encoder's graph with plugins, which comes with `plugins` anyway.
 
     Raises:
         UserError: a value is out of range, or two values contradict each other.
@@ -72,6 +73,7 @@ class ExportConfig:
     attention: Attention | None = None
     engine: Engine | None = None
     plugins: Path | None = None
+    plugin_graph: bool = False
 
     @classmethod
     def of(
@@ -211,19 +213,18 @@ class ExportConfig:
             )
 
     def _check_plugins(self) -> None:
-        if self.plugins is None:
+        if not self.has_plugin_graph:
             return
-        if self.engine is not Engine.TENSORRT:
+        option = "--plugins" if self.plugins else "--plugin-graph"
+        if self.plugins and self.engine is not Engine.TENSORRT:
             without = f"{self.engine} supports no plugins" if self.engine else "ONNX graphs use no plugins"
             raise UserError(f"--plugins needs --engine {Engine.TENSORRT}: {without}")
         for block, method in zip(self.recipe.blocks, self.methods(), strict=True):
             if block.merges and not method.has_kernels:
-                raise UserError(
-                    f"--plugins has no kernels for --method {block.method}; leave one of them out"
-                )
+                raise UserError(f"{option} has no kernels for --method {block.method}; leave one of them out")
         if self.merging.plan_every > 1 or any(block.merge_mlp for block in self.recipe.blocks):
             raise UserError(
-                "--plugins has no kernels for --merge-mlp and --plan-every; leave one of them out"
+                f"{option} has no kernels for --merge-mlp and --plan-every; leave one of them out"
             )
 
     @property
@@ -240,6 +241,11 @@ class ExportConfig:
     def prompt_aware(self) -> bool:
         """Whether the encoder takes a prior."""
         return self.merging.prompt_aware
+
+    @property
+    def has_plugin_graph(self) -> bool:
+        """Whether the export has the encoder's graph with plugins."""
+        return self.plugin_graph or self.plugins is not None
 
     @property
     def written_for(self) -> Target:
@@ -296,6 +302,7 @@ class ExportConfig:
             words += ["--image-size", str(self.image_size)]
         words += {Precision.FP32: [], Precision.FP16: ["--fp16"]}[self.precision]
         words += ["--dynamic-batch"] if self.dynamic_batch else []
+        words += ["--plugin-graph"] if self.plugin_graph else []
         for name in ("decoder_layout", "target", "attention", "engine", "plugins"):
             value = getattr(self, name)
             words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]

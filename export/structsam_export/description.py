@@ -45,9 +45,8 @@ def manifest(
     weights: dict[str, str | None],
     macs: EncoderMacs,
     verification: dict[str, Any],
-    engine: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The content of `manifest.json`.
+    """The content of `manifest.json`, of an export without engines.
 
     Args:
         config: what was asked for.
@@ -56,7 +55,6 @@ def manifest(
         weights: where they came from, their hash, and the type that they had there.
         macs: of the encoder.
         verification: a `verify.Report` as a dictionary.
-        engine: library, version, GPUs and profiles, if engines were built.
     """
     return {
         "format": FORMAT,
@@ -72,11 +70,16 @@ def manifest(
         "merging": merging(sam.image_encoder),
         "plans": plans(sam.image_encoder),
         "macs": macs.as_json(),
-        "graph": {"target": config.written_for, "opset": config.dialect.opset, "attention": config.form},
+        "graph": {
+            "target": config.written_for,
+            "opset": config.dialect.opset,
+            "attention": config.form,
+            "tensorrt": config.dialect.tensorrt,  # the oldest that reads it
+        },
         "encoder": graph_tensors(folder / "encoder.onnx"),
         "decoder": graph_tensors(folder / "decoder.onnx"),
         "verification": verification,
-        "engine": engine,
+        "engine": None,
         "files": {path.name: _file(path) for path in sorted(folder.iterdir())},
         "versions": versions(),
     }

@@ -1,11 +1,9 @@
-"""checkpoint -> SAM -> patched encoder -> trace -> passes -> lint -> verify -> (engine) -> manifest."""
+"""checkpoint -> SAM -> patched encoder -> trace -> passes -> lint -> verify -> manifest -> (engines)."""
 
 from __future__ import annotations
 
 import copy
 import shlex
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from structsam_runtime.build import EngineBuilder, Shape
 from structsam_runtime.contract import (
     EMBEDDING,
     HAS_MASK_INPUT,
@@ -24,12 +23,14 @@ from structsam_runtime.contract import (
     POINT_LABELS,
     PRIOR,
 )
+from structsam_runtime.engines import PLUGIN_GRAPH, add_engines
 from structsam_runtime.errors import UserError, printable
-from structsam_runtime.predict.predictor import BATCH
+from structsam_runtime.reference import FILE
 from structsam_runtime.runners.onnxruntime import EXPORT, OnnxRuntimeRunner
-from structsam_runtime.runners.tensorrt import PLUGINS
+from structsam_runtime.thresholds import THRESHOLDS
 
 from .analysis.macs import EncoderMacs, encoder_macs
+from .answers import reference
 from .choices import Precision
 from .comparing import Arrays, run_all, tapped
 from .config import ExportConfig
@@ -38,19 +39,19 @@ from .encoder.decoder import PromptedMaskDecoder
 from .encoder.exported import PlannedEncoder, output_names
 from .encoder.patch import apply, windows_of
 from .encoder.plugins import PluginEncoder
-from .engine import EngineBuilder, Profile, Shape
 from .graph.lint import lint
 from .graph.passes import run_passes
 from .graph.precision import set_precision
 from .graph.save import save
 from .graph.trace import trace
-from .meta import FILE, meta_iou, write_meta
+from .meta import FILE as META_FILE
+from .meta import meta_iou, write_meta
 from .models.checkpoints import download, load_sam, own_weights, provenance
 from .models.family import FAMILIES
 from .progress import Progress
 from .staging import check_folder, disk, staged
 from .triton import check_repository, names, write_repository
-from .verify import THRESHOLDS, Report, read_pictures, samples, verify
+from .verify import Answered, Report, read_pictures, samples, verify
 
 Dynamic = Mapping[str, Mapping[int, str]]
 
@@ -123,12 +124,16 @@ def export(
             notes.append(weights["source"] or "")
         encoder = build_encoder(config, sam, folder / "encoder.onnx", progress)
         decoder = build_decoder(config, sam, folder / "decoder.onnx", progress)
-        report = verified(config, sam, decoder, folder, pictures, progress)
+        report, answered = verified(config, sam, decoder, folder, pictures, progress)
+        write_reference(config, encoder, answered, weights, folder, progress)
         meta = build_meta(config, sam, folder, pictures, progress) if config.decoder_layout else {}
-        engine = build_engines(config, builder, encoder, folder, progress) if builder else None
+        if config.has_plugin_graph:
+            build_plugin_graph(config, encoder, folder, progress)
         macs = encoder_macs(encoder)
-        content = manifest(config, sam, folder, weights, macs, asdict(report), engine) | meta
+        content = manifest(config, sam, folder, weights, macs, asdict(report)) | meta
         write(folder / "manifest.json", content)
+        if builder:
+            add_engines(folder, builder, progress)
     if repository:
         with progress.step("write models for Triton") as notes:
             write_repository(repository, output, force)
@@ -144,7 +149,7 @@ def verified(
     folder: Path,
     pictures: Arrays,
     progress: Progress,
-) -> Report:
+) -> tuple[Report, list[Answered]]:
     """Hold the graphs in a folder against PyTorch, as `structsam predict` runs them.
 
     Args:
@@ -155,12 +160,15 @@ def verified(
         pictures: to verify on.
         progress: is told of the step.
 
+    Returns:
+        As `verify`.
+
     Raises:
         VerificationError: they are not what PyTorch computes.
     """
     model, shipped = model_of(config, sam), OnnxRuntimeRunner(folder / "encoder.onnx")
     with progress.step("verify against PyTorch") as notes:
-        report = verify(
+        report, answered = verify(
             sam.image_encoder,
             decoder,
             model,
@@ -173,7 +181,23 @@ def verified(
         notes.append(f"mask IoU {report.mask_iou:.4f} over {report.prompts} prompts")
     if misses := report.misses(config.precision):
         raise VerificationError("; ".join(misses))
-    return report
+    return report, answered
+
+
+def write_reference(
+    config: ExportConfig,
+    encoder: Any,
+    answered: Sequence[Answered],
+    weights: dict[str, str | None],
+    folder: Path,
+    progress: Progress,
+) -> None:
+    """Write what PyTorch answered, and say which pictures travel with it."""
+    with progress.step(f"write {FILE}") as notes:
+        runner, name = OnnxRuntimeRunner(folder / "decoder.onnx"), export_id(config, weights)
+        made = reference(encoder, runner, config.precision, name, answered)
+        made.save(folder / FILE)
+        notes.append(f"with {', '.join(one.name for one in made.answers)}")
 
 
 def fetch(config: ExportConfig) -> None:
@@ -247,7 +271,7 @@ def build_meta(
     layout, model = config.decoder_layout, model_of(config, sam)
     if layout is None:
         return {}
-    with progress.step(f"write {FILE}") as notes:
+    with progress.step(f"write {META_FILE}") as notes:
         said = write_meta(folder, model, layout)
         sample = samples(dict(list(pictures.items())[:1]), model)[0]
         (made,) = run_all(OnnxRuntimeRunner(folder / "encoder.onnx"), [sample.feed])
@@ -255,7 +279,9 @@ def build_meta(
         notes.append(f"mask IoU with Meta's {said['mask_iou']:.4f}")
     least = THRESHOLDS[config.precision].mask_iou
     if least is not None and not said["mask_iou"] >= least:
-        raise VerificationError(f"mask IoU of {FILE} is {said['mask_iou']:.5g}, expected at least {least:g}")
+        raise VerificationError(
+            f"mask IoU of {META_FILE} is {said['mask_iou']:.5g}, expected at least {least:g}"
+        )
     return {"decoder_meta": said}
 
 
@@ -306,7 +332,7 @@ def build(
     errors = [
         finding
         for finding in lint(model, config.dialect.tensorrt)
-        if finding.severity == "error" and not (config.plugins and finding.rule == "domain")
+        if finding.severity == "error" and not (path.name == PLUGIN_GRAPH and finding.rule == "domain")
     ]
     if errors:
         told_of = "; ".join(f"{finding.node or 'graph'}: {finding.message}" for finding in errors)
@@ -334,71 +360,15 @@ def _copy(module: nn.Module, precision: Precision) -> nn.Module:
     return copy.deepcopy(module, shared)
 
 
-def build_engines(
-    config: ExportConfig, builder: EngineBuilder, encoder: nn.Module, folder: Path, progress: Progress
-) -> dict[str, Any]:
-    """Write `encoder.engine` and `decoder.engine`; returns what the manifest says of them.
-
-    Where plugins are asked for, the encoder's engine comes of another graph than `encoder.onnx`, which needs
-    none and stays as it is; and the library that the engine needs goes into the folder with it.
-    """
-    graphs = {what: folder / f"{what}.onnx" for what in ("encoder", "decoder")}
-    with tempfile.TemporaryDirectory() as other:
-        if config.plugins:
-            graphs["encoder"] = build_plugin_graph(config, encoder, Path(other), progress)
-            shutil.copyfile(config.plugins, folder / PLUGINS)
-        return _build_engines(config, builder, graphs, folder, progress)
-
-
 def build_plugin_graph(config: ExportConfig, encoder: nn.Module, folder: Path, progress: Progress) -> Path:
-    """Write the patched encoder's graph with plugins: another `encoder.onnx`, in another folder."""
-    path, module = folder / "encoder.onnx", PluginEncoder(encoder)
+    """Write the patched encoder's graph with plugins, from which `--plugins` builds its engine.
+
+    It lies beside `encoder.onnx`, which needs no plugins and runs anywhere.
+    """
+    path, module = folder / PLUGIN_GRAPH, PluginEncoder(encoder)
     outputs = FAMILIES[config.family].encoder_outputs
     build(config, module, *example_images(config), outputs, path, progress)
     return path
-
-
-def _build_engines(
-    config: ExportConfig,
-    builder: EngineBuilder,
-    graphs: Mapping[str, Path],
-    folder: Path,
-    progress: Progress,
-) -> dict[str, Any]:
-    """An engine of every graph."""
-    profiles = {"encoder": encoder_profile(config), "decoder": decoder_profile(config)}
-    for what, profile in profiles.items():
-        with progress.step(f"build {what} with {builder.engine}") as notes:
-            path = folder / f"{what}.engine"
-            builder.build(graphs[what], path, profile)
-            notes.append(f"{path.stat().st_size / 1e6:.0f} MB")
-    built = {"library": str(builder.engine), "version": builder.version}
-    return {**built, **asdict(builder.hardware), "profiles": profiles}
-
-
-def encoder_profile(config: ExportConfig) -> Profile:
-    """Shapes that the encoder's engine takes: batches of 1 to BATCH where the batch is open."""
-    if not config.dynamic_batch:
-        return {}
-    return {
-        name: ((1, *shape), (1, *shape), (BATCH, *shape)) for name, shape in encoder_inputs(config).items()
-    }
-
-
-def decoder_profile(config: ExportConfig) -> Profile:
-    """Shapes that the decoder's engine takes: 1 to 64 prompts of 1 to 16 points (a box is two)."""
-    side = config.architecture.mask_side(config.image_size)
-
-    def shapes(prompts: int, points: int) -> dict[str, Shape]:
-        return {
-            POINT_COORDS: (prompts, points, 2),
-            POINT_LABELS: (prompts, points),
-            MASK_INPUT: (prompts, 1, side, side),
-            HAS_MASK_INPUT: (prompts,),
-        }
-
-    smallest, usual, largest = shapes(1, 1), shapes(1, 2), shapes(64, 16)
-    return {name: (smallest[name], usual[name], largest[name]) for name in usual}
 
 
 def summary(made: Export) -> str:

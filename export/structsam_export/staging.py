@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from structsam_runtime import reference
+from structsam_runtime.commit import Box, ChangedError, names_in, recover
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import FILE_NAME
 from structsam_runtime.runners.tensorrt import PLUGINS
-
-from .commit import Box, ChangedError, names_in, recover
 
 _FIXED = (errno.EBUSY, errno.EXDEV)
 """Errors of renaming a mount point, and of renaming to another file system."""
@@ -72,8 +72,8 @@ def check_writable(option: str, folder: Path, inside: Path) -> None:
 def _is_export(folder: Path) -> bool:
     """Whether a folder holds an export and nothing else, so that replacing it loses nothing of the user's."""
     kinds = ("onnx", "onnx.data", "engine")
-    parts = ("encoder", "decoder", "decoder.meta")
-    ours = {FILE_NAME, PLUGINS} | {f"{part}.{kind}" for part in parts for kind in kinds}
+    parts = ("encoder", "decoder", "decoder.meta", "encoder.plugins")
+    ours = {FILE_NAME, PLUGINS, reference.FILE} | {f"{part}.{kind}" for part in parts for kind in kinds}
     names = set(names_in(folder))
     # Other programs have a manifest.json too, but no encoder beside it.
     return {FILE_NAME, "encoder.onnx"} <= names <= ours and all((folder / name).is_file() for name in names)

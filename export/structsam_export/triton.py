@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from structsam_runtime.commit import Box, recover
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import content
 from structsam_runtime.predict.predictor import BATCH
 
 from .choices import Engine
-from .commit import Box, recover
 from .staging import check_writable
 
 FLAG = "--triton-repository"

@@ -17,10 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from structsam_runtime.check import cosine, mask_ious
 from structsam_runtime.contract import (
     EMBEDDING,
     HAS_MASK_INPUT,
     IMAGE,
+    IOU,
     MASK_INPUT,
     MASKS,
     POINT_COORDS,
@@ -32,10 +34,12 @@ from structsam_runtime.contract import (
 from structsam_runtime.errors import UserError, printable
 from structsam_runtime.manifest import Model
 from structsam_runtime.pictures import Once, list_pictures, read_image, say
-from structsam_runtime.predict.image import Frame, prepare
+from structsam_runtime.predict.image import Frame, picture_size, placed, resized
 from structsam_runtime.predict.prior import prior
 from structsam_runtime.predict.prompts import encode
+from structsam_runtime.reference import within
 from structsam_runtime.runners.base import Runner, TensorSpec
+from structsam_runtime.thresholds import FRAGILE, THRESHOLDS, Held, misses
 
 from .comparing import Arrays, TorchRunner, run_all
 from .encoder.exported import PlannedEncoder, Told, told_plans
@@ -44,64 +48,40 @@ from .merging import MergePlan
 
 
 @dataclass(frozen=True)
-class Thresholds:
-    """Limits for an export, over all images.
-
-    Attributes:
-        error: limit of the largest absolute difference of an embedding, with the export's plans replayed in
-            PyTorch.
-        cosine: limit of the smallest cosine of two embeddings, with replayed plans.
-        plans: limit of the share of tokens with the same representative, mean over blocks and images.
-            PyTorch plans each block after blocks that replay the export's plans, so a difference counts once
-            and not in all later blocks.
-        cosine_end_to_end: limit of the smallest cosine of two embeddings, each with its own plans.
-        mask_iou: limit of the mean over prompts, end to end.
-    """
-
-    error: float
-    cosine: float
-    plans: float | None = None
-    cosine_end_to_end: float | None = None
-    mask_iou: float | None = None
-
-
-THRESHOLDS = {
-    # Two runtimes differ in the order of sums only: measured 5e-6, every plan equal, IoU 1.0000. A cell that
-    # flips between two equal scores costs 4 of 4096 tokens in one of twelve blocks.
-    "fp32": Thresholds(error=1e-3, cosine=0.99999, plans=0.999, cosine_end_to_end=0.999, mask_iou=0.99),
-    # Measured on ViT-B with random weights at rate 0.55: error 0.005 on embeddings of standard deviation one,
-    # cosine 0.9999997, plans 0.9997 (no block below 0.999: features round to 11 bits, so nearly equal cells
-    # swap, with little effect), IoU 0.998. The limits leave room for trained weights, whose activations have
-    # a wider range. ONNX Runtime's CPU provider computes much of an fp16 graph in fp32, so an overflow inside
-    # attention shows only on the GPU that runs the export.
-    "fp16": Thresholds(error=0.05, cosine=0.998, plans=0.95, cosine_end_to_end=0.99, mask_iou=0.98),
-}
-"""Limits by precision. A miss is exit code 3, and nothing is written."""
-FRAGILE = {
-    # PiToMe's ranks alternate between source and destination, so rounding that swaps two neighbours swaps
-    # their roles: 0.3 % of the tokens in fp32. All later blocks get other features, and end to end two
-    # runtimes differ as two valid runs of the method. Only the arithmetic is checked, and in fp32 also the
-    # plans from the same features.
-    "fp32": Thresholds(error=1e-3, cosine=0.99999, plans=0.99),
-    "fp16": Thresholds(error=0.05, cosine=0.998),
-}
-"""Limits for methods whose plans are sensitive to rounding; see `Method.fragile`."""
-
-
-@dataclass(frozen=True)
 class Sample:
     """One image, prepared for the encoder.
 
     Attributes:
         name: name of the file.
+        pixels: uint8 RGB [h, w, 3], resized for the model.
         feed: the encoder's inputs: `image` [1, 3, S, S] float32 and, for a prompt-aware encoder, `prior`
             [1, H, W] float32.
         frame: placement of the picture in the square input.
     """
 
     name: str
+    pixels: NDArray[np.uint8]
     feed: Arrays
     frame: Frame
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A sample, and what PyTorch made of it.
+
+    Attributes:
+        sample: the sample.
+        asked: the decoder's inputs: the embedding, float32 [1, C, h, w], and `prompts`.
+        masks: logits, float32 [P, 4, 4h, 4w].
+        iou: predicted IoU, float32 [P, 4].
+        made: the export's embedding and masks, by name.
+    """
+
+    sample: Sample
+    asked: Arrays
+    masks: NDArray[np.float32]
+    iou: NDArray[np.float32]
+    made: Arrays
 
 
 @dataclass(frozen=True)
@@ -141,18 +121,14 @@ class Report:
             precision: precision of the export, a key of THRESHOLDS.
         """
         want = (FRAGILE if self.fragile else THRESHOLDS)[precision]
-        checks = [
-            ("largest embedding error", self.error, want.error, False),
-            ("embedding cosine", self.cosine, want.cosine, True),
-            ("plan agreement", self.plans, want.plans, True),
-            ("embedding cosine end to end", self.cosine_end_to_end, want.cosine_end_to_end, True),
-            ("mask IoU", self.mask_iou, want.mask_iou, True),
+        held = [
+            Held("largest embedding error", self.error, want.error, False),
+            Held("embedding cosine", self.cosine, want.cosine, True),
+            Held("plan agreement", self.plans, want.plans, True),
+            Held("embedding cosine end to end", self.cosine_end_to_end, want.cosine_end_to_end, True),
+            Held("mask IoU", self.mask_iou, want.mask_iou, True),
         ]
-        return [
-            f"{what} is {value:.5g}, expected {'at least' if least else 'at most'} {limit:g} for {precision}"
-            for what, value, limit, least in checks
-            if value is not None and limit is not None and not (value >= limit if least else value <= limit)
-        ]
+        return misses(held, precision)
 
     def table(self) -> str:
         """The measurements as text, one per line."""
@@ -215,12 +191,14 @@ def samples(pictures: Arrays, model: Model) -> list[Sample]:
     """
     made = []
     for name, picture in pictures.items():
-        image, frame = prepare(picture, model)
+        frame = Frame.of(*picture_size(picture), model.image_size, model.fit)
+        pixels = resized(picture, frame, model.resampling)
+        image = placed(pixels, model)
         if not model.prior:
-            made.append(Sample(name, {IMAGE: image}, frame))
+            made.append(Sample(name, pixels, {IMAGE: image}, frame))
             continue
         for what, mask in priors(frame, model).items():
-            made.append(Sample(f"{name} with {what}", {IMAGE: image, PRIOR: mask}, frame))
+            made.append(Sample(f"{name} with {what}", pixels, {IMAGE: image, PRIOR: mask}, frame))
     return made
 
 
@@ -248,7 +226,7 @@ def verify(
     tap: Runner | None,
     pictures: Sequence[Sample],
     runner: str,
-) -> Report:
+) -> tuple[Report, list[Answered]]:
     """Compare an export with the PyTorch modules that it was made from.
 
     Embeddings and masks come from the runners that users run. Their encoder does not output plans: a second
@@ -264,6 +242,9 @@ def verify(
         pictures: at least one.
         runner: name of the runner, for the report.
 
+    Returns:
+        The measurements, and for every picture what PyTorch made of it.
+
     Raises:
         NotFiniteError: an output contains NaN or infinity.
     """
@@ -272,8 +253,15 @@ def verify(
     if tap is not None:
         theirs = [plans | made for plans, made in zip(run_all(tap, images), theirs, strict=True)]
     own = run_all(_planned(encoder, model), images)
-    own_masks = run_all(TorchRunner(decoder, *decoder_specs(model)), _decoder_feeds(own, pictures))
+    asked = _decoder_feeds(own, pictures)
+    own_masks = run_all(TorchRunner(decoder, *decoder_specs(model)), asked)
     their_masks = run_all(export_decoder, _decoder_feeds(theirs, pictures))
+    answered = [
+        Answered(picture, prompt, own_ones[MASKS], own_ones[IOU], embedding | masks)
+        for picture, prompt, own_ones, embedding, masks in zip(
+            pictures, asked, own_masks, theirs, their_masks, strict=True
+        )
+    ]
 
     everything = told_plans(encoder)
     told = [one for one in everything if one.name("slot") in theirs[0]]
@@ -285,23 +273,26 @@ def verify(
         for index, plans in _by_block(told).items()
     }
     knows_plans = len(told) == len(everything)
-    pairs = [(a[EMBEDDING], b[EMBEDDING]) for a, b in zip(same_plans, theirs, strict=True)]
     ious = np.concatenate(
-        [_ious(a, b, picture.frame) for a, b, picture in zip(own_masks, their_masks, pictures, strict=True)]
+        [
+            mask_ious(*(within(masks, one.sample.frame) for masks in (one.masks, one.made[MASKS])))
+            for one in answered
+        ]
     )
-    return Report(
+    report = Report(
         runner=runner,
         images=[picture.name for picture in pictures],
-        error=max(float(np.abs(a - b).max()) for a, b in pairs) if knows_plans else None,
-        cosine=min(_cosine(a, b) for a, b in pairs) if knows_plans else None,
-        cosine_end_to_end=min(_cosine(a[EMBEDDING], b[EMBEDDING]) for a, b in zip(own, theirs, strict=True)),
+        error=max(map(_error, same_plans, theirs)) if knows_plans else None,
+        cosine=min(map(_cosine, same_plans, theirs)) if knows_plans else None,
+        cosine_end_to_end=min(map(_cosine, own, theirs)),
         plans=float(np.mean(list(by_block.values()))) if by_block else None,
         plans_by_block=by_block,
         mask_iou=float(ious.mean()),
         mask_iou_min=float(ious.min()),
         prompts=ious.shape[0],
-        fragile=any(one.block.method.fragile for one in told),
+        fragile=any(one.block.method.fragile for one in everything),
     )
+    return report, answered
 
 
 def _planned(encoder: Any, model: Model) -> TorchRunner:
@@ -397,20 +388,14 @@ def _agreeing(a: Arrays, b: Arrays, plan: Told) -> NDArray[np.bool_]:
     return same
 
 
-def _cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
-    a, b = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
-    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+def _error(a: Arrays, b: Arrays) -> float:
+    """Largest absolute difference of two embeddings."""
+    return float(np.abs(a[EMBEDDING] - b[EMBEDDING]).max())
 
 
-def _ious(a: Arrays, b: Arrays, frame: Frame) -> NDArray[np.float64]:
-    """IoU of every prompt's four masks inside the picture, [P, 4]; 1 for two empty masks."""
-    side = a[MASKS].shape[-1]
-    height, width = (
-        -(-length * side // frame.image_size) for length in (frame.resized_height, frame.resized_width)
-    )
-    one, other = (made[MASKS][..., :height, :width] > 0 for made in (a, b))
-    union = (one | other).sum((2, 3))
-    return np.where(union == 0, 1.0, (one & other).sum((2, 3)) / np.maximum(union, 1))
+def _cosine(a: Arrays, b: Arrays) -> float:
+    """Of two embeddings."""
+    return cosine(a[EMBEDDING], b[EMBEDDING])
 
 
 @torch.no_grad()

@@ -18,6 +18,10 @@ class UserError(Exception):
         super().__init__(printable(" ".join(line.strip() for line in message.splitlines())))
 
 
+class NotFiniteError(UserError):
+    """A model gives NaN or infinity."""
+
+
 class Caution(UserWarning):
     """What is done as asked, and may not be what was meant; one line, which commands print on stderr."""
 

@@ -75,6 +75,7 @@ class EngineRecord:
     version: str  # of the library
     gpu: str | None  # the only GPU that they are for, by name; None for any of the right capability
     capabilities: tuple[str, ...]  # compute capabilities that they are for, as 8.6; empty where unknown
+    tf32: bool | None = None  # whether products of fp32 may be rounded; None where the manifest does not say
 
 
 @dataclass(frozen=True)
@@ -115,16 +116,22 @@ class Manifest:
             id=_get(data, "id", str, path) if "id" in data else None,
         )
 
-    def remedy(self, folder: Path, engine: str | None = None) -> str:
+    def rebuild(self, folder: Path, engine: str) -> str:
+        """What to do about an export whose engines do not fit: the command that builds them here.
+
+        Args:
+            folder: the export.
+            engine: ``tensorrt`` or ``tensorrt-rtx``.
+        """
+        return f"build them: {shlex.join(['structsam', 'build', str(folder), '--engine', engine])}"
+
+    def remedy(self, folder: Path) -> str:
         """What to do about an export that does not fit: `export again`, and the command where it is known.
 
         Args:
             folder: the export.
-            engine: ``tensorrt`` or ``tensorrt-rtx``, to build engines with; default as it was made.
         """
-        built = self.engine.library if self.engine else None
-        engine = engine or built
-        engines = ["--engine", engine] if engine else []
+        engines = ["--engine", self.engine.library] if self.engine else []
         words = _harmless(self.command or "")
         if words is None:
             return f"export again with {shlex.join(engines)}" if engines else "export again"
@@ -150,7 +157,10 @@ class Manifest:
         for name in wanted:
             if name not in self.files:
                 raise UserError(f"{folder / FILE_NAME} does not list {name}; {self.remedy(folder)}")
-            _check_file(folder / name, self.files[name], verified, f"{self.remedy(folder)}{_own(name)}")
+            remedy = f"{self.remedy(folder)}{_own(name)}"
+            if self.engine and name.endswith(".engine"):
+                remedy = self.rebuild(folder, self.engine.library)
+            _check_file(folder / name, self.files[name], verified, remedy)
 
 
 def content(folder: Path) -> dict[str, Any]:
@@ -266,6 +276,7 @@ def _engine(data: Mapping[str, Any], path: Path) -> EngineRecord | None:
         version=_get(engine, "version", str, path, where),
         gpu=None if engine.get("gpu") is None else _get(engine, "gpu", str, path, where),
         capabilities=tuple(_get(numbered, index, str, path, f"{where}capabilities.") for index in numbered),
+        tf32=None if engine.get("tf32") is None else _get(engine, "tf32", bool, path, where),
     )
 
 

@@ -9,8 +9,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from structsam_export.comparing import NotFiniteError, TappedRunner, TorchRunner, run_all, tapped
+from structsam_export.comparing import TappedRunner, TorchRunner, run_all, tapped
 from structsam_runtime import OnnxRuntimeRunner, UserError
+from structsam_runtime.errors import NotFiniteError
 from structsam_runtime.runners.base import TensorSpec
 
 VALUES = TensorSpec(np.dtype(np.float32), ("n",))

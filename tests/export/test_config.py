@@ -40,7 +40,11 @@ ABLATED = (
     "selection=random:cells=no:destination=random:reduction=replace:proportional=yes"
 )
 
-PLUGGED: dict[str, Any] = {"engine": Engine.TENSORRT, "plugins": Path("folder") / "plugins.so"}
+PLUGGED: dict[str, Any] = {
+    "engine": Engine.TENSORRT,
+    "plugins": Path("folder") / "plugins.so",
+    "plugin_graph": True,
+}
 CHANGES: dict[str, Any] = {
     "arch": "vit_l",
     "checkpoint": Path("folder") / "sam.pth",

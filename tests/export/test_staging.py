@@ -216,9 +216,9 @@ def test_an_export_is_replaced_only_by_force(tmp_path: Path) -> None:
     assert contents(folder) == {"manifest.json": "old", "encoder.onnx": "old"}
 
 
-def test_an_export_with_plugins_or_another_decoder_is_one_too(tmp_path: Path) -> None:
+def test_an_export_with_plugins_another_decoder_or_a_reference_is_one_too(tmp_path: Path) -> None:
     folder = an_export(tmp_path / "made")
-    for name in ("encoder.engine", "plugins.so", "decoder.meta.onnx"):
+    for name in ("encoder.engine", "plugins.so", "decoder.meta.onnx", "reference.npz"):
         (folder / name).write_text("old")
     check_folder(folder, force=True)
 

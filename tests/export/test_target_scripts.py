@@ -10,9 +10,9 @@ import pytest
 from structsam_export import pipeline
 from structsam_export.choices import Attention, Target
 from structsam_export.encoder.forms import Bias
-from structsam_export.engine import BuildError, EngineBuilder
 from structsam_export.graph.passes import PASSES
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
+from structsam_runtime.build import BuildError, EngineBuilder
 
 Ended = tuple[int | str | None, str, str]
 RunScript = Callable[[str, str], Ended]

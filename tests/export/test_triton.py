@@ -16,12 +16,12 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from structsam_export import commit, pipeline, triton
+from structsam_export import pipeline, triton
 from structsam_export.choices import Engine
 from structsam_export.config import ExportConfig
 from structsam_export.description import graph_tensors
 from structsam_export.progress import Progress
-from structsam_runtime import OnnxRuntimeRunner, UserError
+from structsam_runtime import OnnxRuntimeRunner, UserError, commit
 
 SIZE = 224
 GRID = SIZE // 16

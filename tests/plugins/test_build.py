@@ -1,5 +1,6 @@
 """The device code compiles, by itself and as plugins/README.md says."""
 
+import json
 import os
 import re
 import subprocess
@@ -56,6 +57,17 @@ def test_cmake_builds_what_the_tools_allow(tmp_path: Path) -> None:
     assert ("libstructsam_kernels" in built) != ("nvcc not found" in told)
     if "libstructsam_kernels" in built:
         assert ("libstructsam_tensorrt" in built) != ("NvInfer.h not found" in told)
+
+
+@pytest.mark.engine
+def test_cmake_compiles_for_every_gpu_that_exports_are_for(tmp_path: Path) -> None:
+    """A Jetson Orin, 8.7, among them; and for later ones, by the driver, what is there for 9.0."""
+    cmake, _, _ = compiler("cmake"), compiler("g++"), compiler("nvcc")
+    run(cmake, "-S", str(SOURCES.parent), "-B", str(tmp_path), "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON")
+    commands = json.loads((tmp_path / "compile_commands.json").read_text())
+    (kernels,) = {one["command"] for one in commands if "structsam_kernels" in one["command"]}
+    assert set(re.findall(r"sm_(\d+)", kernels)) == {"75", "80", "86", "87", "89", "90"}
+    assert "code=[compute_90,sm_90]" in kernels
 
 
 def run(*command: str) -> str:

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -20,11 +20,17 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import Tensor
 
+from structsam_runtime import Predictor
 from structsam_runtime.batch import local
 from structsam_runtime.batch.attempts import attempt
 from structsam_runtime.batch.job import Job
 from structsam_runtime.batch.segment import Outcome, Segmenter
 from structsam_runtime.manifest import Model
+from structsam_runtime.predict.decoding import runs
+from structsam_runtime.predict.image import resized
+from structsam_runtime.predict.prompts import encode
+from structsam_runtime.reference import FILE, Answer, Reference, Rounded, within
+from structsam_runtime.thresholds import THRESHOLDS
 
 FLOAT, INT32 = TensorProto.FLOAT, TensorProto.INT32
 SHRINK = (1.0, 0.5, 1.0, 1.5)  # size of the decoder's four masks
@@ -174,6 +180,45 @@ def make_export(sam: Model) -> Callable[[Path], Path]:
 def export_folder(tmp_path_factory: pytest.TempPathFactory, make_export: Callable[[Path], Path]) -> Path:
     """An export that tests only read."""
     return make_export(tmp_path_factory.mktemp("export"))
+
+
+@pytest.fixture(scope="session")
+def checked_folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_export: Callable[[Path], Path],
+    sign_again: Callable[[Path], None],
+    sam: Model,
+) -> Path:
+    """An export that travels with the answers of its own graphs, as if they were PyTorch's; only read."""
+    folder = make_export(tmp_path_factory.mktemp("checked"))
+    with Predictor.load(folder, threads=1) as predictor:
+        answers = [_answer(predictor, name) for name in ("coffee", "chelsea")]
+    limits = replace(THRESHOLDS["fp32"], error=None, cosine=None, plans=None)
+    Reference("0123", limits, "PyTorch 2.9.0 on x86_64", answers).save(folder / FILE)
+    path = folder / "manifest.json"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps(said | {"id": "0123", "files": {**said["files"], FILE: {}}}))
+    sign_again(folder)
+    return folder
+
+
+def _answer(predictor: Predictor, name: str) -> Answer:
+    """What a predictor says of a photograph and two boxes."""
+    picture = getattr(skimage.data, name)()
+    predictor.set_image(picture)
+    frame = predictor.frame
+    boxes = encode(frame, box=[[100, 80, 300, 260], [20, 30, 90, 120]])
+    ((_, logits, iou),) = runs(predictor.decoder, predictor.model, predictor.get_image_embedding(), boxes)
+    return Answer(
+        name=name,
+        frame=frame,
+        pixels=resized(picture, frame, "bilinear"),
+        prior=None,
+        prompts=boxes,
+        embedding=Rounded.of(predictor.get_image_embedding()),
+        masks=within(logits, frame),
+        iou=iou,
+    )
 
 
 @pytest.fixture(scope="session")

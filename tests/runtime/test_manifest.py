@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from structsam_runtime.errors import UserError, printable
-from structsam_runtime.manifest import Manifest, Model, gmac
+from structsam_runtime.manifest import EngineRecord, Manifest, Model, gmac
 from structsam_runtime.predict.image import prepare
 
 FILES = ("encoder.onnx", "decoder.onnx")
@@ -382,9 +382,19 @@ def test_a_shell_takes_whatever_a_manifest_says_for_words(
 ) -> None:
     for command in (shlex.join(["structsam", "export", *words]), f"structsam export {text}", text):
         manifest = dataclasses.replace(Manifest.read(export_folder), command=command)
-        told = str(UserError(manifest.remedy(Path("out"), "tensorrt; reboot")))
+        built = EngineRecord("tensorrt; reboot", "10.3.0", None, ())
+        manifest = dataclasses.replace(manifest, engine=built)
+        told = str(UserError(manifest.remedy(Path("out"))))
         assert told == printable(told)
         _, _, typed = told.partition("export again: ")
-        split = list(shlex.shlex(typed, posix=False, punctuation_chars=True))  # ; is a word, ';' is none
-        assert not {";", "|", "&", "(", ")", "<", ">"} & set(split)
+        assert only_words(typed)
         assert not typed or typed.endswith(" --engine 'tensorrt; reboot' --force -o out")
+        _, _, typed = str(UserError(manifest.rebuild(Path(text), built.library))).partition("build them: ")
+        assert only_words(typed)
+        assert typed.endswith(" --engine 'tensorrt; reboot'")
+
+
+def only_words(typed: str) -> bool:
+    """Whether a shell takes a line for one command."""
+    split = list(shlex.shlex(typed, posix=False, punctuation_chars=True))  # ; is a word, ';' is none
+    return not {";", "|", "&", "(", ")", "<", ">"} & set(split)

@@ -1,7 +1,7 @@
 """Measure mask quality on a dataset for merging methods and rates; writes the paper's tables and plots.
 
 structsam evaluate --dataset coco-panoptic --root DIR -o results              # PyTorch, all methods
-structsam evaluate --dataset thin --root DIR -o results --method structsam --ablations
+structsam evaluate --dataset held-out --split thin --root DIR -o results --method structsam --ablations
 structsam evaluate OUT [OUT ...] --dataset dis5k --root DIR -o results        # exports, on a runner
 """
 

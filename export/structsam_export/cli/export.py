@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from structsam_runtime.cli.console import FAILED
-from structsam_runtime.errors import UserError
+from structsam_runtime.errors import NotFiniteError, UserError
 
 from ..choices import Attention, Channels, DecoderLayout, Engine, Precision, Target
 from ..merging.registry import DEFAULT as DEFAULT_METHOD
@@ -206,9 +206,19 @@ def main(
             metavar="LIBRARY",
         ),
     ] = None,
+    plugin_graph: Annotated[
+        bool,
+        typer.Option(
+            "--plugin-graph", help="Also a graph for structsam build --plugins.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
     verify_images: Annotated[
         Path | None,
-        typer.Option(help="Verify on these photographs.", rich_help_panel=OUTPUT, metavar="DIR"),
+        typer.Option(
+            help="Verify on these photographs; three go into the export.",
+            rich_help_panel=OUTPUT,
+            metavar="DIR",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -233,9 +243,9 @@ def main(
     Example: structsam export --arch vit_b --rate 0.55 --fp16
     """
     # PyTorch takes seconds to import; --help and usage errors do not need it.
-    from ..comparing import NotFiniteError
+    from structsam_runtime.build import BuildError
+
     from ..config import ExportConfig
-    from ..engine import BuildError
     from ..models.checkpoints import architecture_named
     from ..pipeline import LintError, VerificationError, export, summary
     from ..progress import Progress
@@ -272,6 +282,7 @@ def main(
         attention=attention,
         engine=engine,
         plugins=plugins,
+        plugin_graph=plugin_graph,
     )
     try:
         folder = output or Path("out") / config.name

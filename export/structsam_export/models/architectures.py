@@ -56,15 +56,16 @@ class Architecture:
 ARCHITECTURES = {
     "vit_nano": Architecture(
         192,
-        8,
+        6,
         3,
-        (1, 3, 5, 7),
+        (2, 5),
         "vit_nano.safetensors",
         None,
         width=128,
         decoder_mlp=512,
         decoder_heads=4,
         image_size=512,
+        patch=8,
     ),
     "vit_b": Architecture(
         768,

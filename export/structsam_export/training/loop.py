@@ -25,7 +25,7 @@ from ..models.architectures import Architecture
 from .capture import Captured
 from .data import Samples
 from .muon import Muon
-from .nano import build, inherit
+from .nano import build
 from .photos import Photos
 from .rounds import Asked, Asking, losses
 from .schedule import Settings, Stage
@@ -99,10 +99,9 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float, device: torch.devic
 
 
 def begin(settings: Settings, weights: dict[str, Tensor] | None = None) -> Run:
-    """A run from fresh weights, or from what can be inherited of others; see `inherit`."""
+    """A run from fresh weights, or from others of the same sizes."""
     torch.manual_seed(settings.seed)
-    begun = None if weights is None else inherit(weights, settings.arch)
-    sam = build(settings.arch, settings.stages[0].size, settings.device, begun)
+    sam = build(settings.arch, settings.stages[0].size, settings.device, weights)
     average = copy.deepcopy(sam)
     return Run(sam.train().requires_grad_(True), average, _optimizers(sam))
 

@@ -54,20 +54,39 @@ def validate(sam: Any, photos: Photos, pictures: int | None = None, scenes: int 
     Returns:
         Sources that have objects, in their order, and then what is drawn.
     """
-    asked: dict[str, list[Example]] = {}
-    for source, held_out in by_source(photos.held_out).items():
-        asked[source] = []
-        for photo in held_out[:pictures]:
+    found = {
+        source: [answers(sam, one) for one in examples]
+        for source, examples in held_out(photos, sam.image_encoder.img_size, pictures, scenes).items()
+    }
+    return {source: _score(np.concatenate(rows)) for source, rows in found.items() if rows}
+
+
+def held_out(
+    photos: Photos, size: int, pictures: int | None = None, scenes: int = 40
+) -> dict[str, list[Example]]:
+    """What is asked for: of every picture the largest objects.
+
+    Args:
+        photos: whose held-out pictures are read.
+        size: pixels along the side of the drawn scenes.
+        pictures: of each source at most; None for all.
+        scenes: how many drawn ones of thin objects.
+
+    Returns:
+        Pictures with at least one object, by source; and last what is drawn.
+    """
+    found: dict[str, list[Example]] = {}
+    for source, members in by_source(photos.held_out).items():
+        found[source] = []
+        for photo in members[:pictures]:
             labels = np.asarray(photo.labels)
             objects = _largest(labels, photo.things, SMALLEST_THIN if photo.thin else SMALLEST)
-            asked[source].append(Example(np.asarray(photo.image), labels, objects))
-    size = sam.image_encoder.img_size
-    asked[DRAWN] = [
+            found[source].append(Example(np.asarray(photo.image), labels, objects))
+    found[DRAWN] = [
         Example(scene.image, scene.labels, _largest(scene.labels, scene.objects, 40))
         for scene in thin_set(photos, size, scenes)
     ]
-    found = {source: [answers(sam, one) for one in some if one.objects] for source, some in asked.items()}
-    return {source: _score(np.concatenate(rows)) for source, rows in found.items() if rows}
+    return {source: [one for one in examples if one.objects] for source, examples in found.items()}
 
 
 def _largest(labels: NDArray[np.uint8], objects: tuple[int, ...], least: int) -> tuple[int, ...]:

@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract import EMBEDDING, HAS_MASK_INPUT, IOU, MASK_INPUT, MASKS, POINT_COORDS, POINT_LABELS
-from ..errors import UserError
+from ..errors import NotFiniteError, UserError
 from ..manifest import Model
 from ..runners.base import Array, DeviceArray, Runner
 from .prompts import Encoded
 
 PROMPTS = 64
-"""Prompts of one run, as many as the decoder's engines are built for."""
+"""Prompts of one run; engines are built for as many unless `structsam build` is told another number."""
 MEMORY = 2**31
 """Bytes that one run of the decoder takes at most on the CPU: for SAM, those of 64 boxes."""
 PIXEL_BYTES, PLACE_BYTES = 450, 110
@@ -40,7 +40,7 @@ def runs(
     encoded: Encoded,
     previous: Previous | None = None,
 ) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.float32]]]:
-    """Run the decoder on PROMPTS prompts at a time, or fewer where they take more than MEMORY.
+    """Run the decoder on PROMPTS prompts at a time, or fewer: no more than MEMORY and its engine take.
 
     Args:
         decoder: open.
@@ -54,8 +54,8 @@ def runs(
         [p, 4].
 
     Raises:
-        UserError: one prompt alone takes more than MEMORY, or the decoder gives NaN or infinity; also more
-            points than an engine was built for.
+        NotFiniteError: the decoder gives NaN or infinity.
+        UserError: one prompt alone takes more than MEMORY; also more points than an engine was built for.
     """
     places = encoded.point_labels.shape[1]
     each = run_bytes(model, places)
@@ -64,12 +64,14 @@ def runs(
             f"a prompt of {places} points takes {each / 2**30:.0f} GiB in the decoder, expected "
             f"{MEMORY / 2**30:.0f} GiB at most; give fewer points"
         )
-    step = min(PROMPTS, MEMORY // each)
+    step = min(PROMPTS, MEMORY // each, decoder.longest(POINT_COORDS) or PROMPTS)
     for start in range(0, len(encoded), step):
         part = slice(start, min(start + step, len(encoded)))
         low_res, iou = _run(decoder, model, features, encoded, previous, part)
         if not (_finite(low_res) and _finite(iou)):
-            raise UserError(f"{decoder.name} gives NaN or infinity; run `structsam check`, or export again")
+            raise NotFiniteError(
+                f"{decoder.name} gives NaN or infinity; run `structsam check`, or export again"
+            )
         yield part, low_res, iou
 
 

@@ -1,6 +1,5 @@
 """What the encoder made of a picture, to be kept in a file and decoded elsewhere."""
 
-import io
 import zipfile
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ..archives import read_array
 from ..errors import UserError
 from ..files import whole_file
 from ..manifest import Fit
@@ -86,7 +86,9 @@ class Embedding:
             raise UserError(f"no file {path}; expected an embedding that Embedding.save wrote")
         try:
             with zipfile.ZipFile(path) as archive:
-                features, frame, weights = (_part(archive, part) for part in ("features", "frame", "weights"))
+                features, frame, weights = (
+                    read_array(archive, part, BYTES) for part in ("features", "frame", "weights")
+                )
             embedding = cls(features, _frame(frame), _weights(weights))
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
@@ -107,15 +109,6 @@ def _fits(frame: Frame, fit: Fit) -> bool:
         return frame == Frame.of(frame.height, frame.width, frame.image_size, fit)
     except UserError:
         return False
-
-
-def _part(archive: zipfile.ZipFile, name: str) -> Array:
-    """One array; what the archive says of its size is checked before memory is taken for it."""
-    size = archive.getinfo(f"{name}.npy").file_size
-    if size > BYTES:
-        raise ValueError(f"its {name} have {size} bytes, expected {BYTES} at most")
-    array: Array = np.load(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
-    return array
 
 
 def _frame(values: Array) -> Frame:

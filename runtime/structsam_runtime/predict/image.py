@@ -84,11 +84,18 @@ def prepare(image: NDArray[np.uint8], model: Model) -> tuple[NDArray[np.float32]
         UserError: the picture has another dtype or shape, or cannot be scaled.
     """
     frame = Frame.of(*picture_size(image), model.image_size, model.fit)
-    pixels = resized(image, frame, model.resampling)
-    normal = _scaled(pixels.astype(np.float32), model)
+    return placed(resized(image, frame, model.resampling), model), frame
+
+
+def placed(pixels: NDArray[np.uint8], model: Model) -> NDArray[np.float32]:
+    """What `prepare` makes of a picture that is resized already, uint8 [h, w, 3]: float32 [1, 3, S, S].
+
+    Only float32 arithmetic on single pixels, so that every machine gives the same numbers.
+    """
+    height, width, _ = pixels.shape
     tensor = np.zeros((1, 3, model.image_size, model.image_size), np.float32)
-    tensor[0, :, : frame.resized_height, : frame.resized_width] = normal.transpose(2, 0, 1)
-    return tensor, frame
+    tensor[0, :, :height, :width] = _scaled(pixels.astype(np.float32), model).transpose(2, 0, 1)
+    return tensor
 
 
 def resized(image: NDArray[np.uint8], frame: Frame, resampling: Resampling) -> NDArray[np.uint8]:

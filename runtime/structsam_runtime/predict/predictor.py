@@ -112,7 +112,7 @@ class Predictor:
 
         Args:
             folder: holds ``manifest.json`` and the encoder and decoder, ``.onnx`` or ``.engine``.
-            runner: ``cpu``, ``cuda``, ``trt-ep`` or ``rtx-ep`` of ONNX Runtime, or ``tensorrt`` or
+            runner: ``cpu`` or ``cuda`` of ONNX Runtime, or ``tensorrt`` or
                 ``tensorrt-rtx`` for the engines.
             threads: of the CPU, for ONNX Runtime; default as many as there are cores.
             verified: False also loads .onnx files that were changed, as by quantisation, with a warning.

@@ -22,8 +22,8 @@ class RunnerKind:
         install: argument of ``pip install``: an extra of this project, or a package.
         device: the device it runs on.
         open: makes a runner from a file and the runner's name; for .onnx files it takes the keyword
-            ``threads``, and ``export`` if the file is not verified; for engines ``plugins``. The runner is
-            opened by its ``with`` block.
+            ``threads``, and ``export`` if the file is not verified; for engines ``plugins`` and ``contract``.
+            The runner is opened by its ``with`` block.
         library: returns name and version of the library, from the runner's name. Raises UserError if the
             library is not installed or lacks a provider.
     """
@@ -61,15 +61,15 @@ def _tensorrt_version(name: str) -> str:
 
 TABLE = {
     "cpu": RunnerKind("onnx", '"structsam[cpu]"', "cpu", _onnxruntime, _onnxruntime_version),
-    "cuda": RunnerKind("onnx", '"structsam[gpu]"', "cuda", _onnxruntime, _onnxruntime_version),
-    "trt-ep": RunnerKind("onnx", '"structsam[gpu]"', "cuda", _onnxruntime, _onnxruntime_version),
-    "rtx-ep": RunnerKind("onnx", "onnxruntime-trt-rtx", "cuda", _onnxruntime, _onnxruntime_version),
-    "tensorrt": RunnerKind("engine", '"structsam[gpu]"', "cuda", _tensorrt, _tensorrt_version),
+    "cuda": RunnerKind("onnx", '"structsam[cuda]"', "cuda", _onnxruntime, _onnxruntime_version),
+    "tensorrt": RunnerKind("engine", '"structsam[tensorrt]"', "cuda", _tensorrt, _tensorrt_version),
     "tensorrt-rtx": RunnerKind("engine", '"structsam[rtx]"', "cuda", _tensorrt, _tensorrt_version),
 }
 """Every runner by its name. Only one of the packages of ONNX Runtime can be installed at a time."""
 RUNNERS = tuple(TABLE)
 """The values of `--runner`."""
+_REMOVED = {"trt-ep": "tensorrt", "rtx-ep": "tensorrt-rtx"}
+"""Runners that there were, and what does their work."""
 
 
 def kind_of(runner: str) -> RunnerKind:
@@ -78,9 +78,24 @@ def kind_of(runner: str) -> RunnerKind:
     Raises:
         UserError: there is no such runner.
     """
+    refuse_removed(runner)
     if runner not in TABLE:
         raise UserError(f"runner '{runner}' is unknown, expected one of {', '.join(RUNNERS)}")
     return TABLE[runner]
+
+
+def refuse_removed(runner: str) -> None:
+    """Say what does the work of a runner that there was.
+
+    Raises:
+        UserError: it was one.
+    """
+    if runner in _REMOVED:
+        heir = _REMOVED[runner]
+        raise UserError(
+            f"runner '{runner}' was removed: build engines with structsam build OUT --engine {heir} and use "
+            f"--runner {heir}"
+        )
 
 
 def file_of(part: str, runner: str) -> str:
@@ -116,7 +131,7 @@ def create(
     if kind.file == "engine":
         if not verified:
             raise UserError(f"--unverified is for .onnx files, and {runner} runs engines; leave it out")
-        return _create_engine(folder, file, manifest, runner, threads)
+        return _create_engine(folder, part, manifest, runner, threads)
     kind.library(runner)
     manifest.check_files(folder, [file], verified)
     # The hash of a checked file says more than its id.
@@ -124,12 +139,15 @@ def create(
     return kind.open(folder / file, runner, threads=threads, **options)
 
 
-def _create_engine(folder: Path, file: str, manifest: Manifest, runner: str, threads: int | None) -> Runner:
+def _create_engine(folder: Path, part: str, manifest: Manifest, runner: str, threads: int | None) -> Runner:
+    from ..contract import decoder_specs, encoder_specs
     from .tensorrt import PLUGINS, check_engine
 
     if threads is not None:
         raise UserError(f"threads is {threads}, but {runner} runs on the GPU; leave it out")
     check_engine(folder, manifest, runner)
-    plugins = [PLUGINS] if PLUGINS in manifest.files else []
+    file, plugins = file_of(part, runner), [PLUGINS] if PLUGINS in manifest.files else []
     manifest.check_files(folder, [file, *plugins])
-    return kind_of(runner).open(folder / file, runner, plugins=folder / PLUGINS if plugins else None)
+    inputs, _ = (encoder_specs if part == "encoder" else decoder_specs)(manifest.model)
+    library = folder / PLUGINS if plugins else None
+    return kind_of(runner).open(folder / file, runner, plugins=library, contract=inputs)

@@ -129,6 +129,10 @@ class Runner(ABC):
         with self._turn:
             return self._run_on_device(self._accepted(feeds))
 
+    def longest(self, name: str) -> int | None:
+        """The longest first axis of an input that one run takes; None for any."""
+        return None
+
     def memory(self) -> Memory:
         """Memory of the engine.
 

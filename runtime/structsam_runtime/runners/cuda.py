@@ -4,6 +4,7 @@ import importlib
 import math
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from . import TABLE
 from .base import Array, DeviceArray
 
+_NO_DRIVER = "this needs a machine with an NVIDIA GPU and its driver"
 _REMEDIES = {
     "cudaErrorNoDevice": "this needs a machine with an NVIDIA GPU",
     "cudaErrorInsufficientDriver": (
@@ -24,8 +27,8 @@ _REMEDIES = {
 """The advice for errors that a user can fix."""
 
 
-class CudaError(Exception):
-    """A CUDA call failed for a reason that a user cannot fix."""
+class CudaError(UserError):
+    """A CUDA call failed."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def gpu() -> Gpu:
     """The GPU of this machine.
 
     Raises:
-        UserError: there is none, its driver is too old, or cuda-python is not installed.
+        UserError: there is none, its driver is missing or too old, or cuda-python is not installed.
     """
     properties = _call("cudaGetDeviceProperties", 0)
     return Gpu(properties.name.decode(), f"{properties.major}.{properties.minor}")
@@ -52,9 +55,18 @@ def free_memory() -> int:
     Raises:
         UserError: there is no GPU, or cuda-python is not installed.
     """
-    error, free, _ = _cudart().cudaMemGetInfo()
-    _require(error, "cudaMemGetInfo")
-    return int(free)
+    return int(_call("cudaMemGetInfo"))
+
+
+def total_memory() -> int:
+    """Memory of the GPU in bytes, free or not. Raises as :func:`gpu`."""
+    return int(_call("cudaGetDeviceProperties", 0).totalGlobalMem)
+
+
+def newest() -> str:
+    """The newest CUDA that the driver runs, such as 13.0. Raises as :func:`gpu`."""
+    version = int(_call("cudaDriverGetVersion"))
+    return f"{version // 1000}.{version % 1000 // 10}"
 
 
 class CudaArray(DeviceArray):
@@ -72,7 +84,7 @@ class CudaArray(DeviceArray):
         self.shape, self.dtype = shape, dtype
         self.nbytes = math.prod(shape) * dtype.itemsize
         self.pointer = int(_call("cudaMalloc", max(1, self.nbytes)))  # a valid address for empty arrays too
-        self._finalizer = weakref.finalize(self, _call, "cudaFree", self.pointer)
+        self._finalizer = weakref.finalize(self, _release, "cudaFree", self.pointer)
         self._finalizer.atexit = False  # at exit the driver frees all memory, and may already be unloaded
 
     def free(self) -> None:
@@ -100,7 +112,7 @@ class Graph:
 
     def close(self) -> None:
         """Release it."""
-        _call("cudaGraphExecDestroy", self._handle)
+        _release("cudaGraphExecDestroy", self._handle)
 
 
 class Stream:
@@ -125,13 +137,13 @@ class Stream:
         try:
             work()
         except BaseException:
-            _cudart().cudaStreamEndCapture(self.handle)  # fails too, but the error of `work` is more useful
+            _release("cudaStreamEndCapture", self.handle)
             raise
         captured = _call("cudaStreamEndCapture", self.handle)
         try:
             return Graph(captured)
         finally:
-            _call("cudaGraphDestroy", captured)
+            _release("cudaGraphDestroy", captured)
 
     def wait(self) -> None:
         """Wait until all queued work is done."""
@@ -139,7 +151,7 @@ class Stream:
 
     def close(self) -> None:
         """Release it."""
-        _call("cudaStreamDestroy", self.handle)
+        _release("cudaStreamDestroy", self.handle)
 
 
 def _address(array: Array | CudaArray) -> int:
@@ -157,28 +169,30 @@ def _cudart() -> ModuleType:
         return importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise UserError(
-            'cuda-python is not installed; pip install "structsam[gpu]" for TensorRT, '
-            '"structsam[rtx]" for TensorRT-RTX'
+            f"cuda-python cannot be imported: {error}; pip install {TABLE['tensorrt'].install} for TensorRT, "
+            f"{TABLE['tensorrt-rtx'].install} for TensorRT-RTX"
         ) from error
 
 
 def _call(function: str, *arguments: Any) -> Any:
-    """Call a CUDA function; returns its value, or None if it returns only an error code.
+    """Call a CUDA function; returns its first value, or None if it returns only an error code.
 
     Raises:
-        UserError: it failed, and a user can fix the reason.
-        CudaError: it failed for any other reason.
+        CudaError: it failed, or there is no driver. With advice, where there is any.
+        UserError: cuda-python cannot be imported.
     """
-    error, *values = getattr(_cudart(), function)(*arguments)
-    _require(error, function)
+    cudart = _cudart()
+    try:
+        error, *values = getattr(cudart, function)(*arguments)
+    except RuntimeError as absent:  # of older versions of cuda-python, without the driver's library
+        raise CudaError(f"CUDA failed in {function}: {absent}; {_NO_DRIVER}") from absent
+    if error != cudart.cudaError_t.cudaSuccess:
+        said = f"CUDA failed in {function}: {cudart.cudaGetErrorString(error)[1].decode()}"
+        raise CudaError("; ".join([said, *filter(None, [_REMEDIES.get(error.name)])]))
     return values[0] if values else None
 
 
-def _require(error: Any, function: str) -> None:
-    """Raise as `_call`, unless the function succeeded."""
-    cudart = _cudart()
-    if error != cudart.cudaError_t.cudaSuccess:
-        said = f"{function}: {cudart.cudaGetErrorString(error)[1].decode()}"
-        if error.name in _REMEDIES:
-            raise UserError(f"CUDA failed in {said}; {_REMEDIES[error.name]}")
-        raise CudaError(said)
+def _release(function: str, handle: Any) -> None:
+    """Give something back. After a run that failed this fails too, with nothing left to give back."""
+    with suppress(CudaError):
+        _call(function, handle)

@@ -1,9 +1,10 @@
 """ONNX Runtime, on the CPU or on a GPU."""
 
 import importlib
+import io
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from . import TABLE
+from . import TABLE, refuse_removed
 from .base import Array, DeviceArray, Memory, Runner, TensorSpec
+from .placement import RECORD, require_gpu
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "trt-ep": "TensorrtExecutionProvider",
-    "rtx-ep": "NvTensorRTRTXExecutionProvider",
-}
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Names of the execution providers in ONNX Runtime."""
+SETTINGS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+"""Options of the providers. TF32, on by default, rounds inputs of fp32 products to 10 bits of mantissa."""
+OLDEST = (1, 28)
+"""The first ONNX Runtime with a CUDA kernel for every operator of the exports."""
 
 EXPORT = "structsam.export"
 """Key of the export's id in the metadata of its graphs."""
@@ -28,6 +29,10 @@ MOST_THREADS = 1024
 """More than the cores of any machine; every thread takes memory at once."""
 FOLDED = str(2**20)
 """Bytes of the largest constant that ONNX Runtime may create by constant folding."""
+_UNINSTALL = "pip uninstall onnxruntime onnxruntime-gpu"
+"""Both packages bring the same files: where there were two, one that is left is broken."""
+_SILENT, _DEFAULT = 4, 2
+"""Severities from which ONNX Runtime logs: fatal, since errors are raised too; and warnings, its default."""
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -55,22 +60,23 @@ class OrtArray(DeviceArray):
 class OnnxRuntimeRunner(Runner):
     """An ONNX file in ONNX Runtime with one execution provider.
 
-    An unavailable provider is an error; there is no fallback to another one. ONNX Runtime may still run
-    single operators on the CPU that a GPU provider lacks.
+    An unavailable provider is an error; there is no fallback to another one, neither for the model nor for
+    single nodes: on a GPU only arithmetic on shapes runs on the CPU. fp32 is fp32, without TF32.
 
     :meth:`memory` reports the size of the files as weights: a provider may store them in another precision,
     or twice. ONNX Runtime does not report activations.
 
     Args:
         path: the ONNX file.
-        provider: ``cpu``, ``cuda``, ``trt-ep`` or ``rtx-ep``.
+        provider: ``cpu`` or ``cuda``.
         threads: CPU threads of one operator; by default one per core that the process may use.
         export: id of the export that the file must belong to; None accepts any.
 
     Raises:
         UserError: the provider is unknown or ``threads`` is below 1. On entering the ``with`` block: the file
-            is missing or is not a model, ONNX Runtime is not installed, or it lacks the provider or cannot
-            start it. From :meth:`infer` also: the run failed; it is not repeated on the CPU.
+            is missing or is not a model, ONNX Runtime is not installed or too old, it lacks the provider,
+            cannot start it, or has no GPU kernel for a node. From :meth:`infer` also: the run failed; it is
+            not repeated on the CPU.
     """
 
     _native = OrtArray
@@ -78,6 +84,7 @@ class OnnxRuntimeRunner(Runner):
     def __init__(
         self, path: Path, provider: str = "cpu", threads: int | None = None, export: str | None = None
     ) -> None:
+        refuse_removed(provider)
         if provider not in PROVIDERS:
             raise UserError(f"provider '{provider}' is unknown, expected one of {', '.join(PROVIDERS)}")
         if threads is not None and not 1 <= threads <= MOST_THREADS:
@@ -89,21 +96,34 @@ class OnnxRuntimeRunner(Runner):
     def _open(self) -> tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]]:
         if not self.path.is_file():
             raise UserError(f"no file {self.path}; expected an ONNX model")
-        ort = require(self.provider)
-        session = self._create(ort)
-        # If the libraries of a provider do not load, ONNX Runtime starts without it and only logs that.
-        first = session.get_providers()[0]
-        if first != PROVIDERS[self.provider]:
-            raise UserError(
-                f"provider '{self.provider}' could not start and ONNX Runtime chose {first}; "
-                "check that the CUDA and TensorRT libraries it was built for are installed"
-            )
+        session = self._create(require(self.provider)) if self.provider == "cpu" else self._create_on_gpu()
         said = session.get_modelmeta().custom_metadata_map.get(EXPORT)
         if self.export and said and said != self.export:
             raise UserError(f"{self.path} is of another export than its manifest; copy them again together")
-        session.disable_fallback()
         self._session = session
         return _specs(session.get_inputs(), self.path), _specs(session.get_outputs(), self.path)
+
+    def _create_on_gpu(self) -> Any:
+        """A session that runs on the GPU: all of it, or UserError."""
+        ort = require(self.provider)
+        missing = _load_cuda(ort)
+        ort.set_default_logger_severity(_SILENT)
+        try:
+            session = self._create(ort)
+        finally:
+            ort.set_default_logger_severity(_DEFAULT)
+        remedy = f"pip install --upgrade {TABLE[self.provider].install}"
+        # If the libraries of a provider do not load, ONNX Runtime starts without it.
+        first = session.get_providers()[0]
+        if first != PROVIDERS[self.provider]:
+            raise UserError(
+                f"provider '{self.provider}' could not start and ONNX Runtime chose {first}: "
+                f"{missing or 'there is no NVIDIA GPU, or its driver is too old'}; {remedy}"
+            )
+        model = self._model()
+        content = np.memmap(model, np.uint8, "r").data if isinstance(model, Path) else memoryview(model)
+        require_gpu(session, content, str(self.path), remedy)
+        return session
 
     def _close(self) -> None:
         self._session = None
@@ -143,7 +163,9 @@ class OnnxRuntimeRunner(Runner):
 
     def _options(self, ort: ModuleType) -> Any:
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors only; the provider is checked after the start
+        options.log_severity_level = _SILENT
+        if self.provider != "cpu":
+            options.add_session_config_entry(*RECORD)
         # Two defaults need memory without a gain here. The memory pattern keeps a second arena: for ViT-B
         # 1.9 GB instead of 1.4 at rate 0.55, for 64 prompts 3.7 instead of 1.9, at the same latency. And
         # constant folding would store the results of gathers from small tables: 1.6 GB at rate 0.
@@ -159,7 +181,10 @@ class OnnxRuntimeRunner(Runner):
     def _create(self, ort: ModuleType) -> Any:
         try:
             return ort.InferenceSession(
-                self._model(), self._options(ort), providers=[PROVIDERS[self.provider]], enable_fallback=0
+                self._model(),
+                self._options(ort),
+                providers=[(PROVIDERS[self.provider], SETTINGS[self.provider])],
+                enable_fallback=0,
             )
         except _errors(ort) as error:
             raise UserError(
@@ -172,8 +197,10 @@ class OnnxRuntimeRunner(Runner):
         try:
             yield
         except _errors(library()) as error:
+            install = f"; pip install --upgrade {TABLE[self.provider].install}"
+            advice = install if "cuDNN is unavailable" in str(error) else ""
             raise UserError(
-                f"ONNX Runtime failed to run {self.path} with '{self.provider}': {error}"
+                f"ONNX Runtime failed to run {self.path} with '{self.provider}': {error}{advice}"
             ) from error
 
 
@@ -184,48 +211,62 @@ def library() -> ModuleType:
     of events into the user's cache. A user who wants that sets ORT_DISABLE_TELEMETRY=0.
 
     Raises:
-        UserError: it is not installed.
+        UserError: it is not installed, or not whole.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when it is imported
     # Not at the top: someone with a TensorRT engine needs no ONNX Runtime.
+    install = f"pip install {TABLE['cpu'].install} (or {TABLE['cuda'].install})"
     try:
-        return importlib.import_module("onnxruntime")
+        ort = importlib.import_module("onnxruntime")
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"onnxruntime is not installed; pip install {TABLE['cpu'].install} (or {TABLE['cuda'].install})"
-        ) from error
+        raise UserError(f"{error.name} is not installed; {install}") from error
+    except (ImportError, OSError) as error:
+        raise UserError(f"onnxruntime cannot be imported: {error}; {_UNINSTALL}, then {install}") from error
+    if not hasattr(ort, "InferenceSession"):  # one of its packages went, with the files of another
+        raise UserError(f"onnxruntime is installed in part; {_UNINSTALL}, then {install}")
+    return ort
 
 
 def require(provider: str) -> ModuleType:
     """The Python module of ONNX Runtime, with the provider.
 
     Raises:
-        UserError: it is not installed, or lacks the provider.
+        UserError: it is not installed, lacks the provider, or is too old for it.
     """
     ort = library()
-    installed = ort.get_available_providers()
-    if PROVIDERS[provider] in installed:
-        return ort
-    offered = ", ".join(name for name, full in PROVIDERS.items() if full in installed)
-    raise UserError(
-        f"provider '{provider}' is not in this ONNX Runtime, which offers {offered}; "
-        f"pip uninstall onnxruntime, then pip install {TABLE[provider].install}"
-    )
+    installed, install = ort.get_available_providers(), TABLE[provider].install
+    if PROVIDERS[provider] not in installed:
+        offered = ", ".join(name for name, full in PROVIDERS.items() if full in installed)
+        raise UserError(
+            f"provider '{provider}' is not in this ONNX Runtime, which offers {offered}; "
+            f"{_UNINSTALL}, then pip install {install}"
+        )
+    if provider != "cpu" and tuple(map(int, ort.__version__.split(".")[:2])) < OLDEST:
+        raise UserError(
+            f"ONNX Runtime {ort.__version__} runs some operators of the exports on the CPU, for want of GPU "
+            f"kernels; '{provider}' needs {'.'.join(map(str, OLDEST))} or newer, for Python 3.11 or newer; "
+            f"pip install --upgrade {install}"
+        )
+    return ort
+
+
+def _load_cuda(ort: ModuleType) -> str:
+    """Load CUDA and cuDNN from NVIDIA's packages, where ONNX Runtime does not look by itself.
+
+    Returns:
+        What is missing, in one line; empty if nothing is, or if cuDNN alone is, which the first run reports.
+    """
+    with redirect_stdout(io.StringIO()) as printed:
+        ort.preload_dlls()
+    lines = printed.getvalue().splitlines()
+    return "; ".join(line.partition(": ")[0] for line in lines if line.startswith("Failed"))
 
 
 def _errors(ort: ModuleType) -> tuple[type[Exception], ...]:
     """The exceptions of a session that cannot start or run; ONNX Runtime has no common base class."""
     state = importlib.import_module(f"{ort.__name__}.capi.onnxruntime_pybind11_state")
-    names = (
-        "EPFail",
-        "Fail",
-        "InvalidArgument",
-        "InvalidGraph",
-        "InvalidProtobuf",
-        "NoSuchFile",
-        "NotImplemented",
-    )
-    return (*(getattr(state, name) for name in (*names, "RuntimeException")), RuntimeError, ValueError)
+    kinds = (kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    return (*kinds, RuntimeError, ValueError, MemoryError)
 
 
 def _specs(nodes: list[Any], path: Path) -> dict[str, TensorSpec]:

@@ -1,8 +1,10 @@
 """Engines of TensorRT and TensorRT-RTX, run with the libraries' own Python bindings."""
 
 import importlib
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,7 +12,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import Caution, UserError
 from ..manifest import Manifest
 from . import TABLE, cuda
 from .base import Array, DeviceArray, Memory, Runner, TensorSpec, as_text
@@ -33,9 +35,9 @@ def bindings(library: str) -> ModuleType:
     """
     try:
         return importlib.import_module(LIBRARIES[library])
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, RuntimeError) as error:  # it loads libraries of CUDA and its own
         raise UserError(
-            f"{library} needs the Python package {LIBRARIES[library]}, which cannot be imported; "
+            f"{library} needs the Python package {LIBRARIES[library]}, which cannot be imported: {error}; "
             f"pip install {TABLE[library].install}"
         ) from error
 
@@ -69,15 +71,19 @@ def load_plugins(trt: Any, path: Path) -> None:
         path: the library; see plugins/README.md.
 
     Raises:
-        UserError: there is no such file, or TensorRT cannot load it.
+        UserError: there is no such file, TensorRT cannot load it, or it has other plugins.
     """
     if not path.is_file():
         raise UserError(f"no file {path}; expected a library of plugins, as plugins/README.md builds it")
     registry = trt.get_plugin_registry()
-    if registry.get_creator(*_PLUGIN) is None and registry.load_library(str(path)) is None:
+    if registry.get_creator(*_PLUGIN) is not None:
+        return
+    if registry.load_library(str(path)) is None:
         raise UserError(
             f"TensorRT {trt.__version__} cannot load {path}; build it on this machine: see plugins/README.md"
         )
+    if registry.get_creator(*_PLUGIN) is None:
+        raise UserError(f"{path} has no {_PLUGIN[0]}; expected the library that plugins/README.md builds")
 
 
 def check_engine(folder: Path, manifest: Manifest, library: str) -> None:
@@ -89,29 +95,44 @@ def check_engine(folder: Path, manifest: Manifest, library: str) -> None:
         library: ``tensorrt`` or ``tensorrt-rtx``.
 
     Raises:
-        UserError: it has no engines, or engines of another library, version or GPU; the line ends with the
-            command that builds them here. Or the library, cuda-python or a GPU is missing.
+        UserError: it has no engines, or engines of another library, version or GPU, or with TF32; the line
+            ends with the command that builds them here. Or the library, cuda-python or a GPU is missing.
+
+    Warns:
+        Caution: the manifest does not say whether they use TF32.
     """
     built = manifest.engine
     if built is None or built.library != library:
         told = "no engines" if built is None else f"engines of {built.library}, none of {library}"
-        raise UserError(f"{folder} has {told}; {manifest.remedy(folder, library)}")
+        raise UserError(f"{folder} has {told}; {manifest.rebuild(folder, library)}")
     version, gpu = str(bindings(library).__version__), cuda.gpu()
     if built.version != version:
         raise UserError(
             f"the engines of {folder} need {library} {built.version}, which built them; installed is "
-            f"{version}; {manifest.remedy(folder)}"
+            f"{version}; {manifest.rebuild(folder, library)}"
         )
     named = built.gpu or f"compute capability {' or '.join(built.capabilities)}"
     here = f"the engines of {folder} are for {named}; this GPU is {gpu.name}, {gpu.capability}"
     if built.capabilities and gpu.capability not in built.capabilities:
         # TensorRT-RTX builds for all GPUs that it supports.
-        raise UserError(f"{here}; {manifest.remedy(folder, 'tensorrt')}")
+        raise UserError(f"{here}; {manifest.rebuild(folder, 'tensorrt')}")
     if built.gpu not in (None, gpu.name):
-        raise UserError(f"{here}; {manifest.remedy(folder)}")
+        raise UserError(f"{here}; {manifest.rebuild(folder, library)}")
+    _check_tf32(folder, built.tf32, manifest.rebuild(folder, library))
 
 
-class EngineError(Exception):
+def _check_tf32(folder: Path, tf32: bool | None, remedy: str) -> None:
+    rounded = "TF32, which rounds the inputs of fp32 products to 10 bits of mantissa"
+    if tf32:
+        raise UserError(f"the engines of {folder} were built with {rounded}; {remedy}")
+    if tf32 is None:
+        told = (
+            f"the manifest of {folder} does not say that its engines were built without {rounded}; {remedy}"
+        )
+        warnings.warn(Caution(told), stacklevel=3)
+
+
+class EngineError(UserError):
     """A loaded engine failed to run."""
 
 
@@ -130,6 +151,9 @@ class TensorRtRunner(Runner):
             TensorRT-RTX captures it internally. Inputs on the GPU are then copied to a buffer, because a
             graph reads fixed addresses.
         plugins: the library of plugins that the engine was built with; None for none.
+        contract: the inputs with names for their dynamic axes, which an engine does not keep; see
+            :mod:`structsam_runtime.contract`. Shapes that do not match are then refused before TensorRT sees
+            them: TensorRT 10.3 raises its error without Python's lock, and may end the process.
 
     Raises:
         UserError: the library is unknown. On entering the ``with`` block: the file is missing or the library
@@ -141,12 +165,18 @@ class TensorRtRunner(Runner):
     _native = cuda.CudaArray
 
     def __init__(
-        self, path: Path, library: str, cuda_graph: bool = False, plugins: Path | None = None
+        self,
+        path: Path,
+        library: str,
+        cuda_graph: bool = False,
+        plugins: Path | None = None,
+        contract: Mapping[str, TensorSpec] | None = None,
     ) -> None:
         if library not in LIBRARIES:
             raise UserError(f"library '{library}' is unknown, expected one of {', '.join(LIBRARIES)}")
         super().__init__(str(path))
         self.path, self.library, self.cuda_graph, self.plugins = path, library, cuda_graph, plugins
+        self.contract = contract or {}
         self._stack = ExitStack()
         self._engine: Any = None
         self._context: Any = None
@@ -170,7 +200,8 @@ class TensorRtRunner(Runner):
             self._context = self._created(trt)
             self._stream = stack.enter_context(closing(cuda.Stream()))
             stack.callback(self._free)
-            inputs = self._specs(trt, trt.TensorIOMode.INPUT)
+            found = self._specs(trt, trt.TensorIOMode.INPUT)
+            inputs = {name: _named(spec, self.contract.get(name, spec)) for name, spec in found.items()}
             outputs = self._specs(trt, trt.TensorIOMode.OUTPUT)
             self._limits = {name: self._limit(name, spec) for name, spec in inputs.items()}
             self._buffers = self._allocated(inputs, outputs)
@@ -185,7 +216,7 @@ class TensorRtRunner(Runner):
         if engine is None:
             raise UserError(
                 f"{self.library} {trt.__version__} cannot load {self.path}; it may be truncated, of another "
-                f"version or for another GPU; export again: {self._log.told()}"
+                f"version or for another GPU; build it again: {self._log.told()}"
             )
         return engine
 
@@ -267,6 +298,10 @@ class TensorRtRunner(Runner):
                     f"{as_text(smallest)} to {as_text(largest)}"
                 )
 
+    def longest(self, name: str) -> int:
+        """The longest first axis of an input that the engine was built for."""
+        return self._limits[name][1][0]
+
     def _run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         return self._executed(feeds, np.empty)
 
@@ -282,17 +317,26 @@ class TensorRtRunner(Runner):
             for name, feed in feeds.items()
         }
         self._set_shapes({name: feed.shape for name, feed in feeds.items()})
-        for name, feed in feeds.items():
-            self._bind(name, feed)
-        self._enqueue()
-        outputs = {
-            name: make(tuple(self._context.get_tensor_shape(name)), spec.dtype)
-            for name, spec in self.outputs.items()
-        }
-        for name, output in outputs.items():
-            self._stream.copy(output, self._buffers[name])
-        self._stream.wait()
+        with self._one_line():
+            for name, feed in feeds.items():
+                self._bind(name, feed)
+            self._enqueue()
+            outputs = {
+                name: make(tuple(self._context.get_tensor_shape(name)), spec.dtype)
+                for name, spec in self.outputs.items()
+            }
+            for name, output in outputs.items():
+                self._stream.copy(output, self._buffers[name])
+            self._stream.wait()
         return outputs
+
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        """Say what failed to run where CUDA says why."""
+        try:
+            yield
+        except cuda.CudaError as error:
+            raise EngineError(f"{self.library} failed to run {self.path}: {error}") from error
 
     def _set_shapes(self, shapes: dict[str, Shape]) -> None:
         if shapes == self._shapes:
@@ -339,3 +383,17 @@ class TensorRtRunner(Runner):
         """The size of the engine file, mostly weights, and of activations and buffers."""
         buffers = sum(buffer.nbytes for buffer in self._buffers.values())
         return Memory(self.path.stat().st_size, self._engine.device_memory_size_v2 + buffers)
+
+
+def _named(found: TensorSpec, said: TensorSpec) -> TensorSpec:
+    """An input of an engine, with the names that a contract has for its dynamic axes.
+
+    Where the contract has one picture and the engine any number of them, the axis is the batch of all inputs.
+    """
+    shape = list(found.shape)
+    for place, axis in enumerate(said.shape[: len(shape)]):
+        if isinstance(shape[place], str) and isinstance(axis, str):
+            shape[place] = axis
+        elif isinstance(shape[place], str) and place == 0:
+            shape[place] = "batch"
+    return replace(found, shape=tuple(shape))

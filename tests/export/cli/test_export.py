@@ -19,11 +19,10 @@ import torch
 from PIL import Image
 
 from structsam_export import pipeline
-from structsam_export.comparing import NotFiniteError
 from structsam_export.models.checkpoints import build_sam, load_sam
 from structsam_export.verify import Report
 from structsam_runtime.cli.program import structsam
-from structsam_runtime.errors import UserError
+from structsam_runtime.errors import NotFiniteError, UserError
 from structsam_runtime.runners import cuda
 
 ROOT = Path(__file__).parents[3]
@@ -206,7 +205,7 @@ def test_a_missing_tensorrt_is_reported(command: Command, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     code, out, err = command(*GOOD, "--engine", "tensorrt")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert 'pip install "structsam[gpu]"' in err
+    assert 'pip install "structsam[tensorrt]"' in err
 
 
 def test_tensorrt_without_a_gpu_is_an_error(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +266,10 @@ GOOD_REPORT = Report(
     mask_iou_min=1.0,
     prompts=18,
 )
-STEPS = ["load", "samples", "build_encoder", "build_decoder", "verify", "encoder_macs", "manifest", "write"]
+STEPS = [
+    *("load", "samples", "build_encoder", "build_decoder", "verify", "reference"),
+    *("encoder_macs", "manifest", "write"),
+]
 
 
 @pytest.fixture
@@ -287,7 +289,8 @@ def quick(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "samples": lambda *_: [],
         "build_encoder": build,
         "build_decoder": build,
-        "verify": lambda *_, **__: GOOD_REPORT,
+        "verify": lambda *_, **__: (GOOD_REPORT, []),
+        "reference": lambda *_: types.SimpleNamespace(answers=[], save=lambda path: path.write_text("new")),
         "manifest": lambda *_: {},
         "write": write,
     }.items():
@@ -305,7 +308,7 @@ def test_an_export_that_is_not_disturbed_is_whole(command: Command, tmp_path: Pa
     code, out, _ = command(*GOOD, "--force")
     assert code == 0
     assert left(tmp_path) == {
-        f"made/{name}": "new" for name in ("encoder.onnx", "decoder.onnx", "manifest.json")
+        f"made/{name}": "new" for name in ("encoder.onnx", "decoder.onnx", "reference.npz", "manifest.json")
     }
     assert "next: structsam predict made" in out
 
@@ -360,7 +363,9 @@ def test_what_appears_while_an_export_runs_stays(
     code, out, err = command(*GOOD, *(["--force"] if existing else []))
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].endswith("stays as it is; the new export is in " + str(tmp_path / "made-2"))
-    made = {f"made-2/{name}": "new" for name in ("encoder.onnx", "decoder.onnx", "manifest.json")}
+    made = {
+        f"made-2/{name}": "new" for name in ("encoder.onnx", "decoder.onnx", "reference.npz", "manifest.json")
+    }
     assert left(tmp_path) == {**made, **(OLD if existing else {}), "made/precious": "precious"}
 
 
@@ -443,7 +448,7 @@ def test_a_bad_report_is_exit_code_3(
     message: str,
 ) -> None:
     report = Report(**vars(GOOD_REPORT) | change)
-    monkeypatch.setattr(pipeline, "verify", lambda *_, **__: report)
+    monkeypatch.setattr(pipeline, "verify", lambda *_, **__: (report, []))
     code, out, err = command(*GOOD)
     assert (code, out) == (3, "")
     assert message in err.splitlines()[-1]
@@ -457,13 +462,13 @@ def test_a_fragile_method_is_held_to_its_arithmetic(
     """Two runtimes may differ in masks where ranks hang on the last bits, but not in what they compute."""
     differing = vars(GOOD_REPORT) | {"plans": 0.995, "mask_iou": 0.9, "cosine_end_to_end": 0.9}
     report = Report(**differing | {"fragile": True})
-    monkeypatch.setattr(pipeline, "verify", lambda *_, **__: report)
+    monkeypatch.setattr(pipeline, "verify", lambda *_, **__: (report, []))
     code, out, _ = command(*GOOD, "--method", "pitome")
     assert code == 0
     assert "merges by ranks that a last bit can swap" in out
-    for change in ({"fragile": False}, {"error": 0.01}, {"plans": 0.98}):
+    for change in ({"fragile": False}, {"error": 0.01}, {"plans": 0.98}, {"cosine_end_to_end": 0.8}):
         worse = Report(**vars(report) | change)
-        monkeypatch.setattr(pipeline, "verify", lambda *_, made=worse, **__: made)
+        monkeypatch.setattr(pipeline, "verify", lambda *_, made=worse, **__: (made, []))
         assert command(*GOOD, "--method", "pitome", "--force")[0] == 3
 
 

@@ -21,7 +21,6 @@ from structsam_export.encoder.attention import MergedAttention, shares
 from structsam_export.encoder.exported import PlannedEncoder, output_names
 from structsam_export.encoder.forms import FORMS, Bias, added, carried, form, widened
 from structsam_export.encoder.patch import windows_of
-from structsam_export.engine import EngineBuilder
 from structsam_export.graph.lint import lint
 from structsam_export.graph.passes import run_passes
 from structsam_export.graph.precision import set_precision
@@ -31,6 +30,7 @@ from structsam_export.merging import Method, StructSAM, Windows
 from structsam_export.models.architectures import ARCHITECTURES
 from structsam_export.targets import DIALECTS, FUSED, PATTERN, PORTABLE
 from structsam_runtime import OnnxRuntimeRunner
+from structsam_runtime.build import EngineBuilder
 
 Attend = Callable[..., Tensor]
 

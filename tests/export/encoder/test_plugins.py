@@ -4,7 +4,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,13 @@ from structsam_export import pipeline
 from structsam_export.choices import Engine, Gradient, Precision
 from structsam_export.config import ExportConfig
 from structsam_export.encoder.plugins import DOMAIN
-from structsam_export.engine import Hardware
 from structsam_export.merging import Identity, StructSAM, ToMe
 from structsam_export.merging.kernels import TensorKernels
 from structsam_export.progress import Progress
 from structsam_plugins import Kernels, Layer
 from structsam_plugins.build import build
 from structsam_runtime import UserError
+from structsam_runtime.engines import PLUGIN_GRAPH
 
 SIZE = 256  # 16 x 16 tokens: windows are padded
 NAMES = ("Score", "Select", "Merge", "Unmerge")
@@ -118,33 +117,18 @@ def test_only_what_merges_has_plugins_and_nothing_else_plans(
 
 
 @pytest.mark.export
-def test_the_engine_comes_of_another_graph_and_the_library_comes_along(
+def test_the_graph_lies_beside_the_encoder_which_has_no_plugins(
     config: Callable[..., ExportConfig], tmp_path: Path, quiet: Progress
 ) -> None:
-    """With a builder that only looks at what it gets."""
-    asked, built = config(), dict[str, bool]()
-    assert asked.plugins is not None
-    asked.plugins.write_bytes(b"library")
-
-    def look(graph: Path, engine: Path, profile: Any) -> None:
-        nodes = onnx.load(graph, load_external_data=False).graph.node
-        built[engine.name] = any(node.domain == DOMAIN for node in nodes)
-        engine.write_bytes(b"engine")
-
-    builder: Any = SimpleNamespace(
-        engine=Engine.TENSORRT, version="10.3.0", hardware=Hardware("NVIDIA Test", ("9.0",)), build=look
-    )
-    folder = tmp_path / "out"
+    asked, folder = config(), tmp_path / "out"
     folder.mkdir()
-    sam = pipeline.load(asked)
-    encoder = pipeline.build_encoder(asked, sam, folder / "encoder.onnx", quiet)
-    pipeline.build_decoder(asked, sam, folder / "decoder.onnx", quiet)
-    plain = (folder / "encoder.onnx").read_bytes()
-    pipeline.build_engines(asked, builder, encoder, folder, quiet)
-    assert built == {"encoder.engine": True, "decoder.engine": False}
-    assert (folder / "plugins.so").read_bytes() == b"library"
-    assert (folder / "encoder.onnx").read_bytes() == plain
-    assert not any(node.domain == DOMAIN for node in onnx.load_from_string(plain).graph.node)
+    encoder = pipeline.build_encoder(asked, pipeline.load(asked), folder / "encoder.onnx", quiet)
+    pipeline.build_plugin_graph(asked, encoder, folder, quiet)
+    domains = {
+        path.name: {node.domain for node in onnx.load(path, load_external_data=False).graph.node}
+        for path in folder.iterdir()
+    }
+    assert domains == {"encoder.onnx": {""}, PLUGIN_GRAPH: {"", DOMAIN}}
 
 
 def test_only_the_papers_algorithm_has_kernels() -> None:
@@ -166,6 +150,10 @@ def test_only_the_papers_algorithm_has_kernels() -> None:
         ({"method": "structsam:reduction=replace"}, "has no kernels for --method structsam:reduction=repl"),
         ({"merge_mlp": True}, "has no kernels for --merge-mlp and --plan-every"),
         ({"plan_every": 2}, "has no kernels for --merge-mlp and --plan-every"),
+        (
+            {"plugins": None, "plugin_graph": True, "method": "tome"},
+            "--plugin-graph has no kernels for",
+        ),
     ],
 )
 def test_unsupported_options_with_plugins_are_refused(
@@ -186,3 +174,8 @@ def test_the_config_survives_its_json(config: Callable[..., ExportConfig]) -> No
     made = config()
     assert ExportConfig.from_json(made.as_json()) == made
     assert f"--plugins {made.plugins}" in made.command()
+    assert made.has_plugin_graph
+    alone = config(engine=None, plugins=None, plugin_graph=True)
+    assert ExportConfig.from_json(alone.as_json()) == alone
+    assert alone.command().endswith(" --plugin-graph")
+    assert not config(engine=None, plugins=None).has_plugin_graph

@@ -22,7 +22,7 @@ from structsam_export.progress import Progress
 from structsam_runtime.manifest import Model
 from structsam_runtime.predict.image import Frame
 
-SIDE, LOW = 512, 128  # vit_nano's square, and its masks
+SIDE, LOW = 512, 256  # vit_nano's square, and its masks
 SIZES = [(400, 600), (600, 400), (512, 512), (37, 901), (1080, 720), (1, 1)]
 Feed = dict[str, NDArray[np.float32]]
 
@@ -63,7 +63,7 @@ def both(
 
 
 def embedding(seed: int = 0) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).normal(size=(1, 128, 32, 32)).astype(np.float32)
+    return np.random.default_rng(seed).normal(size=(1, 128, 64, 64)).astype(np.float32)
 
 
 def longest_side(coords: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -105,7 +105,7 @@ def test_names_ranks_and_types_are_metas(both: Any) -> None:
     session, _ = both
     told = {one.name: (one.type, one.shape) for one in session.get_inputs()}
     assert told == {
-        "image_embeddings": ("tensor(float)", [1, 128, 32, 32]),
+        "image_embeddings": ("tensor(float)", [1, 128, 64, 64]),
         "point_coords": ("tensor(float)", [1, "num_points", 2]),
         "point_labels": ("tensor(float)", [1, "num_points"]),
         "mask_input": ("tensor(float)", [1, 1, LOW, LOW]),

@@ -11,7 +11,19 @@ import pytest
 from structsam_runtime import __version__, cli
 from structsam_runtime.cli.program import commands, structsam
 
-NAMES = ["batch", "benchmark", "check", "evaluate", "export", "macs", "predict", "spectral", "visualize"]
+NAMES = [
+    "batch",
+    "benchmark",
+    "build",
+    "check",
+    "doctor",
+    "evaluate",
+    "export",
+    "macs",
+    "predict",
+    "spectral",
+    "visualize",
+]
 GREET = '''"""Greet somebody.
 
 structsam greet WORLD

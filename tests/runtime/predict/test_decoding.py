@@ -24,8 +24,9 @@ FLOAT = np.dtype(np.float32)
 class Decoder(Runner):
     """Its masks and their quality are what it was asked with; it keeps the number of prompts of every run."""
 
-    def __init__(self, masks: float = 0, quality: float = 0) -> None:
+    def __init__(self, masks: float = 0, quality: float = 0, most: int | None = None) -> None:
         super().__init__("decoder.onnx")
+        self.most = most
         self.sizes: list[int] = []
         self.added = (masks, quality)  # to the last value of the last prompt
 
@@ -41,6 +42,9 @@ class Decoder(Runner):
 
     def _close(self) -> None:
         pass
+
+    def longest(self, name: str) -> int | None:
+        return self.most
 
     def _run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         self.sizes.append(len(feeds["point_coords"]))
@@ -69,15 +73,18 @@ def ask(
     return parts, np.concatenate(masks), np.concatenate(quality)
 
 
-@given(count=st.integers(1, 150), memory=st.integers(1, 10**5))
-def test_runs_fit_the_memory_and_answer_as_one_run_would(sam: Model, count: int, memory: int) -> None:
+@given(count=st.integers(1, 150), memory=st.integers(1, 10**5), most=st.none() | st.integers(1, 150))
+def test_runs_fit_memory_and_engine_and_answer_as_one_run_would(
+    sam: Model, count: int, memory: int, most: int | None
+) -> None:
     each = run_bytes(small(sam), 2)
-    decoder, whole = Decoder(), Decoder()
+    decoder, whole = Decoder(most=most), Decoder()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "MEMORY", max(memory, each))
         parts, masks, quality = ask(decoder, sam, count)
         assert max(decoder.sizes) <= PROMPTS
         assert max(decoder.sizes) * each <= max(memory, each)
+        assert max(decoder.sizes) <= (most or PROMPTS)
         patch.setattr(decoding, "MEMORY", 10**12)
         patch.setattr(decoding, "PROMPTS", 10**6)
         _, all_masks, all_quality = ask(whole, sam, count)

@@ -19,6 +19,7 @@ import pytest
 
 MOST = 4  # largest batch of the engine
 LIMITS = {"image": [[1, 3, 4], [MOST, 3, 4]], "label": [[1], [MOST]]}
+EVERY = -1  # of the calls of a function
 Work = Callable[[], None]
 
 
@@ -43,6 +44,9 @@ class Cuda(ModuleType):
         super().__init__("cuda.bindings.runtime")
         self.calls: list[str] = []
         self.failures: dict[str, tuple[int, CudaError]] = {}  # function -> in which of its calls, and how
+        self.fatal = (
+            False  # whether all calls fail after the first that does, as those after a bad address do
+        )
         self.memory: dict[int, Any] = {}
         self.freed: dict[int, Any] = {}
         self.streams: dict[int, list[Work]] = {}
@@ -57,7 +61,9 @@ class Cuda(ModuleType):
         def called(*arguments: Any) -> tuple[Any, ...]:
             self.calls.append(name)
             which, error = self.failures.get(name, (0, CudaError.cudaSuccess))
-            if which == self.calls.count(name):
+            if which in (EVERY, self.calls.count(name)):
+                if self.fatal:
+                    self.failures = dict.fromkeys(set(dir(Cuda)) - {"cudaGetErrorString"}, (EVERY, error))
                 return (error, *[None] * (name not in ("cudaFree", "cudaMemcpy")))
             values = found(*arguments)
             return (CudaError.cudaSuccess, *([] if values is None else [values]))

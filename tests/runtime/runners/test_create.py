@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 
 from structsam_runtime import OnnxRuntimeRunner, Predictor, TensorRtRunner, UserError
 from structsam_runtime.benchmarking.timing import environment
-from structsam_runtime.manifest import Manifest
+from structsam_runtime.contract import decoder_specs, encoder_specs
+from structsam_runtime.errors import Caution
+from structsam_runtime.manifest import Manifest, Model
 from structsam_runtime.runners import RUNNERS, TABLE, RunnerKind, create, file_of, kind_of
 from structsam_runtime.runners.base import Array, Runner, TensorSpec
 from structsam_runtime.runners.onnxruntime import PROVIDERS
@@ -21,8 +24,20 @@ from structsam_runtime.runners.tensorrt import LIBRARIES, check_engine
 
 PLAIN = "structsam export --arch vit_b --rate 0.35 --fp16"
 COMMAND = f"{PLAIN} --engine tensorrt"
-HERE = {"library": "tensorrt", "version": "10.3.0", "gpu": "NVIDIA Test", "capabilities": ["9.0"]}
-RTX = {"library": "tensorrt-rtx", "version": "10.3.0", "gpu": None, "capabilities": ["8.6", "9.0"]}
+HERE = {
+    "library": "tensorrt",
+    "version": "10.3.0",
+    "gpu": "NVIDIA Test",
+    "capabilities": ["9.0"],
+    "tf32": False,
+}
+RTX = {
+    "library": "tensorrt-rtx",
+    "version": "10.3.0",
+    "gpu": None,
+    "capabilities": ["8.6", "9.0"],
+    "tf32": False,
+}
 
 
 @pytest.fixture
@@ -56,7 +71,7 @@ def refused(folder: Path, runner: str) -> str:
 
 
 def test_every_runner_has_a_name() -> None:
-    assert RUNNERS == ("cpu", "cuda", "trt-ep", "rtx-ep", "tensorrt", "tensorrt-rtx")
+    assert RUNNERS == ("cpu", "cuda", "tensorrt", "tensorrt-rtx")
 
 
 def test_the_table_has_library_file_and_device_of_every_runner() -> None:
@@ -108,7 +123,7 @@ def test_a_missing_library_is_reported_with_the_command_that_installs_it(
         create(export_folder, "encoder", "cuda")
 
 
-@pytest.mark.parametrize("name", RUNNERS[:4])
+@pytest.mark.parametrize("name", PROVIDERS)
 def test_providers_run_the_onnx_file(export_folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(PROVIDERS.values()))
     runner = create(export_folder, "decoder", name, threads=2)
@@ -139,6 +154,15 @@ def test_libraries_run_the_engine(folder: Path, library: Any, name: str, record:
         create(folder, "decoder", name, threads=2)
 
 
+@pytest.mark.parametrize(("name", "heir"), [("trt-ep", "tensorrt"), ("rtx-ep", "tensorrt-rtx")])
+def test_a_runner_that_was_removed_names_what_does_its_work(tmp_path: Path, name: str, heir: str) -> None:
+    build = f"build engines with structsam build OUT --engine {heir} and use --runner {heir}"
+    for ask in (partial(create, tmp_path, "encoder"), kind_of, partial(file_of, "encoder")):
+        with pytest.raises(UserError) as error:
+            ask(name)
+        assert str(error.value) == f"runner '{name}' was removed: {build}"
+
+
 def test_an_unknown_runner_is_reported_before_anything_else(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"runner 'npu' is unknown, expected one of {', '.join(RUNNERS)}"):
         create(tmp_path / "none", "encoder", "npu")
@@ -154,7 +178,7 @@ def test_files_are_checked(folder: Path, library: Any) -> None:
     assert changed.export == "mine", "what is not hashed must not say that it is of another export"
     with pytest.raises(UserError, match=r"encoder\.onnx has sha256"):
         create(folder, "encoder", "cpu")
-    again = f"; copy it again or export again: {COMMAND} --force -o '{folder}'"
+    again = f"; copy it again or build them: structsam build '{folder}' --engine tensorrt"
     told = refused(folder, "tensorrt")  # an engine is code
     assert "encoder.engine has sha256 " in told
     assert told.endswith(again)
@@ -163,7 +187,7 @@ def test_files_are_checked(folder: Path, library: Any) -> None:
     (folder / "encoder.engine").unlink()
     told = refused(folder, "tensorrt")
     assert told.startswith("no encoder.engine in ")
-    assert told.endswith(f"; export again: {COMMAND} --force -o '{folder}'")
+    assert told.endswith(f"; build them: structsam build '{folder}' --engine tensorrt")
 
 
 @pytest.mark.parametrize(
@@ -205,21 +229,43 @@ def test_files_are_checked(folder: Path, library: Any) -> None:
 def test_engines_that_do_not_fit_are_one_line_that_ends_with_the_command(
     folder: Path, library: Any, record: dict[str, Any] | None, runner: str, message: str, engine: str
 ) -> None:
-    made = f"{PLAIN} --engine {record['library']}" if record else PLAIN
-    say(folder, engine=record, command=made)
-    command = f"{PLAIN} --engine {engine} --force -o '{folder}'"
-    assert refused(folder, runner) == f"{message.replace('FOLDER', str(folder))}; export again: {command}"
+    say(folder, engine=record)
+    command = f"structsam build '{folder}' --engine {engine}"
+    assert refused(folder, runner) == f"{message.replace('FOLDER', str(folder))}; build them: {command}"
     assert library.engine is None
 
 
 def test_engines_are_checked_as_far_as_their_manifest_goes(folder: Path, library: Any) -> None:
-    older = {key: HERE[key] for key in ("library", "version")}
+    older = {key: HERE[key] for key in ("library", "version", "tf32")}
     say(folder, engine=older, command=None)
     create(folder, "encoder", "tensorrt")
     say(folder, engine=older | {"version": "9"})
-    assert refused(folder, "tensorrt").endswith("; export again with --engine tensorrt")
+    assert refused(folder, "tensorrt").endswith(f"; build them: structsam build '{folder}' --engine tensorrt")
     say(folder, engine=None)
-    assert refused(folder, "tensorrt").endswith(" has no engines; export again with --engine tensorrt")
+    assert " has no engines; build them: " in refused(folder, "tensorrt")
+
+
+def test_engines_that_may_use_tf32_are_told_and_those_that_do_refused(folder: Path, library: Any) -> None:
+    create(folder, "encoder", "tensorrt")
+    rounded = "built with TF32, which rounds the inputs of fp32 products to 10 bits of mantissa; "
+    say(folder, engine=HERE | {"tf32": True})
+    assert rounded in refused(folder, "tensorrt")
+    say(folder, engine={key: value for key, value in HERE.items() if key != "tf32"})
+    with pytest.warns(Caution) as told:
+        create(folder, "encoder", "tensorrt")
+    (message,) = (str(one.message) for one in told)
+    assert rounded.replace("with", "without") in message
+    assert message.startswith(f"the manifest of {folder} does not say that its engines were ")
+    say(folder, engine=HERE | {"tf32": "no"})
+    assert "'engine.tf32' = 'no', expected bool" in refused(folder, "tensorrt")
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_engines_have_the_contract_of_their_part(folder: Path, library: Any, sam: Model, part: str) -> None:
+    inputs, _ = (encoder_specs if part == "encoder" else decoder_specs)(sam)
+    runner = create(folder, part, "tensorrt")
+    assert isinstance(runner, TensorRtRunner)
+    assert runner.contract == inputs
 
 
 def test_missing_libraries_are_reported_before_the_engine_is_loaded(
@@ -230,5 +276,5 @@ def test_missing_libraries_are_reported_before_the_engine_is_loaded(
     with pytest.raises(UserError, match="this needs a machine with an NVIDIA GPU"):
         check_engine(folder, manifest, "tensorrt")
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(UserError, match=r'pip install "structsam\[gpu\]"'):
+    with pytest.raises(UserError, match=r'pip install "structsam\[tensorrt\]"'):
         check_engine(folder, manifest, "tensorrt")

@@ -1,21 +1,24 @@
 """The runner of TensorRT engines: on stand-ins for the library and CUDA, and on the real ones."""
 
 import gc
+import importlib
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from structsam_export.choices import Engine
-from structsam_export.engine import EngineBuilder
 from structsam_runtime import OnnxRuntimeRunner, TensorRtRunner, UserError
+from structsam_runtime.build import TENSORRT, TENSORRT_RTX, EngineBuilder
 from structsam_runtime.runners import cuda as ours
-from structsam_runtime.runners.base import Memory
-from structsam_runtime.runners.cuda import CudaArray, CudaError
-from structsam_runtime.runners.tensorrt import EngineError
+from structsam_runtime.runners.base import Memory, TensorSpec
+from structsam_runtime.runners.cuda import CudaArray
+from structsam_runtime.runners.tensorrt import EngineError, _named, bindings
 
 BUFFERS = 5  # inputs and outputs of the stand-in
 NO_GPU = "cudaErrorNoDevice"
@@ -50,6 +53,11 @@ def test_inputs_and_outputs_are_those_of_the_engine(library: Any, engine_file: E
             "double": np.float32,
             "marked": np.int32,
         }
+
+
+def test_the_longest_first_axis_is_that_of_the_profile(library: Any, engine_file: EngineFile) -> None:
+    with TensorRtRunner(engine_file(), "tensorrt") as runner:
+        assert [runner.longest(name) for name in ("image", "label", "bias")] == [4, 4, 3]
 
 
 @pytest.mark.parametrize("graph", [False, True])
@@ -164,6 +172,44 @@ def test_a_shape_outside_the_profile_is_one_line(library: Any, cuda: Any, engine
         assert library.engine.context.launches == 0
 
 
+PICTURES = TensorSpec(np.dtype(np.float32), ("batch", 3, 4))
+CONTRACT = {"image": PICTURES, "label": TensorSpec(np.dtype(np.int32), ("batch",))}
+ONE = {name: replace(spec, shape=(1, *spec.shape[1:])) for name, spec in CONTRACT.items()}
+
+
+@pytest.mark.parametrize("contract", [CONTRACT, ONE])
+def test_shapes_that_do_not_match_the_contract_never_reach_the_library(
+    library: Any, engine_file: EngineFile, contract: dict[str, TensorSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT 10.3 may end the process of them."""
+    with TensorRtRunner(engine_file(), "tensorrt", contract=contract) as runner:
+        assert runner.inputs["image"].shape == ("batch", 3, 4)
+        assert runner.inputs["bias"].shape == (3, 4)
+        with monkeypatch.context() as barred:
+            barred.setattr(library.engine.context, "set_input_shape", lambda *_: pytest.fail("reached"))
+            with pytest.raises(UserError, match=r"'label' has shape \[3\], expected \[batch\], batch = 2"):
+                runner.infer(feeds(2) | {"label": np.zeros(3, np.int32)})
+        for batch in (1, 3):
+            check(runner.infer(feeds(batch)), feeds(batch))
+
+
+@given(
+    st.lists(st.sampled_from([1, 5, "image.0", "image.1", "image.2"]), max_size=3),
+    st.lists(st.sampled_from([1, 5, "prompts", "points"]), max_size=3),
+)
+def test_a_contract_names_dynamic_axes_and_changes_nothing_else(
+    found: list[int | str], said: list[int | str]
+) -> None:
+    named = _named(*(TensorSpec(np.dtype(np.float32), tuple(shape)) for shape in (found, said)))
+    assert len(named.shape) == len(found)
+    for place, (before, after) in enumerate(zip(found, named.shape, strict=True)):
+        assert isinstance(before, int) == isinstance(after, int)
+        if isinstance(before, int) or place >= len(said):
+            assert before == after
+        elif isinstance(said[place], str):
+            assert after == said[place]
+
+
 def test_shapes_that_do_not_match_are_one_line(library: Any, engine_file: EngineFile) -> None:
     with TensorRtRunner(engine_file(), "tensorrt", cuda_graph=True) as runner:
         for _ in range(2):  # a refusal is not remembered as the shape
@@ -274,9 +320,11 @@ def test_errors_before_loading_are_one_line(
         )
         assert remedy in refused(runner)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)  # what import finds for a blocked module
-    assert "cuda-python is not installed; pip install" in refused(runner)
+    told = refused(runner)
+    assert told.startswith("cuda-python cannot be imported: import of cuda.bindings.runtime halted; ")
+    assert told.endswith('pip install "structsam[tensorrt]" for TensorRT, "structsam[rtx]" for TensorRT-RTX')
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    assert 'which cannot be imported; pip install "structsam[rtx]"' in refused(runner)
+    assert "cannot be imported: import of tensorrt_rtx halted; None in sys.modules; pip" in refused(runner)
     assert library.engine is None
 
 
@@ -284,7 +332,7 @@ def test_an_engine_that_does_not_load_is_one_line(library: Any, cuda: Any, engin
     path = engine_file("9.0.0")
     told = refused(TensorRtRunner(path, "tensorrt"))
     assert f"tensorrt 10.3.0 cannot load {path}; it may be truncated, of another version" in told
-    assert told.endswith("export again: the engine is of version 9.0.0")
+    assert told.endswith("build it again: the engine is of version 9.0.0")
     path.write_bytes(path.read_bytes()[:-5])
     assert refused(TensorRtRunner(path, "tensorrt")).endswith("the engine ends too early")
     told = refused(TensorRtRunner(engine_file(broken="context"), "tensorrt"))
@@ -306,16 +354,57 @@ def test_a_failed_run_reports_the_message_of_the_library(
     assert (cuda.memory, cuda.graphs) == ({}, {})
 
 
-def test_a_call_that_fails_otherwise_is_not_a_user_error(
-    library: Any, cuda: Any, engine_file: EngineFile
+@pytest.mark.parametrize("error", [ImportError, OSError, RuntimeError])
+def test_a_library_that_cannot_be_imported_says_why(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cuda.failures["cudaMemcpyAsync"] = (1, cuda.cudaError_t.cudaErrorIllegalAddress)
-    with (
-        TensorRtRunner(engine_file(), "tensorrt") as runner,
-        pytest.raises(CudaError, match="cudaMemcpyAsync: what CUDA says of 700"),
-    ):
-        runner.infer(feeds(1))
-    assert cuda.memory == {}
+    def fail(name: str) -> None:
+        raise error("libcudart.so.12: cannot open\nshared object file")
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    with pytest.raises(UserError, match=r"cannot be imported: libcudart\.so\.12: cannot open shared"):
+        bindings("tensorrt")
+
+
+@pytest.mark.parametrize("ask", [ours.gpu, ours.free_memory, ours.total_memory, ours.newest])
+def test_cuda_python_without_a_driver_is_one_line(
+    cuda: Any, monkeypatch: pytest.MonkeyPatch, ask: Callable[[], Any]
+) -> None:
+    """Version 12.8 raises where others return an error."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("Failed to dlopen libcuda.so.1")
+
+    for name in ("cudaGetDeviceProperties", "cudaMemGetInfo", "cudaDriverGetVersion"):
+        monkeypatch.setattr(cuda, name, fail, raising=False)
+    with pytest.raises(UserError, match=r"Failed to dlopen libcuda\.so\.1; this needs a machine with"):
+        ask()
+
+
+@pytest.mark.parametrize(
+    "function", ["cudaMemcpyAsync", "cudaStreamSynchronize", "cudaMalloc", "cudaGraphLaunch"]
+)
+def test_a_run_that_cuda_fails_is_one_line_that_names_the_engine(
+    library: Any, cuda: Any, engine_file: EngineFile, function: str
+) -> None:
+    """A GPU that failed answers nothing more: what closes the runner fails too, and hides no error."""
+    path = engine_file()
+
+    def fail() -> None:
+        with TensorRtRunner(path, "tensorrt", cuda_graph=True) as runner:
+            cuda.failures[function] = (
+                1 + cuda.calls.count(function),
+                cuda.cudaError_t.cudaErrorIllegalAddress,
+            )
+            cuda.fatal = True
+            for _ in range(3):  # the graph is launched in the third
+                runner.infer_on_device(feeds(1))
+
+    with pytest.raises(EngineError) as error:
+        fail()
+    told = f"tensorrt failed to run {path}: CUDA failed in {function}: what CUDA says of 700"
+    assert str(error.value) == told
+    assert isinstance(error.value, UserError)
 
 
 # The real library
@@ -348,7 +437,7 @@ def decoder(export_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """An engine of the fake decoder, which TensorRT-RTX builds without a GPU."""
     pytest.importorskip("tensorrt_rtx")
     path = tmp_path_factory.mktemp("engine") / "decoder.engine"
-    EngineBuilder(Engine.TENSORRT_RTX).build(export_folder / "decoder.onnx", path, PROFILE)
+    EngineBuilder(TENSORRT_RTX).build(export_folder / "decoder.onnx", path, PROFILE)
     return path
 
 
@@ -375,7 +464,7 @@ def test_a_real_engine_computes_what_onnx_runtime_does(
 ) -> None:
     if not has_gpu():
         pytest.skip("no GPU: the engine was built, but cannot run here")
-    if ours.gpu().capability not in EngineBuilder(Engine.TENSORRT_RTX).hardware.capabilities:
+    if ours.gpu().capability not in EngineBuilder(TENSORRT_RTX).hardware.capabilities:
         pytest.skip(f"TensorRT-RTX does not support compute capability {ours.gpu().capability}")
     compare(export_folder, TensorRtRunner(decoder, "tensorrt-rtx", graph))
 
@@ -389,7 +478,7 @@ def test_an_engine_of_tensorrt_computes_what_onnx_runtime_does(
     if not has_gpu():
         pytest.skip("no GPU: TensorRT cannot build here")
     path = tmp_path / "decoder.engine"
-    EngineBuilder(Engine.TENSORRT).build(export_folder / "decoder.onnx", path, PROFILE)
+    EngineBuilder(TENSORRT).build(export_folder / "decoder.onnx", path, PROFILE)
     compare(export_folder, TensorRtRunner(path, "tensorrt", graph))
 
 

@@ -6,8 +6,8 @@
         images/NAME.jpg
         labels/NAME.png             one channel of 8 or 16 bits: 0 is no object, k is object k
 
-``thin`` is the same folder as ``scripts/draw_thin.py`` writes it: drawn wires, poles and branches in front of
-photographs, with exact masks. What of an object is left visible and has less than 40 pixels is left out.
+``held-out`` is a folder of such folders, as ``scripts/held_out.py`` writes it: photographs, salient objects,
+thin structures, and drawn wires, poles and branches, none of which the small model was trained on.
 """
 
 from dataclasses import dataclass
@@ -38,5 +38,14 @@ def read_labels(root: Path, split: str) -> list[Annotated]:
     Raises:
         UserError: the layout is not there, or a picture has no labels.
     """
-    found = pairs(*locate(root, [("images", "labels")]))
+    return _read(root, "")
+
+
+def read_held_out(root: Path, split: str) -> list[Annotated]:
+    """The pictures of a split, sorted by name; raises as `read_labels` does."""
+    return _read(root, f"{split}/")
+
+
+def _read(root: Path, under: str) -> list[Annotated]:
+    found = pairs(*locate(root, [(f"{under}images", f"{under}labels")]))
     return [Labelled(name=name, picture=picture, labels=ids) for name, (picture, ids) in found.items()]

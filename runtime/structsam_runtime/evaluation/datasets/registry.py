@@ -12,7 +12,7 @@ from .base import Annotated
 from .cityscapes import read_cityscapes
 from .coco import read_instances, read_panoptic
 from .inbreast import read_inbreast
-from .labels import read_labels
+from .labels import read_held_out, read_labels
 from .pairs import COIFT, DIS5K, FOLDER, HRSOD, THINOBJECT5K, read_pairs
 
 WHOLE = ("all",)  # of a dataset that has no splits
@@ -54,7 +54,7 @@ DATASETS = {
     "inbreast": Source(read_inbreast, WHOLE),
     "folder": Source(partial(read_pairs, layouts=FOLDER), WHOLE),
     "labels": Source(read_labels, WHOLE),
-    "thin": Source(read_labels, WHOLE, min_area=40),
+    "held-out": Source(read_held_out, ("photographs", "salient", "thin", "drawn")),
 }
 
 
@@ -82,7 +82,7 @@ def open_dataset(name: str, root: Path, split: str | None = None, min_area: int 
         root: the folder that it was unpacked to.
         split: by default the first of the dataset's.
         min_area: pixels; smaller objects are left out. By default nothing is, except from coco-panoptic what
-            has less than 32 * 32, and from thin what has less than 40.
+            has less than 32 * 32.
 
     Raises:
         UserError: there is no such dataset or split, the folder does not hold it, or a package that reads it

@@ -28,15 +28,16 @@ def test_one_object_for_each_number(
         np.testing.assert_array_equal(large.mask, square)
 
 
-def test_of_thin_objects_what_is_hardly_visible_is_left_out(
-    tmp_path: Path, save: Callable[..., Path]
-) -> None:
+def test_a_split_of_what_is_held_out_is_a_folder_of_labels(tmp_path: Path, save: Callable[..., Path]) -> None:
     labels = np.zeros((10, 50), np.uint8)
-    labels[2, :40], labels[4, :39] = 1, 2
-    save(tmp_path / "images/a.png", np.zeros((10, 50, 3), np.uint8))
-    save(tmp_path / "labels/a.png", labels)
-    (annotated,) = open_dataset("thin", tmp_path)
-    assert [one.area for one in annotated.objects()] == [40]
+    labels[2, :40] = 7
+    save(tmp_path / "thin/images/a.png", np.zeros((10, 50, 3), np.uint8))
+    save(tmp_path / "thin/labels/a.png", labels)
+    (annotated,) = open_dataset("held-out", tmp_path, "thin")
+    (line,) = annotated.objects()
+    assert line.area == 40
+    with pytest.raises(UserError, match="photographs"):
+        open_dataset("held-out", tmp_path)
 
 
 def test_labels_of_another_size_are_refused(tmp_path: Path, save: Callable[..., Path]) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from structsam_export.commit import Box, ChangedError, recover
+from structsam_runtime.commit import Box, ChangedError, recover
 
 PROGRAM = """
     import json, os, signal, sys
     from pathlib import Path
-    from structsam_export import commit
+    from structsam_runtime import commit
 
     STEPS = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "open")
     how, cases = sys.argv[1], json.loads(sys.argv[2])
@@ -40,7 +40,9 @@ PROGRAM = """
 
     def work():
         with commit.Box(base, case["label"], case["names"]) as box:
-            write(box.new, case["new"], "new")
+            last = case.get("last", [])
+            write(box.new, [name for name in case["new"] if name not in last], "new")
+            write(box.last, last, "new")
             box.commit()
 
     def seen():
@@ -99,7 +101,7 @@ def ends(how: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, A
 
     A stand-in for an export, in one process that forks for every step: milliseconds each.
     """
-    arguments = [how, json.dumps(CASES), str(tmp_path_factory.mktemp("commits"))]
+    arguments = [how, json.dumps(CASES | REPLACED_LAST), str(tmp_path_factory.mktemp("commits"))]
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM), *arguments],
         capture_output=True,
@@ -108,6 +110,24 @@ def ends(how: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, A
     )
     assert (done.returncode, done.stderr) == (0, "")
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+REPLACED_LAST = {
+    "engines": {
+        "label": "engines",
+        "names": ["decoder", "encoder", "plugins"],
+        "old": ["decoder", "encoder", "graph", "manifest.json", "plugins"],
+        "new": ["decoder", "encoder", "manifest.json"],
+        "last": ["manifest.json"],
+    },
+    "first engines": {
+        "label": "engines",
+        "names": ["decoder", "encoder", "plugins"],
+        "old": ["graph", "manifest.json"],
+        "new": ["decoder", "encoder", "manifest.json"],
+        "last": ["manifest.json"],
+    },
+}  # fmt: skip
 
 
 def whole(names: list[str], what: str) -> dict[str, str]:
@@ -133,6 +153,26 @@ def test_whatever_ends_a_commit_its_folder_is_the_old_one_or_the_new_one(
     assert mine[0]["recovered"] == old
     done = {"then": new, "boxes": [], "recovered": new, "left": []}
     assert mine[-1] == {"case": name, "status": 0, **done}
+
+
+@pytest.mark.parametrize("name", REPLACED_LAST)
+def test_the_manifest_of_a_folder_is_there_at_every_step(
+    how: str, ends: list[dict[str, Any]], name: str
+) -> None:
+    case, mine = REPLACED_LAST[name], [end for end in ends if end["case"] == name]
+    old = whole(case["old"], "old")
+    new = whole(["graph"], "old") | whole(case["new"], "new")
+    assert len(mine) > 12, "as many steps as that"
+    for end in mine:
+        then = end["then"]
+        assert then["graph/file"] == "old"
+        assert then["manifest.json"] == "old" or then == new, "a new one is never ahead of what it lists"
+        assert end["recovered"] in (old, new)
+        assert end["left"] == []
+        if how == "interrupt":
+            assert then in (old, new)
+    assert mine[0]["recovered"] == old
+    assert mine[-1]["then"] == new
 
 
 def fill(box: Box, text: str = "new") -> None:

@@ -7,13 +7,13 @@ What is being made lies in a box, a hidden folder beside what it is to replace:
         new/          what is being made
         ready/        the same, once nothing old is in its way
         old/          what it replaces
+        last/         a file that replaces another at once, when all of the above is done
 
 A commit moves the old entries out, renames `new` to `ready`, and moves the new entries in, so that old and
 new ones are never there together. These names say how far a process came that died, and `recover` goes on
 from there: with `ready` it moves in what is left of it, without it puts back what is in `old`.
+The file in `last` is for what must never be away, not even for a moment.
 """
-
-from __future__ import annotations
 
 import errno
 import fcntl
@@ -26,11 +26,11 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from structsam_runtime.errors import UserError
-from structsam_runtime.files import sync
-from structsam_runtime.manifest import FILE_NAME
+from .errors import UserError
+from .files import sync
+from .manifest import FILE_NAME
 
-MARK, NEW, READY, OLD = ".structsam", "new", "ready", "old"
+MARK, NEW, READY, OLD, LAST = ".structsam", "new", "ready", "old", "last"
 _NAME = re.compile(r"\..+\.[a-z0-9_]{8}\.partial", re.DOTALL)
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)
 
@@ -53,6 +53,7 @@ class Box:
 
     Attributes:
         new: a folder to fill: what is in it appears in `base`.
+        last: a folder for one file, or none: it takes the place of the file of its name in `base`.
 
     Raises:
         OSError: no box can be made there.
@@ -63,12 +64,13 @@ class Box:
         self._names = None if names is None else tuple(names)
         self._before = self._found()
         self._path, self._lock = _make(base, label)
-        self.new, self._ready, self._old = (self._path / name for name in (NEW, READY, OLD))
+        self.new, self._ready, self._old, self.last = (self._path / name for name in (NEW, READY, OLD, LAST))
         self._settled = True  # whether what the box holds may go
 
-    def __enter__(self) -> Box:
+    def __enter__(self) -> "Box":
         self.new.mkdir()
         self._old.mkdir()
+        self.last.mkdir()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,16 +87,18 @@ class Box:
             ChangedError: an entry that would be replaced is not what it was when the box was made.
             OSError: something cannot be moved or written to the disk.
         """
-        for path in (self.new, *self.new.rglob("*")):
+        for path in (self.new, *self.new.rglob("*"), *self.last.iterdir()):
             sync(path)
         if self._found() != self._before:
             raise ChangedError(f"{self.base} changed")
-        made, self._settled = names_in(self.new), False
+        made, last, self._settled = names_in(self.new), names_in(self.last), False
         try:
             self._move()
         except BaseException:  # an interrupt too
-            self._undo(made)
-            self._settled = not names_in(self._old)
+            done = last and not names_in(self.last)  # it came after the very last step
+            if not done:
+                self._undo(made)
+            self._settled = bool(done) or not names_in(self._old)
             raise
         self._settled = True
         sync(self.base)
@@ -110,6 +114,7 @@ class Box:
         self.new.rename(self._ready)
         for name in _in_order(names_in(self._ready), self._label):
             _move_in(self._ready / name, self.base / name)
+        _replace(self.last, self.base)
 
     def _undo(self, made: Iterable[str]) -> None:
         if self._ready.exists():
@@ -140,7 +145,7 @@ def is_box(path: Path) -> bool:
     entries = list(path.iterdir())
     found = {entry.name for entry in entries}
     links = any(entry.is_symlink() for entry in entries)
-    return not links and (not found or MARK in found <= {MARK, NEW, READY, OLD})
+    return not links and (not found or MARK in found <= {MARK, NEW, READY, OLD, LAST})
 
 
 def names_in(folder: Path) -> list[str]:
@@ -168,9 +173,12 @@ def _recover(path: Path) -> None:
     lock = os.open(path / MARK, os.O_RDWR)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises OSError while its process lives
-        left = path / (READY if (path / READY).exists() else OLD)
+        ready = (path / READY).exists()
+        left = path / (READY if ready else OLD)
         _put_back(left, path.parent, label)
         if not names_in(left):
+            if ready:
+                _replace(path / LAST, path.parent)
             _discard(path)
     finally:
         os.close(lock)
@@ -200,9 +208,15 @@ def _move_in(source: Path, target: Path) -> None:
         raise
 
 
+def _replace(last: Path, base: Path) -> None:
+    """Let the file in a folder, if there is one, take the place of another at once."""
+    for name in names_in(last):
+        (last / name).replace(base / name)
+
+
 def _discard(path: Path) -> None:
     """Delete a box; its mark last, so that whatever is left is still known for one."""
-    for name in (OLD, NEW, READY):
+    for name in (OLD, NEW, READY, LAST):
         shutil.rmtree(path / name, ignore_errors=True)
     with suppress(OSError):
         (path / MARK).unlink(missing_ok=True)
