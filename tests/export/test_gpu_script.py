@@ -39,7 +39,7 @@ def gpu(
 def test_it_checks_and_times_everything(gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled without generated code, which takes minutes."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    code, out, err = gpu(f"{TRY} --minutes 30")
+    code, out, _ = gpu(f"{TRY} --minutes 30")
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert code == 0, result["misses"]
     assert (tmp_path / "gpu.md").read_text() in out
@@ -59,7 +59,7 @@ def test_it_checks_and_times_everything(gpu: Gpu, tmp_path: Path, monkeypatch: p
 
 
 def test_what_no_longer_fits_is_left_out_and_told(gpu: Gpu, tmp_path: Path) -> None:
-    code, out, err = gpu(TRY.replace("gpu.json", f"{tmp_path}/gpu.json") + " --only eager, --minutes 0")
+    code, _, err = gpu(TRY.replace("gpu.json", f"{tmp_path}/gpu.json") + " --only eager, --minutes 0")
     assert code == 0
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert result["left_out"] == [
