@@ -17,7 +17,7 @@ from ..config import ExportConfig
 from ..progress import Progress
 from .record import Record
 
-NEEDED = ("onnxruntime", "onnxscript", "onnx_graphsurgeon", "polygraphy")
+NEEDED = ("onnxruntime", "onnx_graphsurgeon", "polygraphy")
 
 
 def missing(device: str) -> str:
