@@ -24,12 +24,9 @@ def replaying(monkeypatch: pytest.MonkeyPatch) -> Callable[[Replay], None]:
         monkeypatch.setattr(torch.cuda, "CUDAGraph", graph)
 
     monkeypatch.setattr(torch.cuda, "graph", nullcontext)
-    for name, result in {
-        "synchronize": None,
-        "reset_peak_memory_stats": None,
-        "max_memory_allocated": 7,
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, lambda result=result: result)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7)
     return stand_in
 
 
