@@ -1,4 +1,4 @@
-"""Encoders in PyTorch: each is opened alone, checked against the reference, timed and freed."""
+"""Encoders in PyTorch: each is opened alone, checked against the original, timed and freed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ..choices import Precision
 from ..config import ExportConfig
 from .compiling import compiled
+from .original import Original
 from .record import Record
-from .subject import Subject
 
 WARM_UP = 2
 REPLAY = 0.999
@@ -32,7 +32,7 @@ class Contestant:
 
     Attributes:
         name: name in tables.
-        config: its precision, and what the reference merges.
+        config: its precision, and what the original merges to compare with it.
         make: makes it on the CPU, in its precision.
         judged: whether it must meet the thresholds; Meta's own is shown beside ours, but not judged.
         compiled: run it through `torch.compile`.
@@ -41,7 +41,7 @@ class Contestant:
     name: str
     config: ExportConfig
     make: Callable[[], nn.Module]
-    judged: bool
+    judged: bool = True
     compiled: bool = False
 
     @property
@@ -51,24 +51,24 @@ class Contestant:
 
 
 def raced(
-    record: Record, subject: Subject, one: Contestant, batches: Sequence[int], repeat: int, check: bool = True
+    record: Record, original: Original, one: Contestant, batches: Sequence[int], repeat: int, check: bool
 ) -> None:
     """Open a contestant, check it on a picture, time it, and add the rows.
 
     Pictures are on the device in the contestant's precision, and embeddings stay there.
     """
-    device = subject.device
+    device = original.device
     module = one.make().to(device).eval()
     dtype = torch.float16 if one.config.precision is Precision.FP16 else torch.float32
     with torch.no_grad(), compiled(module) if one.compiled else nullcontext(module) as module:
         for batch in batches:
-            pictures = [index % len(subject.images) for index in range(batch)]
-            image = subject.images[pictures].to(device, dtype)
+            pictures = [index % len(original.images) for index in range(batch)]
+            image = original.images[pictures].to(device, dtype)
             start = time.perf_counter()
             outputs = _run(module, image, device)
             first = time.perf_counter() - start
             if check:
-                record.add("checks", _check(subject, one, outputs, batch))
+                record.add("checks", _check(original, one, outputs, batch))
                 check = False
             del outputs
             row = {"name": one.name, "compiled": one.compiled, "precision": str(one.config.precision)}
@@ -103,10 +103,10 @@ def _replayed(record: Record, row: dict[str, Any], module: Encode, image: Tensor
     record.add("encoders", row | {"name": name} | _timed(replay, image, "cuda", repeat, first))
 
 
-def _check(subject: Subject, one: Contestant, outputs: Sequence[Tensor], batch: int) -> dict[str, Any]:
-    """A row of the checks, from the outputs of a batch, whose first picture is the reference's."""
+def _check(original: Original, one: Contestant, outputs: Sequence[Tensor], batch: int) -> dict[str, Any]:
+    """A row of the checks, from the outputs of a batch, whose first picture is compared."""
     alone = [output[: len(output) // batch].clone() for output in outputs]
-    report = subject.report(one.config, alone, one.full_name)
+    report = original.report(one.config, alone, one.full_name)
     misses = report.misses(one.config.precision) if one.judged else []
     return {
         "what": one.full_name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def missing(device: str) -> str:
 
 
 def raced(
-    record: Record, config: ExportConfig, runner: str, work: Path, batches: list[int], repeat: int
+    record: Record, config: ExportConfig, runner: str, work: Path, batches: Sequence[int], repeat: int
 ) -> None:
     """Make an export, compare it with PyTorch, time it, and add the rows; pictures come from the host."""
     from ..check import compare  # here, because the rest runs without the exporter's dependencies

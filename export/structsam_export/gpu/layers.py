@@ -94,22 +94,23 @@ def checked(kernels: TensorKernels, merged: Merged, dtype: torch.dtype, device: 
 
 @torch.no_grad()
 def steps(
-    kernels: TensorKernels | None, merged: Merged, batch: int, half: bool, device: str, repeat: int
+    kernels: TensorKernels | None, merged: Merged, batch: int, device: str, repeat: int
 ) -> Iterator[dict[str, Any]]:
     """Time every step of a layer, with PyTorch's operators and, if they are there, with the kernels.
+
+    Plans are made in fp32, merging and unmerging is in fp16.
 
     Args:
         kernels: built for the device.
         merged: the layer; its pictures repeat to fill the batch.
         batch: B, images of the timed layer.
-        half: time merging and unmerging in fp16; plans are made in fp32.
         device: cuda or cpu.
         repeat: timings of every step.
     """
     pictures = [index % len(merged.x) for index in range(batch)]
     merged = Merged(merged.what, merged.method, merged.windows, merged.x[pictures].contiguous())
     layer, windows, x = merged.layer, merged.windows, merged.x.to(device)
-    features = x.half() if half else x
+    features = x.half()
     plan = merged.method.plan(x, windows)
     rows, source = windows.rows(batch, x.device), windows.source(features.flatten(0, 2))
     back = windows.token_of_row(batch, x.device)

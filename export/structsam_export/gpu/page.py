@@ -22,7 +22,8 @@ def page(result: Result) -> str:
     head = [
         f"# {', '.join(machine['gpus']) or 'Trial run without a GPU'}",
         f"{result['arch']} at {result['image_size']} pixels, {result['weights']}. {where}; {versions}; "
-        f"{machine['date']}. {result['repeat']} runs each, made by one command: `{result['command']}`.",
+        f"{machine['date']}. {result['repeat']} runs each, made by one command: `{result['command']}`"
+        + (f", at commit {result['commit']}." if result["commit"] else "."),
         f"Clocks: {'; '.join(machine['clocks']) or 'unknown'}",
     ]
     parts = [*head, *_told(result), *_checks(result), *_encoders(result), *_kernels(result)]

@@ -19,7 +19,7 @@ def available() -> bool:
     return shutil.which(PROGRAM) is not None
 
 
-def small_check(library: Path, device: str, tool: str | None, seconds: float) -> str:
+def small_check(library: Path, device: str, tool: str | None, seconds: float) -> None:
     """Run `python -m structsam_export.gpu.layers` and wait for it.
 
     Args:
@@ -28,10 +28,8 @@ def small_check(library: Path, device: str, tool: str | None, seconds: float) ->
         tool: memcheck or racecheck; None runs without compute-sanitizer.
         seconds: the process is ended after them.
 
-    Returns:
-        The last lines of what went wrong; empty if nothing did.
-
     Raises:
+        RuntimeError: the kernels are wrong, or the process ended by itself; with the last lines it printed.
         TimeoutError: it took longer.
     """
     wrapped = [PROGRAM, "--tool", tool, "--error-exitcode", str(FOUND)] if tool else []
@@ -56,6 +54,5 @@ def small_check(library: Path, device: str, tool: str | None, seconds: float) ->
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         raise TimeoutError(f"not finished after {seconds:.0f} s") from error
-    if not process.returncode:
-        return ""
-    return f"exit code {process.returncode}: " + "; ".join(told.strip().splitlines()[-4:])
+    if process.returncode:
+        raise RuntimeError(f"exit code {process.returncode}: " + "; ".join(told.strip().splitlines()[-4:]))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..choices import Destination
-from .index import count, lookup
+from .index import constant, count, lookup
 
 
 def choose(energy: Tensor, destination: Destination, seed: int) -> Tensor:
@@ -53,5 +53,4 @@ def split(cells: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
 
 def draw(number: int, seed: int, device: torch.device) -> Tensor:
     """Random numbers in [0, 1) from a seeded generator: [number] fp32."""
-    drawn = np.random.default_rng(seed).random(number, dtype=np.float32)
-    return torch.tensor(drawn.tolist(), device=device)  # a trace records a list as a constant
+    return constant(np.random.default_rng(seed).random(number, dtype=np.float32), device)

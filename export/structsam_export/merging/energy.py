@@ -124,16 +124,23 @@ def _places(x: Tensor, shape: Sequence[int], *steps: tuple[int, int]) -> Tensor:
     Args:
         x: the map; its borders are replicated.
         shape: (B, H, W), the grid of tokens that the offsets start from.
-        steps: n offsets (down, across).
+        steps: n offsets (down, across), -1, 0 or 1 each.
 
     Returns:
         [B * H * W, n] int32.
     """
-    image, row, column = (
-        count(size, x.device).view(size, *[1] * (3 - axis)) for axis, size in enumerate(shape)
+    image = count(shape[0], x.device).view(-1, 1, 1, 1)
+    row, column = (
+        torch.stack([_shifted(size, step, x.shape[axis], x.device) for step in moves], 1)
+        for axis, size, moves in zip((1, 2), shape[1:], zip(*steps, strict=True), strict=True)
     )
-    down, across = (
-        torch.tensor(step, dtype=torch.int32, device=x.device) for step in zip(*steps, strict=True)
-    )
-    row, column = (row + down).clamp(0, x.shape[1] - 1), (column + across).clamp(0, x.shape[2] - 1)
-    return ((image * x.shape[1] + row) * x.shape[2] + column).flatten(0, 2)
+    return ((image * x.shape[1] + row[:, None]) * x.shape[2] + column).flatten(0, 2)
+
+
+def _shifted(size: int, step: int, length: int, device: torch.device) -> Tensor:
+    """[size] int32: `step` (-1, 0 or 1), step + 1, ..., where -1 and `length` are replicated borders.
+
+    Cut from a longer list, since `torch.compile` (PyTorch 2.13) does not bound indices that were clamped.
+    """
+    inside = count(length, device)
+    return torch.cat([inside[:1], inside, inside[-1:]])[1 + step : 1 + step + size]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -38,6 +42,16 @@ def lookup_rows(table: Tensor, index: Tensor) -> Tensor:
 def count(stop: int, device: torch.device) -> Tensor:
     """[stop] int32: 0, 1, ..., stop - 1. All indices of this package are int32."""
     return torch.arange(stop, dtype=torch.int32, device=device)
+
+
+def constant(numbers: NDArray[Any], device: torch.device) -> Tensor:
+    """An array of integers or fp32 as an int32 or fp32 tensor, which the exported graph holds as a constant.
+
+    A GPU is not waited for.
+    """
+    dtype = torch.int32 if np.issubdtype(numbers.dtype, np.integer) else torch.float32
+    values = torch.tensor(numbers.tolist(), dtype=dtype)  # a trace records a list as a constant
+    return values.to(device, non_blocking=True)
 
 
 def inverse(order: Tensor) -> Tensor:

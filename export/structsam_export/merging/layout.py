@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..choices import Reduction
+from .index import constant
 from .matching import Matching, match
 from .metric import head_mean
 from .plan import MergePlan
@@ -54,8 +54,3 @@ def cells_of(windows: Windows, cell: int) -> NDArray[np.int64]:
     side = windows.side // cell
     grid = np.arange(windows.tokens).reshape(side, cell, side, cell)
     return grid.transpose(0, 2, 1, 3).reshape(-1, cell * cell)
-
-
-def constant(numbers: NDArray[np.int64], device: torch.device) -> Tensor:
-    """An array as an int32 tensor of the same shape, which the exported graph holds as a constant."""
-    return torch.tensor(numbers.tolist(), dtype=torch.int32, device=device)  # a trace records a list as one

@@ -1,12 +1,18 @@
 """What gradient energy promises by itself; test_structsam holds it against plain loops."""
 
+import shutil
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from structsam_export.choices import Border, Gradient, Scope
-from structsam_export.merging import Windows, gradient_energy
+from structsam_export.merging import StructSAM, Windows, gradient_energy
 from structsam_export.merging.energy import token_energy
 
 
@@ -47,7 +53,7 @@ def test_a_zero_border_equals_a_map_padded_with_zeros(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randint(-9, 10, (2, *shape), generator=generator).float()
-    wider = torch.nn.functional.pad(x, (0, 0, 2, 2, 2, 2))
+    wider = F.pad(x, (0, 0, 2, 2, 2, 2))
     inside = gradient_energy(wider, gradient)[:, 2:-2, 2:-2]
     assert torch.equal(gradient_energy(x, gradient, Border.ZERO), inside)
 
@@ -67,3 +73,48 @@ def test_window_scope_ignores_other_windows() -> None:
     over_map, within = (token_energy(x, windows, Gradient.SOBEL, scope, Border.REPLICATE) for scope in Scope)
     assert over_map.sum() > 0
     assert (within == 0).all()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here to compile with")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+def test_inductor_compiles_it_behind_a_normalisation() -> None:
+    """It refuses clamped indices there (PyTorch 2.13)."""
+
+    def energy(rows: Tensor) -> Tensor:
+        return gradient_energy(F.layer_norm(rows, (8,)).view(1, 6, 6, 8))
+
+    rows = torch.randn(36, 8)
+    torch._dynamo.reset()
+    compiled = torch.compile(energy, dynamic=False, fullgraph=True)
+    torch.testing.assert_close(compiled(rows), energy(rows))
+
+
+class Calls(TorchDispatchMode):
+    """The names of the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.names.add(func.name())
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("gradient", Gradient)
+@pytest.mark.parametrize("side", [3, 4])
+def test_a_plan_copies_nothing_from_the_host(gradient: Gradient, side: int) -> None:
+    """A GPU would wait for it in every layer."""
+    windows, x = Windows(9, 9, 3 * side), torch.randn(1, 9, 9, 8)
+    copy = "aten::lift_fresh"  # how a Python number becomes a tensor
+    with Calls() as calls:
+        torch.tensor([0])
+    assert copy in calls.names
+    with Calls() as calls:
+        plan = StructSAM(0.5, cell=side, gradient=gradient).plan(x, windows)
+        plan.merge_rows(windows.source(x.flatten(0, 2)), windows.rows(1, x.device))
+    assert "aten::arange" in calls.names
+    assert copy not in calls.names

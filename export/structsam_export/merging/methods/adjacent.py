@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..index import count, take
-from ..layout import cells_of, constant
+from ..index import constant, count, take
+from ..layout import cells_of
 from ..matching import join, with_padding
 from ..metric import head_mean, snap, unit
 from ..plan import MergePlan

@@ -5,12 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from structsam_runtime.contract import decoder_specs
+from structsam_runtime.check import cosine, mask_ious
+from structsam_runtime.contract import IMAGE, decoder_specs
+from structsam_runtime.errors import NotFiniteError
+from structsam_runtime.reference import within
 
 from ..analysis.layers import entering
 from ..choices import Attention, Precision
@@ -22,7 +28,7 @@ from ..encoder.kernels import use_kernels
 from ..encoder.patch import apply, remove, windows_of
 from ..encoder.walk import embed
 from ..graph.precision import set_precision
-from ..merging import MergePlan, StructSAM
+from ..merging import MergePlan
 from ..merging.kernels import TensorKernels
 from ..models.checkpoints import load_sam
 from ..rivals import fuse
@@ -35,7 +41,7 @@ Plans = Mapping[int, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Own:
-    """What the reference computes for the first picture.
+    """What the original computes for the first picture.
 
     Attributes:
         embedding: [1, E, H, W] fp32.
@@ -43,11 +49,11 @@ class Own:
     """
 
     embedding: Tensor
-    masks: Tensor
+    masks: NDArray[np.bool_]
 
 
-class Subject:
-    """The reference of all contestants.
+class Original:
+    """A SAM that contestants are made from and compared with.
 
     Args:
         config: architecture, weights and image size.
@@ -55,15 +61,13 @@ class Subject:
     """
 
     def __init__(self, config: ExportConfig, device: str) -> None:
-        self.config, self.device = config, device
+        self.device = device
         self.sam = load_sam(
             config.arch, config.image_size, config.checkpoint, config.random_weights, config.seed
         )
         self.model = model_of(config, self.sam)
-        self.pictures = list(read_pictures(None).values())
-        found = samples(read_pictures(None), self.model)
-        self.images = torch.from_numpy(np.concatenate([sample.feed["image"] for sample in found]))
-        self.frame = found[0].frame
+        self.samples = samples(read_pictures(None), self.model)
+        self.images = torch.from_numpy(np.concatenate([sample.feed[IMAGE] for sample in self.samples]))
         self.decoder = copy.deepcopy(PromptedMaskDecoder(self.sam).eval()).to(device)
         self._own: dict[float, Own] = {}
 
@@ -88,22 +92,21 @@ class Subject:
             use_kernels(encoder, kernels)
         return set_precision(PlannedEncoder(encoder), config.precision)
 
-    def layers(self, config: ExportConfig) -> list[Merged]:
-        """A window layer and a global layer of a config that merges, with the photographs as input."""
-        remove(self.sam.image_encoder)
-        encoder = self.sam.image_encoder
-        x = entering(encoder, self.model, self.pictures)
-        made = []
-        for kind, block in (("window", 0), ("global", config.architecture.global_blocks[0])):
-            method = config.methods()[block]
-            if isinstance(method, StructSAM):
-                name = f"{kind} layer at rate {method.rate:g}"
-                made.append(Merged(name, method, windows_of(encoder)[block], x))
-        return made
+    def layer(self, config: ExportConfig, kind: str) -> Merged:
+        """The first `window` or `global` layer of a config that merges, with the photographs as input."""
+        index = config.architecture.global_blocks[0] if kind == "global" else 0
+        method: Any = config.methods()[index]
+        windows = windows_of(self.sam.image_encoder)[index]
+        return Merged(f"{kind} layer at rate {config.rate:g}", method, windows, self.entering)
+
+    @cached_property
+    def entering(self) -> Tensor:
+        """[B, H, W, C] fp32, what the attention of the first block receives of the photographs."""
+        return entering(self.sam.image_encoder, self.model, list(read_pictures(None).values()))
 
     @torch.no_grad()
     def report(self, config: ExportConfig, outputs: Sequence[Tensor], name: str) -> Report:
-        """Compare what a contestant computed for the first picture with the reference.
+        """Compare what a contestant computed for the first picture with the original.
 
         Args:
             config: says which tokens merge.
@@ -112,35 +115,32 @@ class Subject:
             name: of the contestant.
 
         Raises:
-            ArithmeticError: the embedding contains NaN or infinity.
+            NotFiniteError: the embedding contains NaN or infinity.
         """
         apply(self.sam.image_encoder, config.methods())
         embedding, *told = (output.detach().cpu() for output in outputs)
         embedding = embedding.float()
         if not embedding.isfinite().all():
-            raise ArithmeticError("the embedding contains NaN or infinity")
-        own = self._reference(config)
+            raise NotFiniteError("the embedding contains NaN or infinity")
+        own = self._computed(config)
         indices = [one.index for one in told_plans(self.sam.image_encoder)]
         plans = dict(zip(indices, zip(told[::2], told[1::2], strict=True), strict=True))
         replayed, agreement = self._replay(plans) if plans else (own.embedding, {})
-        masks = self._masks(embedding)
-        union = (masks | own.masks).sum((2, 3))
-        shared = (masks & own.masks).sum((2, 3))
-        ious = torch.where(union == 0, 1.0, shared / union.clamp(min=1))
+        ious = mask_ious(self._masks(embedding), own.masks)
         return Report(
             runner=name,
-            images=["skimage.coffee"],
+            images=[self.samples[0].name],
             error=(replayed - embedding).abs().max().item(),
-            cosine=_cosine(replayed, embedding),
-            cosine_end_to_end=_cosine(own.embedding, embedding),
+            cosine=cosine(replayed.numpy(), embedding.numpy()),
+            cosine_end_to_end=cosine(own.embedding.numpy(), embedding.numpy()),
             plans=sum(agreement.values()) / len(agreement) if agreement else None,
             plans_by_block=agreement,
-            mask_iou=ious.mean().item(),
-            mask_iou_min=ious.min().item(),
+            mask_iou=float(ious.mean()),
+            mask_iou_min=float(ious.min()),
             prompts=len(ious),
         )
 
-    def _reference(self, config: ExportConfig) -> Own:
+    def _computed(self, config: ExportConfig) -> Own:
         """The embedding and masks of the CPU, computed once for every merging."""
         if config.rate not in self._own:
             embedding, _ = embed(self.sam.image_encoder, self.images[:1])
@@ -148,7 +148,7 @@ class Subject:
         return self._own[config.rate]
 
     def _replay(self, plans: Plans) -> tuple[Tensor, dict[int, float]]:
-        """The reference's embedding with given plans, and how many tokens its own plans merge alike."""
+        """The original's embedding with given plans, and how many tokens its own plans merge alike."""
         encoder, agreement = self.sam.image_encoder, {}
 
         def given(index: int, x: Tensor) -> list[MergePlan] | None:
@@ -162,17 +162,17 @@ class Subject:
 
         return embed(encoder, self.images[:1], given=given)[0], agreement
 
-    def _masks(self, embedding: Tensor) -> Tensor:
+    def _masks(self, embedding: Tensor) -> NDArray[np.bool_]:
         """[P, 4, h, w] of an embedding, for a grid of boxes and points, inside the picture."""
-        frame, side = self.frame, self.model.low_res
-        feeds = prompts(frame, side)
-        inputs = {name: torch.from_numpy(values).to(self.device) for name, values in feeds.items()}
-        names = [name for name in decoder_specs(self.model)[0] if name in inputs]
-        logits, _ = self.decoder(embedding.to(self.device), *(inputs[name] for name in names))
-        height, width = (
-            -(-n * side // frame.image_size) for n in (frame.resized_height, frame.resized_width)
-        )
-        return (logits[..., :height, :width] > 0).cpu()
+        frame = self.samples[0].frame
+        feeds = prompts(frame, self.model.low_res)
+        inputs = [
+            torch.from_numpy(feeds[name]).to(self.device)
+            for name in decoder_specs(self.model)[0]
+            if name in feeds
+        ]
+        logits, _ = self.decoder(embedding.to(self.device), *inputs)
+        return within(logits.cpu().numpy(), frame)
 
 
 class _Single(nn.Module):
@@ -184,8 +184,3 @@ class _Single(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
         return (self.module(image),)
-
-
-def _cosine(a: Tensor, b: Tensor) -> float:
-    a, b = a.flatten().double(), b.flatten().double()
-    return (a @ b / (a.norm() * b.norm())).item()
