@@ -418,7 +418,7 @@ def test_an_encoder_that_is_not_what_was_verified_fails_its_check(
     [
         (
             {"arch": "vit_nano", "random_weights": False, "image_size": 512, "method": "adjacent"},
-            {"least embedding error", "mask IoU", "predicted IoU error"},
+            {"mask IoU", "predicted IoU error"},
         ),
         ({}, {"least embedding error", "predicted IoU error"}),
     ],
@@ -435,7 +435,8 @@ def test_tf32_fails_the_check_of_an_fp32_export(
 ) -> None:
     """`adjacent`, here with trained weights, plans by products, so that masks differ too.
 
-    `structsam` does not: masks are as good as in fp32, and only the two errors tell.
+    Its embeddings are held to no limit: one plan more or less changes them. `structsam` plans without products:
+    its masks are as good as in fp32, and only the two errors tell.
     """
     folder = Path(shutil.copytree(exported(**options), tmp_path / "out"))
     assert run_command("check", str(folder))[0] == 0
