@@ -435,8 +435,8 @@ def test_tf32_fails_the_check_of_an_fp32_export(
 ) -> None:
     """`adjacent`, here with trained weights, plans by products, so that masks differ too.
 
-    Its embeddings are held to no limit: one plan more or less changes them. `structsam` plans without products:
-    its masks are as good as in fp32, and only the two errors tell.
+    Its embeddings are held to no limit: one plan more or less changes them. `structsam` plans without
+    products: its masks are as good as in fp32, and only the two errors tell.
     """
     folder = Path(shutil.copytree(exported(**options), tmp_path / "out"))
     assert run_command("check", str(folder))[0] == 0
