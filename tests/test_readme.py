@@ -170,6 +170,40 @@ def test_its_times_are_those_that_were_measured() -> None:
     assert all(row in measured for row in told)
 
 
+def test_times_on_a_gpu_are_those_that_were_measured() -> None:
+    """The table has the first of two runs of an encoder; the text below it has ranges, and the second."""
+    result = json.loads((ROOT / "benchmarks" / "gpu-h100.json").read_text())
+    rows = {
+        (row["name"] + ", compiled" * row["compiled"], row["precision"], row["batch"]): row
+        for row in reversed(result["encoders"])
+    }
+    _, *told = table("docs/results.md", "| encoder in fp16 |")
+    assert len(told) >= 7
+    for name, *numbers in told:
+        one, eight = rows[name, "fp16", 1], rows[name, "fp16", 8]
+        times = [f"{1e3 * row['median_s']:.1f}" for row in (one, eight)]
+        assert numbers == [*times, f"{8 / eight['median_s']:.0f}", f"{eight['peak_device'] / 1e6:.0f}"]
+
+    def plans(by: str, batch: int) -> str:
+        kind = {"step": "plan", "by": by, "batch": batch}
+        of_kind = [row for row in result["kernels"] if kind.items() <= row.items()]
+        low, high = (f"{1e3 * end(row['median_s'] for row in of_kind):.1f}" for end in (min, max))
+        return low if low == high else f"{low} to {high}"
+
+    text = " ".join((ROOT / "docs" / "results.md").read_text().split())
+    assert f"takes {plans('PyTorch', 1)} ms at batch 1 and {plans('PyTorch', 8)} ms at batch 8" in text
+    assert f"take {plans('kernels', 1)} and {plans('kernels', 8)} ms." in text
+    alone = [row for row in result["encoders"] if row["batch"] == 1]
+    eager, fused = (1e3 * row["median_s"] for row in alone[-2:])
+    assert f"Meta's eager encoder took {eager:.1f} ms, with fused attention {fused:.1f}." in text
+    ours = [check for check in result["checks"] if check["what"].startswith("ours") and check["plans"]]
+    assert f"at least {min(check['plans'] for check in ours):.2%} of the time" in text
+    assert f"a mask IoU of at least {min(check['mask_iou'] for check in ours):.3f}." in text
+    ratios = [row["ratio_median"] for row in result["kernels"] if row["by"] == "kernels"]
+    plugins = (ROOT / "plugins" / "README.md").read_text()
+    assert f"takes {min(ratios):.2f} to {max(ratios):.2f} of the time of PyTorch's operators" in plugins
+
+
 def test_half_precision_figures_are_those_of_the_manifest() -> None:
     path = ROOT / "benchmarks" / "vit_b-structsam-r55-fp16.manifest.json"
     measured = json.loads(path.read_text())["verification"]
