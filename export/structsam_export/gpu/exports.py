@@ -19,7 +19,11 @@ from ..config import ExportConfig
 from ..progress import Progress
 from .record import Record
 
+<<<<<<< HEAD
 NEEDED = ("onnxscript", "onnx_graphsurgeon", "polygraphy")
+=======
+NEEDED = ("onnxruntime", "onnx_graphsurgeon", "polygraphy")
+>>>>>>> wt-compile
 
 
 def missing(device: str) -> str:

@@ -43,6 +43,12 @@ def original(at: MakeConfig) -> Original:
     return Original(at(0), "cpu")
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between parts: a collection of garbage takes longer than these parts."""
+    monkeypatch.setattr(record_module, "free", lambda: None)
+
+
 @pytest.fixture
 def head() -> dict[str, Any]:
     """What a result begins with."""
@@ -59,8 +65,7 @@ def record(head: dict[str, Any], tmp_path: Path) -> Record:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The time that records see: `clock.now` seconds. Nothing is freed, which takes real time."""
+    """The time that records see: `clock.now` seconds."""
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(record_module, "free", lambda: None)
     monkeypatch.setattr(record_module.time, "monotonic", lambda: clock.now)
     return clock

@@ -80,13 +80,13 @@ def test_compiled_encoders_come_in_the_order_of_interest(bench: Bench, at: MakeC
 
 
 def test_libraries_that_are_not_there_are_noted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exports, "missing", lambda device: "onnxscript is not installed")
+    monkeypatch.setattr(exports, "missing", lambda device: "polygraphy is not installed")
     monkeypatch.setattr(parts.shutil, "which", lambda name: None)
     bench.run(["kernels", "compiled", "export"])
     assert bench.record.content["notes"] == [
         "no kernels: g++ is not installed",
         "no compiled encoders: torch.compile needs a C compiler",
-        "no exports in ONNX Runtime: onnxscript is not installed",
+        "no exports in ONNX Runtime: polygraphy is not installed",
     ]
     assert not bench.record.content["misses"]
 
