@@ -19,11 +19,7 @@ from ..config import ExportConfig
 from ..progress import Progress
 from .record import Record
 
-<<<<<<< HEAD
-NEEDED = ("onnxscript", "onnx_graphsurgeon", "polygraphy")
-=======
-NEEDED = ("onnxruntime", "onnx_graphsurgeon", "polygraphy")
->>>>>>> wt-compile
+NEEDED = ("onnx_graphsurgeon", "polygraphy")
 
 
 def missing(device: str) -> str:
