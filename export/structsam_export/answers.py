@@ -55,8 +55,12 @@ def _limits(encoder: Any, precision: str) -> Thresholds:
     """What a check holds, which does not know the plans of a runner: see `Thresholds`."""
     told = told_plans(encoder)
     row = (FRAGILE if any(one.block.method.fragile for one in told) else THRESHOLDS)[precision]
-    unknown = ("error", "cosine", "plans") if told else ("cosine", "plans", "least_error")
-    return replace(row, **dict.fromkeys(unknown))
+    row = replace(row, cosine=None, plans=None)
+    if told:
+        return replace(row, error=None)
+    # All pictures are as good as the best.
+    every = min(limit for limit in (row.error, row.least_error) if limit is not None)
+    return replace(row, error=every, least_error=None)
 
 
 def _answer(one: Answered) -> Answer:

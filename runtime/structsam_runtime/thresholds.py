@@ -9,7 +9,7 @@ class Thresholds:
     """Limits over all pictures; None where nothing is held.
 
     Verification knows the plans of both sides, and holds `error`, `cosine` and `plans` too. A check against
-    the reference knows them only where nothing merges, and there holds `error`.
+    the reference knows them only where nothing merges, and holds the errors of all pictures there.
 
     Attributes:
         error: limit of the largest absolute difference of an embedding, both with the same plans.
@@ -39,14 +39,15 @@ class Thresholds:
 THRESHOLDS = {
     # Two runtimes differ in the order of sums only: measured 5e-6, every plan equal, IoU 1.0000. A cell that
     # flips between two equal scores costs 4 of 4096 tokens in one of twelve blocks. With products in TF32 the
-    # least error was 1.1e-3 or more for every method on vit_nano, and 3e-6 without.
+    # least error was 1.1e-3 or more for every method on two small trained SAMs and 0.09 on ViT-B with random
+    # weights, and 5e-6 without; that of the predicted IoU 6e-4 or more, and 7e-6 without.
     "fp32": Thresholds(
         error=1e-3,
         cosine=0.99999,
         plans=0.999,
         cosine_end_to_end=0.999,
         mask_iou=0.99,
-        least_error=1e-3,
+        least_error=3e-4,
         decoder_iou=0.99,
         predicted_iou=2e-4,
     ),
@@ -54,8 +55,8 @@ THRESHOLDS = {
     # cosine 0.9999997, plans 0.9997 (no block below 0.999: features round to 11 bits, so nearly equal cells
     # swap, with little effect), IoU 0.998. The limits leave room for trained weights, whose activations have
     # a wider range. ONNX Runtime's CPU provider computes much of an fp16 graph in fp32, so an overflow inside
-    # attention shows only on the GPU that runs the export. On vit_nano every plan of `tome` changes: least
-    # error 0.05; that of `adjacent` is 0.015, and 0.19 with a plan in TF32.
+    # attention shows only on the GPU that runs the export. Of a small trained SAM `tome` changes plans in
+    # every picture: least error 0.05; that of `adjacent` is 0.015, and 0.19 with a plan in TF32.
     "fp16": Thresholds(
         error=0.05,
         cosine=0.998,

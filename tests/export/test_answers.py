@@ -101,7 +101,7 @@ def test_limits_are_those_that_a_check_can_hold(encoder: Any, precision: str) ->
     row, fragile = THRESHOLDS[precision], FRAGILE[precision]
     hidden = {"cosine": None, "plans": None}
     for method, limits in (
-        (Identity(), replace(row, least_error=None, **hidden)),
+        (Identity(), replace(row, error={"fp32": 3e-4, "fp16": 0.05}[precision], least_error=None, **hidden)),
         (StructSAM(0.5), replace(row, error=None, **hidden)),
         (PiToMe(0.5), replace(fragile, error=None, **hidden)),
     ):
@@ -114,7 +114,7 @@ def test_what_the_export_itself_misses_is_not_held(encoder: Any) -> None:
     limits = made(encoder, StructSAM(0.5), far).limits
     assert limits.least_error is None
     assert limits.decoder_iou == THRESHOLDS["fp32"].decoder_iou
-    assert made(encoder, StructSAM(0.5), far, near).limits.least_error == 1e-3, "one picture is enough"
+    assert made(encoder, StructSAM(0.5), far, near).limits.least_error == 3e-4, "one picture is enough"
 
 
 def test_it_passes_the_check_of_the_runners_that_were_verified(encoder: Any) -> None:

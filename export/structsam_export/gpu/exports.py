@@ -11,13 +11,15 @@ import numpy as np
 
 from structsam_runtime.benchmarking.timing import interleaved, spread
 from structsam_runtime.contract import IMAGE
+from structsam_runtime.errors import UserError
 from structsam_runtime.runners import create
+from structsam_runtime.runners.onnxruntime import library
 
 from ..config import ExportConfig
 from ..progress import Progress
 from .record import Record
 
-NEEDED = ("onnxruntime", "onnx_graphsurgeon", "polygraphy")
+NEEDED = ("onnx_graphsurgeon", "polygraphy")
 
 
 def missing(device: str) -> str:
@@ -27,7 +29,10 @@ def missing(device: str) -> str:
             importlib.import_module(name)
         except ImportError:
             return f"{name} is not installed"
-    providers: list[str] = importlib.import_module("onnxruntime").get_available_providers()
+    try:
+        providers: list[str] = library().get_available_providers()
+    except UserError as error:
+        return str(error)
     provider = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}[device]
     return "" if provider in providers else f"ONNX Runtime here has no {provider}"
 

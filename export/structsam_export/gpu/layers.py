@@ -145,7 +145,7 @@ def small() -> Iterator[Merged]:
     """Layers of a few windows: padded and not, with and without the mean over heads, all cells merged."""
     generator = torch.Generator().manual_seed(0)
     for height, width, side, cell, heads, rate in (
-        (20, 20, 14, 2, 2, 0.55),
+        (20, 20, 12, 2, 2, 0.55),
         (16, 16, 16, 2, 1, 0.35),
         (18, 13, 6, 3, 4, 0.5),
         (16, 16, 8, 2, 1, 0.75),

@@ -548,6 +548,7 @@ def test_a_small_sam_is_exported_verified_and_described(command: Command, tmp_pa
         "decoder.onnx",
         "encoder.onnx",
         "manifest.json",
+        "reference.npz",
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "photos"]
     content = json.loads((tmp_path / "made" / "manifest.json").read_text())

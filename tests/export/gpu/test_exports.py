@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from structsam_export.gpu.exports import missing
+from structsam_export.gpu import exports
 
 
 @pytest.mark.parametrize(
@@ -14,12 +14,18 @@ from structsam_export.gpu.exports import missing
         ("cpu", ["CPUExecutionProvider"], ""),
         ("cuda", ["CPUExecutionProvider"], "ONNX Runtime here has no CUDAExecutionProvider"),
         ("cuda", ["CUDAExecutionProvider", "CPUExecutionProvider"], ""),
-        ("cuda", None, "onnxruntime is not installed"),
     ],
 )
-def test_what_is_missing_is_named(
-    device: str, providers: list[str] | None, why: str, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_provider_is_named(
+    device: str, providers: list[str], why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand_in = None if providers is None else SimpleNamespace(get_available_providers=lambda: providers)
-    monkeypatch.setitem(sys.modules, "onnxruntime", stand_in)
-    assert missing(device) == why
+    monkeypatch.setattr(
+        exports, "library", lambda: SimpleNamespace(get_available_providers=lambda: providers)
+    )
+    assert exports.missing(device) == why
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "polygraphy"])
+def test_a_missing_package_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    assert exports.missing("cuda").startswith(f"{name} is not installed")
