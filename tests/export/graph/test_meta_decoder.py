@@ -22,7 +22,7 @@ from structsam_export.progress import Progress
 from structsam_runtime.manifest import Model
 from structsam_runtime.predict.image import Frame
 
-SIDE, LOW = 512, 256  # vit_nano's square, and its masks
+SIDE, LOW = 256, 128  # half of vit_nano's square, and its masks
 SIZES = [(400, 600), (600, 400), (512, 512), (37, 901), (1080, 720), (1, 1)]
 Feed = dict[str, NDArray[np.float32]]
 
@@ -33,12 +33,12 @@ pytestmark = pytest.mark.xdist_group("meta_decoder")  # one trace for all
 @pytest.fixture(scope="module")
 def sam() -> Any:
     """vit_nano: its decoder is trained and small."""
-    return load_sam("vit_nano", 0, None, random_weights=False)
+    return load_sam("vit_nano", SIDE, None, random_weights=False)
 
 
 @pytest.fixture(scope="module")
 def model(sam: Any) -> Model:
-    return model_of(ExportConfig("vit_nano"), sam)
+    return model_of(ExportConfig("vit_nano", image_size=SIDE), sam)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, sam: Any) -> Path:
     """Holds `decoder.onnx`, traced once."""
     folder = tmp_path_factory.mktemp("out")
     pipeline.build_decoder(
-        ExportConfig("vit_nano"), sam, folder / "decoder.onnx", Progress(Console(quiet=True))
+        ExportConfig("vit_nano", image_size=SIDE), sam, folder / "decoder.onnx", Progress(Console(quiet=True))
     )
     return folder
 
@@ -63,7 +63,7 @@ def both(
 
 
 def embedding(seed: int = 0) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).normal(size=(1, 128, 64, 64)).astype(np.float32)
+    return np.random.default_rng(seed).normal(size=(1, 128, 32, 32)).astype(np.float32)
 
 
 def longest_side(coords: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -105,7 +105,7 @@ def test_names_ranks_and_types_are_metas(both: Any) -> None:
     session, _ = both
     told = {one.name: (one.type, one.shape) for one in session.get_inputs()}
     assert told == {
-        "image_embeddings": ("tensor(float)", [1, 128, 64, 64]),
+        "image_embeddings": ("tensor(float)", [1, 128, 32, 32]),
         "point_coords": ("tensor(float)", [1, "num_points", 2]),
         "point_labels": ("tensor(float)", [1, "num_points"]),
         "mask_input": ("tensor(float)", [1, 1, LOW, LOW]),
@@ -185,6 +185,6 @@ def test_verification_measures_masks_and_sees_another_decoder(folder: Path, sam:
     assert (said["file"], said["layout"]) == ("decoder.meta.onnx", "meta")
     assert next(one["name"] for one in said["inputs"]) == "image_embeddings"
     assert meta_iou(folder, sam, layout, embedding(), frame) > 0.999
-    other = load_sam("vit_nano", 0, None, random_weights=False)
+    other = load_sam("vit_nano", SIDE, None, random_weights=False)
     other.mask_decoder.output_upscaling[0].weight.mul_(-1)
     assert meta_iou(folder, other, layout, embedding(), frame) < 0.9
