@@ -11,6 +11,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -319,10 +320,7 @@ Update = Callable[[Asking, dict[str, Tensor]], dict[str, Tensor]]
 
 def _updating(run: Run, settings: Settings) -> Update:
     """What updates the weights of a run by a batch: see `_updated`."""
-
-    def update(asking: Asking, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return _updated(run, settings, asking, batch)
-
+    update = partial(_updated, run, settings)
     return Captured(update) if run.sam.device.type == "cuda" else update
 
 
