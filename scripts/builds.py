@@ -24,8 +24,8 @@ try:
     from structsam_export.config import ExportConfig
     from structsam_export.models.architectures import ARCHITECTURES
     from structsam_export.pipeline import LintError
-    from structsam_export.progress import Progress
     from structsam_export.targets import DIALECTS
+    from structsam_runtime.progress import Progress
 except ModuleNotFoundError as error:
     missing(error)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import Manifest, content, entry
+from structsam_runtime.progress import Progress
 from structsam_runtime.runners import create, kind_of
 
 from .comparing import tapped
@@ -14,7 +15,6 @@ from .config import ExportConfig
 from .encoder.decoder import PromptedMaskDecoder
 from .encoder.exported import output_names
 from .pipeline import fetch, load, weights_source
-from .progress import Progress
 from .verify import Report, read_pictures, samples, verify
 
 

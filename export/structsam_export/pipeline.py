@@ -25,6 +25,7 @@ from structsam_runtime.contract import (
 )
 from structsam_runtime.engines import PLUGIN_GRAPH, add_engines
 from structsam_runtime.errors import UserError, printable
+from structsam_runtime.progress import Progress
 from structsam_runtime.reference import FILE
 from structsam_runtime.runners.onnxruntime import EXPORT, OnnxRuntimeRunner
 from structsam_runtime.thresholds import THRESHOLDS
@@ -48,7 +49,6 @@ from .meta import FILE as META_FILE
 from .meta import meta_iou, write_meta
 from .models.checkpoints import download, load_sam, own_weights, provenance
 from .models.family import FAMILIES
-from .progress import Progress
 from .staging import check_folder, disk, staged
 from .triton import check_repository, names, write_repository
 from .verify import Answered, Report, read_pictures, samples, verify

@@ -1,4 +1,4 @@
-"""Progress messages on the terminal."""
+"""Loops with a progress bar."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import track
-
-from structsam_runtime.progress import Progress
-
-__all__ = ["Progress", "shown"]
 
 Item = TypeVar("Item")
 

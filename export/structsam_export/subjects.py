@@ -14,6 +14,7 @@ from structsam_runtime.contract import decoder_specs, encoder_specs
 from structsam_runtime.errors import UserError
 from structsam_runtime.evaluation.results import UNMERGED
 from structsam_runtime.manifest import Model, content, entry, gmac
+from structsam_runtime.progress import Progress
 
 from .analysis.macs import encoder_macs
 from .comparing import TorchRunner
@@ -26,7 +27,6 @@ from .encoder.patch import remove
 from .encoder.walk import WalkedEncoder
 from .merging import Identity
 from .pipeline import fetch, load, patch, weights_source
-from .progress import Progress
 from .recipe import Uniform
 
 BASELINE = "Baseline"

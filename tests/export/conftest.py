@@ -21,9 +21,9 @@ from structsam_export import pipeline
 from structsam_export.config import ExportConfig
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
 from structsam_export.models.checkpoints import randomize, sam_modules
-from structsam_export.progress import Progress
 from structsam_runtime.manifest import Model
 from structsam_runtime.predict.image import prepare
+from structsam_runtime.progress import Progress
 
 BuildEncoder = Callable[..., Any]
 Photographs = Callable[[int], Tensor]

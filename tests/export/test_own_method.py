@@ -17,10 +17,10 @@ from structsam_export.merging import MergePlan, Windows
 from structsam_export.merging.index import count
 from structsam_export.merging.matching import Matching, match
 from structsam_export.merging.registry import METHODS, Entry, Option
-from structsam_export.progress import Progress
 from structsam_export.subjects import from_export, in_pytorch
 from structsam_export.variants import variants
 from structsam_runtime.evaluation.results import UNMERGED
+from structsam_runtime.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from structsam_export.check import compare
 from structsam_export.choices import DecoderLayout, Engine, Precision, Target
 from structsam_export.comparing import Arrays, TappedRunner
 from structsam_export.config import ExportConfig
-from structsam_export.progress import Progress
 from structsam_export.recipe import Recipe
 from structsam_export.subjects import from_export
 from structsam_export.verify import read_pictures, samples
@@ -27,6 +26,7 @@ from structsam_runtime import Manifest, OnnxRuntimeRunner, Predictor, UserError
 from structsam_runtime.build import EngineBuilder
 from structsam_runtime.manifest import EngineRecord
 from structsam_runtime.predict.predictor import BATCH
+from structsam_runtime.progress import Progress
 from structsam_runtime.reference import Reference
 from structsam_runtime.runners import create, cuda
 from structsam_runtime.runners.base import HostArray

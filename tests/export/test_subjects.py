@@ -22,7 +22,6 @@ from structsam_export.encoder.patch import merged_blocks
 from structsam_export.encoder.walk import embed
 from structsam_export.merging.registry import METHODS
 from structsam_export.models.checkpoints import load_sam
-from structsam_export.progress import Progress
 from structsam_export.subjects import Subject, described, from_export, in_pytorch, of_exports
 from structsam_export.variants import ABLATIONS, variants
 from structsam_runtime import Manifest, UserError
@@ -33,6 +32,7 @@ from structsam_runtime.evaluation.report import summarize
 from structsam_runtime.evaluation.results import UNMERGED, FoundObjects, Results
 from structsam_runtime.evaluation.run import evaluate
 from structsam_runtime.predict.image import prepare
+from structsam_runtime.progress import Progress
 
 SIZE = 320  # 20 x 20 tokens: windows of 14 x 14 are padded
 RATES = (0.35, 0.55)

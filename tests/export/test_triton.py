@@ -20,8 +20,8 @@ from structsam_export import pipeline, triton
 from structsam_export.choices import Engine
 from structsam_export.config import ExportConfig
 from structsam_export.description import graph_tensors
-from structsam_export.progress import Progress
 from structsam_runtime import OnnxRuntimeRunner, UserError, commit
+from structsam_runtime.progress import Progress
 
 SIZE = 224
 GRID = SIZE // 16

@@ -15,6 +15,7 @@ from structsam_runtime import UserError
 from structsam_runtime.benchmarking.machine import machine
 from structsam_runtime.evaluation.datasets import DATASETS, open_dataset
 from structsam_runtime.evaluation.results import Results
+from structsam_runtime.progress import Progress
 from structsam_runtime.runners import RUNNERS
 
 from ..config import ExportConfig
@@ -23,7 +24,6 @@ from ..merging.registry import METHODS
 from ..models.checkpoints import architecture_named
 from ..options import Arch, Checkpoint, ImageSize, RandomWeights, WeightsFamily
 from ..pipeline import weights_source
-from ..progress import Progress
 from ..subjects import described, in_pytorch, of_exports
 from ..variants import ABLATIONS, CHOICES, variants
 

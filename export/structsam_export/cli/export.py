@@ -244,11 +244,11 @@ def main(
     """
     # PyTorch takes seconds to import; --help and usage errors do not need it.
     from structsam_runtime.build import BuildError
+    from structsam_runtime.progress import Progress
 
     from ..config import ExportConfig
     from ..models.checkpoints import architecture_named
     from ..pipeline import LintError, VerificationError, export, summary
-    from ..progress import Progress
     from ..recipe import Recipe, Uniform
 
     flags: dict[str, Any] = {

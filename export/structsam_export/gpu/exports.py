@@ -12,11 +12,11 @@ import numpy as np
 from structsam_runtime.benchmarking.timing import interleaved, spread
 from structsam_runtime.contract import IMAGE
 from structsam_runtime.errors import UserError
+from structsam_runtime.progress import Progress
 from structsam_runtime.runners import create
 from structsam_runtime.runners.onnxruntime import library
 
 from ..config import ExportConfig
-from ..progress import Progress
 from .record import Record
 
 NEEDED = ("onnx_graphsurgeon", "polygraphy")

@@ -20,11 +20,11 @@ from structsam_export.config import ExportConfig
 from structsam_export.encoder.plugins import DOMAIN
 from structsam_export.merging import Identity, StructSAM, ToMe
 from structsam_export.merging.kernels import TensorKernels
-from structsam_export.progress import Progress
 from structsam_plugins import Kernels, Layer
 from structsam_plugins.build import build
 from structsam_runtime import UserError
 from structsam_runtime.engines import PLUGIN_GRAPH
+from structsam_runtime.progress import Progress
 
 SIZE = 256  # 16 x 16 tokens: windows are padded
 NAMES = ("Score", "Select", "Merge", "Unmerge")

@@ -18,9 +18,9 @@ from structsam_export.config import ExportConfig
 from structsam_export.description import model_of
 from structsam_export.meta import FILE, meta_iou, reference, write_meta
 from structsam_export.models.checkpoints import load_sam
-from structsam_export.progress import Progress
 from structsam_runtime.manifest import Model
 from structsam_runtime.predict.image import Frame
+from structsam_runtime.progress import Progress
 
 SIDE, LOW = 256, 128  # half of vit_nano's square, and its masks
 SIZES = [(400, 600), (600, 400), (512, 512), (37, 901), (1080, 720), (1, 1)]

@@ -14,8 +14,8 @@ from rich.console import Console
 from structsam_export import pipeline
 from structsam_export.config import ExportConfig
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
-from structsam_export.progress import Progress
 from structsam_runtime import Predictor, UserError
+from structsam_runtime.progress import Progress
 
 ROOT = Path(__file__).parents[3]
 FINE = Architecture(

@@ -11,8 +11,8 @@ import skimage.data
 from structsam_export.config import ExportConfig
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
 from structsam_export.pipeline import export, load
-from structsam_export.progress import Progress
 from structsam_runtime import Predictor, Prompt
+from structsam_runtime.progress import Progress
 
 SMALL = Architecture(64, 4, 2, (1, 3), "", "", image_size=256)
 IOU = 0.999

@@ -25,7 +25,6 @@ from structsam_export.config import ExportConfig
 from structsam_export.description import model_of
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
 from structsam_export.models.checkpoints import build_sam, load_sam, randomize
-from structsam_export.progress import Progress
 from structsam_export.subjects import in_pytorch
 from structsam_export.verify import samples
 from structsam_runtime import AutomaticMaskGenerator, Predictor, Prompt
@@ -33,6 +32,7 @@ from structsam_runtime.errors import Caution
 from structsam_runtime.manifest import Manifest, Model
 from structsam_runtime.predict.image import prepare, read_image
 from structsam_runtime.predict.predictor import BOXES_ONLY
+from structsam_runtime.progress import Progress
 
 SMALL = Architecture(64, 4, 2, (1, 3), "", "", image_size=256)
 COFFEE = skimage.data.coffee()  # 400 x 600
