@@ -22,7 +22,7 @@ from .description import model_of
 from .encoder.decoder import PromptedMaskDecoder
 from .pipeline import fetch, load, weights_source
 from .recipe import Evidence, Recipe
-from .tuning.core import Tuned, Tuning
+from .tuning.core import UNIFORM, Tuned, Tuning
 from .tuning.goal import Goal
 from .tuning.notebook import Notebook
 from .tuning.reading import caution, read
@@ -81,9 +81,8 @@ def tune_checkpoint(wanted: Wanted, output: Path, force: bool, progress: Progres
         notes.append(f"{len(pictures)} pictures")
     known = Notebook(output / MEASURED)
     key = json.dumps([config.arch, config.family, config.image_size, weights, __version__])
-    tuning = Tuning(
-        sam.image_encoder, PromptedMaskDecoder(sam).eval().to(device), pictures, SETTINGS, known, key
-    )
+    decoder = PromptedMaskDecoder(sam).eval().to(device)
+    tuning = Tuning(sam.image_encoder, decoder, pictures, SETTINGS, known, key, uniform=UNIFORM)
     tuning.check(wanted.goal)
     for line in (caution(tuning.tried_on), _cost(tuning)):
         if line:

@@ -29,7 +29,7 @@ from .trying import Judge, Tried
 MOST = 8
 """Pictures that single blocks are measured on, at most."""
 UNIFORM = [BlockRecipe(method, rate) for method in (MethodSpec(DEFAULT), METHOD) for rate in RATES]
-"""Settings that are tried in all blocks, for the report."""
+"""Settings to try in all blocks, for a report."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ class Tuning:
         notebook: measurements of earlier runs, and where new ones go.
         model: tells this model, its weights and its size from others in the notebook.
         passed: called with a number of blocks that have run.
+        uniform: settings to try in all blocks, to compare with.
     """
 
     def __init__(
@@ -98,18 +99,19 @@ class Tuning:
         notebook: Notebook | None = None,
         model: str = "",
         passed: Callable[[int], None] = lambda blocks: None,
+        uniform: Sequence[BlockRecipe] = (),
     ) -> None:
         self.encoder, self.settings = encoder, tuple(settings)
         self.judge = Judge(encoder, decoder)
         self.measured, self.tried_on = divided(pictures)
         self.notebook = Notebook() if notebook is None else notebook
-        self.model, self.passed = model, passed
+        self.model, self.passed, self.compared = model, passed, tuple(uniform)
         self.depth = len(encoder.blocks)
         self.prices = prices(encoder, self.settings)
 
     def passes(self) -> int:
         """Blocks that will run at most, if nothing is in the notebook."""
-        recipes = 1 + SPREAD + CORRECTIONS + len(UNIFORM)
+        recipes = 1 + SPREAD + CORRECTIONS + len(self.compared)
         return passes(self.depth, len(self.settings)) * len(self.measured) + recipes * self.depth * len(
             self.tried_on
         )
@@ -161,7 +163,7 @@ class Tuning:
             recipe = self.recipe(front, index, goal.name)
             return self.attempt(recipe, "tuned", self.macs(front, index), float(front.errors[index]))
 
-        uniform = tuple(self.uniform(setting, errors) for setting in UNIFORM)
+        uniform = tuple(self.uniform(setting, errors) for setting in self.compared)
         found = search(front, goal, limit - self.prices.stem, attempt)
         return Tuned(
             goal,

@@ -79,9 +79,9 @@ def additivity(tried: Sequence[Tried]) -> str:
     predicted, measured = (np.array([getattr(one, name) for one in known]) for name in ("predicted", "error"))
     ratio, rank = measured / predicted, float(spearmanr(predicted, measured).statistic)
     return (
-        f"A recipe is chosen by the sum of its blocks' errors. Over {len(known)} recipes the rank correlation "
-        f"of this sum with the error of the whole recipe, on other pictures, is {rank:.2f}; the measured error "
-        f"is {ratio.min():.2f} to {ratio.max():.2f} times the predicted one."
+        f"A recipe is chosen by the sum of its blocks' errors. Over {len(known)} recipes the rank "
+        "correlation of this sum with the error of the whole recipe, on other pictures, is "
+        f"{rank:.2f}; the measured error is {ratio.min():.2f} to {ratio.max():.2f} times the predicted one."
     )
 
 
