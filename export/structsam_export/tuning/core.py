@@ -187,8 +187,8 @@ class Tuning:
         least = int(self.prices.stem + np.minimum(self.prices.merged.min(1), self.prices.unmerged).sum())
         if goal.kind is not Kind.BUDGET and not least <= limit < whole:
             raise UserError(
-                f"{goal.kind.value} {goal.value:g} asks for {limit / 1e9:.2f} GMAC; the encoder has "
-                f"{whole / 1e9:.2f}, and recipes of this search from {least / 1e9:.2f} on"
+                f"{goal.kind.value} {goal.value:g} asks for {limit / 1e9:.4g} GMAC; the encoder has "
+                f"{whole / 1e9:.4g}, and recipes of this search from {least / 1e9:.4g} on"
             )
         return limit
 
@@ -217,7 +217,13 @@ class Tuning:
         return self.attempt(everywhere(setting, self.encoder), label, int(self.prices.stem + cost), predicted)
 
 
-def tune(encoder: Any, decoder: Any, pictures: Sequence[Picture], budget: float) -> Recipe:
+def tune(
+    encoder: Any,
+    decoder: Any,
+    pictures: Sequence[Picture],
+    budget: float,
+    settings: Sequence[BlockRecipe] = SETTINGS,
+) -> Recipe:
     """The cheapest recipe found whose masks agree so well with the unmerged ones.
 
     Args:
@@ -225,9 +231,10 @@ def tune(encoder: Any, decoder: Any, pictures: Sequence[Picture], budget: float)
         decoder: `PromptedMaskDecoder`, on the same device.
         pictures: at least three, see `pictures_of`.
         budget: least agreement, in (0, 1), that the lower end of its 95 % interval reaches.
+        settings: what a block may get besides no merging.
 
     Raises:
         Unmet: no recipe that merges reaches the budget.
         UserError: too few pictures, or the budget is out of range.
     """
-    return Tuning(encoder, decoder, pictures).find(Goal(Kind.BUDGET, budget)).best.recipe
+    return Tuning(encoder, decoder, pictures, settings).find(Goal(Kind.BUDGET, budget)).best.recipe

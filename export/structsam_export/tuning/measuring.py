@@ -12,7 +12,7 @@ from ..encoder.attention import MergedBlock
 from ..encoder.patch import original, windows_of
 from ..encoder.walk import Stage, enter, leave
 from ..recipe import BlockRecipe
-from .settings import UNMERGED, everywhere, heads_of, patch
+from .settings import FORM, UNMERGED, everywhere, heads_of, patch
 
 Place = tuple[int, int]
 """A block, and the index of a setting."""
@@ -75,7 +75,7 @@ def merged_block(encoder: Any, index: int, setting: BlockRecipe, seed: int = 0) 
     """
     method = everywhere(setting, encoder).methods(heads_of(encoder), seed)[index]
     block = original(encoder.blocks[index])
-    made = MergedBlock(block, windows_of(encoder)[index], method, setting.merge_mlp).eval()
+    made = MergedBlock(block, windows_of(encoder)[index], method, setting.merge_mlp, form=FORM).eval()
     return made.to(encoder.patch_embed.proj.weight.device)
 
 

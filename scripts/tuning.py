@@ -1,0 +1,252 @@
+"""Measure what `structsam tune` finds: on pictures it never saw, beside uniform settings, over random splits.
+
+python scripts/held_out.py --data ../shared/data -o held-out
+python scripts/tuning.py --root held-out -o benchmarks/tuning
+
+Stopped runs go on where they were. Writes OUTPUT.json and OUTPUT.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from structsam_runtime.benchmarking.machine import machine
+from structsam_runtime.benchmarking.tables import markdown
+from structsam_runtime.cli.console import missing, run
+from structsam_runtime.files import whole_file
+from structsam_runtime.manifest import Model
+
+try:
+    from structsam_export.config import ExportConfig
+    from structsam_export.description import model_of
+    from structsam_export.encoder.decoder import PromptedMaskDecoder
+    from structsam_export.merging.registry import MethodSpec
+    from structsam_export.pipeline import load, weights_source
+    from structsam_export.progress import shown
+    from structsam_export.recipe import BlockRecipe, Evidence, Recipe
+    from structsam_export.tuning.asking import Picture
+    from structsam_export.tuning.core import Tuning
+    from structsam_export.tuning.goal import Goal, Kind
+    from structsam_export.tuning.notebook import Notebook
+    from structsam_export.tuning.reading import read
+    from structsam_export.tuning.search import Unmet
+    from structsam_export.tuning.settings import SETTINGS, everywhere, prices
+    from structsam_export.tuning.trying import Tried
+except ModuleNotFoundError as error:
+    missing(error)
+
+BUDGETS = (0.98, 0.95, 0.9)
+TUNED_ON, UNSEEN = 24, 30
+"""Pictures that tune gets, and pictures of the rest on which recipes are compared."""
+RIVALS = (("structsam", False), ("adjacent", False), ("adjacent", True), ("tomesd", False))
+"""Methods, and whether their MLP runs on slots: one rate for all blocks."""
+SPLITS, SPLIT_ON = 20, 16
+"""Random splits, and pictures that tune gets in each."""
+SPLIT_BUDGET = 0.95
+
+
+@dataclass
+class Bench:
+    """vit_nano, a pool of pictures, and what was measured.
+
+    Attributes:
+        encoder, decoder: of the model.
+        pool: all pictures.
+        notebook: keeps every measurement.
+        model: tells the model from others.
+    """
+
+    encoder: Any
+    decoder: Any
+    pool: list[Picture]
+    notebook: Notebook
+    model: str
+
+    def tuning(self, pictures: Sequence[Picture]) -> Tuning:
+        """A search on some pictures."""
+        return Tuning(self.encoder, self.decoder, pictures, SETTINGS, self.notebook, self.model)
+
+    def tried(self, pictures: Sequence[Picture], recipe: Recipe, macs: int) -> Tried:
+        """A recipe on pictures."""
+        tuning = self.tuning(pictures)
+        tuning.tried_on = list(pictures)
+        return tuning.attempt(recipe, recipe.name, macs, None)
+
+    @cached_property
+    def unseen(self) -> list[Picture]:
+        """Pictures that the search of `budgets` never saw."""
+        rest = [one for one in self.pool if one not in self.seen]
+        return spaced(rest, UNSEEN)
+
+    @cached_property
+    def seen(self) -> list[Picture]:
+        """Pictures that it gets."""
+        return spaced(self.pool, TUNED_ON)
+
+
+def spaced(pictures: Sequence[Picture], number: int) -> list[Picture]:
+    """So many pictures, evenly spaced."""
+    places = np.linspace(0, len(pictures) - 1, min(number, len(pictures))).round().astype(int)
+    return [pictures[place] for place in places]
+
+
+def budgets(bench: Bench) -> list[dict[str, Any]]:
+    """For every budget the recipe, its agreement on pictures that tune never saw, and rivals with as much."""
+    rows = []
+    for budget in BUDGETS:
+        found = bench.tuning(bench.seen).find(Goal(Kind.BUDGET, budget))
+        best = bench.tried(bench.unseen, found.best.recipe, found.best.macs)
+        rivals = [rival(bench, method, mlp, best.agreement.mean) for method, mlp in RIVALS]
+        rows.append(
+            {
+                "budget": budget,
+                "recipe": found.best.recipe.as_json(),
+                "gmac": found.best.macs / 1e9,
+                "unmerged_gmac": found.prices.whole / 1e9,
+                "tried_on": asdict(found.best.agreement),
+                "unseen": asdict(best.agreement),
+                "rivals": rivals,
+            }
+        )
+    return rows
+
+
+def rival(bench: Bench, method: str, mlp: bool, least: float) -> dict[str, Any]:
+    """The highest rate in whole percent, the same in all blocks, that agrees as well on unseen pictures."""
+    low, high = 0, 75
+    found: dict[int, Tried] = {}
+    while high - low > 1:
+        rate = (low + high) // 2
+        setting = BlockRecipe(MethodSpec(method), rate / 100, mlp)
+        table = prices(bench.encoder, [setting])
+        recipe = everywhere(setting, bench.encoder, f"{method} {rate}")
+        found[rate] = bench.tried(bench.unseen, recipe, int(table.stem + table.merged.sum()))
+        low, high = (rate, high) if found[rate].agreement.mean >= least else (low, rate)
+    told = {"method": method, "merge_mlp": mlp, "rate": low / 100}
+    if low not in found:
+        return told | {"gmac": None, "agreement": None}
+    return told | {"gmac": found[low].macs / 1e9, "agreement": asdict(found[low].agreement)}
+
+
+def splits(bench: Bench) -> list[dict[str, Any]]:
+    """For random splits of the pool: whether the recipe keeps its budget on pictures that tune never saw."""
+    rows = []
+    for seed in shown(range(SPLITS), "random splits", SPLITS):
+        order = np.random.default_rng(seed).permutation(len(bench.pool))
+        seen, unseen = (
+            [bench.pool[index] for index in some] for some in (order[:SPLIT_ON], order[SPLIT_ON:][:UNSEEN])
+        )
+        try:
+            best = bench.tuning(seen).find(Goal(Kind.BUDGET, SPLIT_BUDGET)).best
+        except Unmet:
+            rows.append({"seed": seed, "gmac": None, "tried_on": None, "unseen": None, "kept": None})
+            continue
+        there = bench.tried(unseen, best.recipe, best.macs).agreement
+        rows.append(
+            {
+                "seed": seed,
+                "gmac": best.macs / 1e9,
+                "tried_on": asdict(best.agreement),
+                "unseen": asdict(there),
+                "kept": there.mean >= SPLIT_BUDGET,
+            }
+        )
+    return rows
+
+
+def told(interval: dict[str, float] | None) -> str:
+    """A mean with its interval, in %."""
+    if interval is None:
+        return "n/a"
+    mean, low, high = (100 * interval[name] for name in ("mean", "low", "high"))
+    return f"{mean:.1f} ({low:.1f} to {high:.1f})"
+
+
+def table(content: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    kept = [one["kept"] for one in content["splits"]]
+    return "\n\n".join(
+        [
+            "# structsam tune on vit_nano",
+            f"Weights: {content['weights'][:12]}. {content['machine']}. {content['pool']} pictures that "
+            f"vit_nano was not trained on. Tune gets {TUNED_ON} of them, and recipes are compared on "
+            f"{UNSEEN} others, with a grid of 9 boxes and 9 points each. In brackets: 95 % interval over "
+            "pictures.",
+            "Beside each recipe, for each method, the highest rate in whole percent, the same in all blocks, "
+            "that agrees at least as well on the unseen pictures:",
+            markdown(list(budget_rows(content["budgets"]))),
+            f"With --budget {SPLIT_BUDGET:g} on {SPLIT_ON} random pictures, the agreement on {UNSEEN} others "
+            f"is within the budget in {kept.count(True)} of {len(kept)} splits:",
+            markdown(list(split_rows(content["splits"]))) + "\n",
+        ]
+    )
+
+
+def budget_rows(found: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+    """A row for each recipe, and for each of its rivals."""
+    yield ["budget", "encoder", "GMAC", "of unmerged", "agreement on unseen pictures, %"]
+    for one in found:
+        whole = one["unmerged_gmac"]
+        yield [f"{one['budget']:g}", "tuned", *cost(one["gmac"], whole), told(one["unseen"])]
+        for other in one["rivals"]:
+            mlp = ", MLP merged" if other["merge_mlp"] else ""
+            name = f"{other['method']}{mlp}, rate {other['rate']:g}"
+            yield ["", name, *cost(other["gmac"], whole), told(other["agreement"])]
+
+
+def cost(gmac: float | None, whole: float) -> list[str]:
+    """Multiply-accumulates, and their share of the unmerged encoder's."""
+    return ["n/a", "n/a"] if gmac is None else [f"{gmac:.2f}", f"{gmac / whole:.0%}"]
+
+
+def split_rows(found: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+    """A row for each split."""
+    yield ["split", "GMAC", "agreement on pictures tried on, %", "on unseen pictures, %", "kept"]
+    for one in found:
+        gmac = f"{one['gmac']:.2f}" if one["gmac"] else "n/a"
+        kept = {True: "yes", False: "no", None: "no recipe"}[one["kept"]]
+        yield [str(one["seed"]), gmac, told(one["tried_on"]), told(one["unseen"]), kept]
+
+
+def main(
+    root: Annotated[Path, typer.Option(metavar="DIR", help="Folder made by held_out.py.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="OUTPUT.json and OUTPUT.md.")],
+    measured: Annotated[
+        Path, typer.Option(metavar="FILE", help="Keeps single measurements, for runs that go on.")
+    ] = Path("tuning.jsonl"),
+    only: Annotated[str, typer.Option(help="budgets or splits; default: both.")] = "",
+) -> None:
+    """Tune vit_nano for several budgets and over random splits of pictures that it was not trained on."""
+    config = ExportConfig("vit_nano")
+    sam = load(config)
+    model: Model = model_of(config, sam)
+    pool = [
+        picture
+        for split in ("photographs", "salient")
+        for picture in read(root / split / "images", 1000, None, model)
+    ]
+    weights = Evidence.named(weights_source(config))
+    bench = Bench(sam.image_encoder, PromptedMaskDecoder(sam).eval(), pool, Notebook(measured), weights)
+    path = output.with_suffix(".json")
+    content = json.loads(path.read_text()) if path.exists() else {}
+    content |= {"weights": weights, "machine": machine(), "pool": len(pool)}
+    parts = {"budgets": budgets, "splits": splits}
+    for name, part in parts.items():
+        if only in ("", name):
+            content[name] = part(bench)
+        content.setdefault(name, [])
+    for kind, text in ((".json", json.dumps(content, indent=2) + "\n"), (".md", table(content))):
+        with whole_file(output.with_suffix(kind)) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)
