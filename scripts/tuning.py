@@ -1,9 +1,9 @@
 """Measure what `structsam tune` finds: on pictures it never saw, beside uniform settings, over random splits.
 
 python scripts/held_out.py --data ../shared/data -o held-out
-python scripts/tuning.py --root held-out -o benchmarks/tuning
+python scripts/tuning.py --root held-out -o benchmarks/tuning/vit_nano.json
 
-Stopped runs go on where they were. Writes OUTPUT.json and OUTPUT.md.
+A stopped run goes on where it was.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ import numpy as np
 import typer
 
 from structsam_runtime.benchmarking.machine import machine
-from structsam_runtime.benchmarking.tables import markdown
+from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
 from structsam_runtime.cli.console import missing, run
-from structsam_runtime.files import whole_file
 from structsam_runtime.manifest import Model
 
 try:
@@ -30,7 +29,6 @@ try:
     from structsam_export.encoder.decoder import PromptedMaskDecoder
     from structsam_export.merging.registry import MethodSpec
     from structsam_export.pipeline import load, weights_source
-    from structsam_export.progress import shown
     from structsam_export.recipe import BlockRecipe, Evidence, Recipe
     from structsam_export.tuning.asking import Picture
     from structsam_export.tuning.core import Tuning
@@ -44,12 +42,12 @@ except ModuleNotFoundError as error:
     missing(error)
 
 BUDGETS = (0.98, 0.95, 0.9)
-TUNED_ON, UNSEEN = 24, 30
+TUNED_ON, UNSEEN = 24, 20
 """Pictures that tune gets, and pictures of the rest on which recipes are compared."""
 RIVALS = (("structsam", False), ("adjacent", False), ("adjacent", True), ("tomesd", False))
 """Methods, and whether their MLP runs on slots: one rate for all blocks."""
-SPLITS, SPLIT_ON = 20, 16
-"""Random splits, and pictures that tune gets in each."""
+SPLITS, SPLIT_ON, SPLIT_POOL = 20, 12, 40
+"""Random splits, pictures that tune gets in each, and pictures that are split."""
 SPLIT_BUDGET = 0.95
 
 
@@ -98,25 +96,26 @@ def spaced(pictures: Sequence[Picture], number: int) -> list[Picture]:
     return [pictures[place] for place in places]
 
 
-def budgets(bench: Bench) -> list[dict[str, Any]]:
+def budgets(bench: Bench) -> Iterator[dict[str, Any]]:
     """For every budget the recipe, its agreement on pictures that tune never saw, and rivals with as much."""
-    rows = []
     for budget in BUDGETS:
-        found = bench.tuning(bench.seen).find(Goal(Kind.BUDGET, budget))
+        row: dict[str, Any] = {"budget": budget, "recipe": None, "rivals": []}
+        try:
+            found = bench.tuning(bench.seen).find(Goal(Kind.BUDGET, budget))
+        except Unmet as unmet:
+            yield row | {"nearest": asdict(unmet.nearest.agreement)}
+            continue
         best = bench.tried(bench.unseen, found.best.recipe, found.best.macs)
-        rivals = [rival(bench, method, mlp, best.agreement.mean) for method, mlp in RIVALS]
-        rows.append(
-            {
-                "budget": budget,
-                "recipe": found.best.recipe.as_json(),
-                "gmac": found.best.macs / 1e9,
-                "unmerged_gmac": found.prices.whole / 1e9,
-                "tried_on": asdict(found.best.agreement),
-                "unseen": asdict(best.agreement),
-                "rivals": rivals,
-            }
-        )
-    return rows
+        row |= {
+            "recipe": found.best.recipe.as_json(),
+            "gmac": found.best.macs / 1e9,
+            "unmerged_gmac": found.prices.whole / 1e9,
+            "tried_on": asdict(found.best.agreement),
+            "unseen": asdict(best.agreement),
+        }
+        for method, mlp in RIVALS:
+            row["rivals"].append(rival(bench, method, mlp, best.agreement.mean))
+        yield row
 
 
 def rival(bench: Bench, method: str, mlp: bool, least: float) -> dict[str, Any]:
@@ -136,30 +135,27 @@ def rival(bench: Bench, method: str, mlp: bool, least: float) -> dict[str, Any]:
     return told | {"gmac": found[low].macs / 1e9, "agreement": asdict(found[low].agreement)}
 
 
-def splits(bench: Bench) -> list[dict[str, Any]]:
+def splits(bench: Bench) -> Iterator[dict[str, Any]]:
     """For random splits of the pool: whether the recipe keeps its budget on pictures that tune never saw."""
-    rows = []
-    for seed in shown(range(SPLITS), "random splits", SPLITS):
-        order = np.random.default_rng(seed).permutation(len(bench.pool))
+    pool = spaced(bench.pool, SPLIT_POOL)
+    for seed in range(SPLITS):
+        order = np.random.default_rng(seed).permutation(len(pool))
         seen, unseen = (
-            [bench.pool[index] for index in some] for some in (order[:SPLIT_ON], order[SPLIT_ON:][:UNSEEN])
+            [pool[index] for index in some] for some in (order[:SPLIT_ON], order[SPLIT_ON:][:UNSEEN])
         )
+        row: dict[str, Any] = dict.fromkeys(("gmac", "tried_on", "unseen", "kept")) | {"seed": seed}
         try:
             best = bench.tuning(seen).find(Goal(Kind.BUDGET, SPLIT_BUDGET)).best
         except Unmet:
-            rows.append({"seed": seed, "gmac": None, "tried_on": None, "unseen": None, "kept": None})
+            yield row
             continue
         there = bench.tried(unseen, best.recipe, best.macs).agreement
-        rows.append(
-            {
-                "seed": seed,
-                "gmac": best.macs / 1e9,
-                "tried_on": asdict(best.agreement),
-                "unseen": asdict(there),
-                "kept": there.mean >= SPLIT_BUDGET,
-            }
-        )
-    return rows
+        yield row | {
+            "gmac": best.macs / 1e9,
+            "tried_on": asdict(best.agreement),
+            "unseen": asdict(there),
+            "kept": there.mean >= SPLIT_BUDGET,
+        }
 
 
 def told(interval: dict[str, float] | None) -> str:
@@ -194,6 +190,9 @@ def budget_rows(found: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
     """A row for each recipe, and for each of its rivals."""
     yield ["budget", "encoder", "GMAC", "of unmerged", "agreement on unseen pictures, %"]
     for one in found:
+        if one["recipe"] is None:
+            yield [f"{one['budget']:g}", "no recipe", "n/a", "n/a", "n/a"]
+            continue
         whole = one["unmerged_gmac"]
         yield [f"{one['budget']:g}", "tuned", *cost(one["gmac"], whole), told(one["unseen"])]
         for other in one["rivals"]:
@@ -218,13 +217,16 @@ def split_rows(found: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
 
 def main(
     root: Annotated[Path, typer.Option(metavar="DIR", help="Folder made by held_out.py.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="OUTPUT.json and OUTPUT.md.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The result, .json; the table is written beside it as .md.")
+    ],
     measured: Annotated[
         Path, typer.Option(metavar="FILE", help="Keeps single measurements, for runs that go on.")
     ] = Path("tuning.jsonl"),
     only: Annotated[str, typer.Option(help="budgets or splits; default: both.")] = "",
 ) -> None:
     """Tune vit_nano for several budgets and over random splits of pictures that it was not trained on."""
+    check_result(output)
     config = ExportConfig("vit_nano")
     sam = load(config)
     model: Model = model_of(config, sam)
@@ -235,17 +237,16 @@ def main(
     ]
     weights = Evidence.named(weights_source(config))
     bench = Bench(sam.image_encoder, PromptedMaskDecoder(sam).eval(), pool, Notebook(measured), weights)
-    path = output.with_suffix(".json")
-    content = json.loads(path.read_text()) if path.exists() else {}
+    content: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
     content |= {"weights": weights, "machine": machine(), "pool": len(pool)}
-    parts = {"budgets": budgets, "splits": splits}
-    for name, part in parts.items():
-        if only in ("", name):
-            content[name] = part(bench)
-        content.setdefault(name, [])
-    for kind, text in ((".json", json.dumps(content, indent=2) + "\n"), (".md", table(content))):
-        with whole_file(output.with_suffix(kind)) as partial:
-            partial.write_text(text, encoding="utf-8")
+    content = {"budgets": [], "splits": []} | content
+    for name, part in {"budgets": budgets, "splits": splits}.items():
+        if only not in ("", name):
+            continue
+        content[name] = []
+        for row in part(bench):
+            content[name].append(row)
+            write_result(output, content, table(content))
 
 
 if __name__ == "__main__":

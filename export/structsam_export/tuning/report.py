@@ -147,8 +147,7 @@ def _shot(shot: Shot) -> str:
         "difference": (shot.difference, "pixels in which the masks differ"),
     }
     figures = "".join(
-        f'<figure><img src="{uri}" alt="{name}, {prompt}: {told}" loading="lazy">'
-        f"<figcaption>{title}</figcaption></figure>"
+        f'<figure><img src="{uri}" alt="{name}, {prompt}: {told}"><figcaption>{title}</figcaption></figure>'
         for title, (uri, told) in pictures.items()
     )
     told = f'<p class="name"><strong>{name}</strong>, {prompt}: masks agree to {shot.iou:.1%}</p>'
