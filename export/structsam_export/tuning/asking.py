@@ -97,7 +97,7 @@ def pictures_of(
         UserError: a box is not possible, see `encode`.
     """
     made = []
-    for sample in samples(images, model):
+    for sample in samples(dict(images), model):
         asked = boxes and encode(sample.frame, box=np.array(boxes[sample.name], np.float64))
         made.append(Picture(sample, asked or grid(sample.frame, model.boxes_only)))
     return made

@@ -118,7 +118,8 @@ class Tuning:
 
     def errors(self) -> NDArray[np.float64]:
         """float64 [N, S]: the error of the embedding with one block merged, mean over pictures."""
-        return np.mean([self._errors(picture) for picture in self.measured], 0)
+        made: NDArray[np.float64] = np.mean([self._errors(picture) for picture in self.measured], 0)
+        return made
 
     def _errors(self, picture: Picture) -> NDArray[np.float64]:
         keys = [
