@@ -36,7 +36,7 @@ try:
     from structsam_export.tuning.notebook import Notebook
     from structsam_export.tuning.reading import read
     from structsam_export.tuning.search import Unmet
-    from structsam_export.tuning.settings import SETTINGS, everywhere, prices
+    from structsam_export.tuning.settings import SETTINGS, UNMERGED, Prices, everywhere, prices
     from structsam_export.tuning.trying import Tried
 except ModuleNotFoundError as error:
     missing(error)
@@ -44,6 +44,8 @@ except ModuleNotFoundError as error:
 BUDGETS = (0.98, 0.95, 0.9)
 TUNED_ON, UNSEEN = 24, 20
 """Pictures that tune gets, and pictures of the rest on which recipes are compared."""
+STEP = 5
+"""Percent between two rates of a rival."""
 RIVALS = (("structsam", False), ("adjacent", False), ("adjacent", True), ("tomesd", False))
 """Methods, and whether their MLP runs on slots: one rate for all blocks."""
 SPLITS, SPLIT_ON, SPLIT_POOL = 20, 12, 40
@@ -77,6 +79,16 @@ class Bench:
         tuning = self.tuning(pictures)
         tuning.tried_on = list(pictures)
         return tuning.attempt(recipe, recipe.name, macs, None)
+
+    def prices(self, settings: Sequence[BlockRecipe]) -> Prices:
+        """Costs of settings."""
+        return prices(self.encoder, settings)
+
+    def uniform(self, setting: BlockRecipe) -> Tried:
+        """One setting in all blocks, on the unseen pictures."""
+        table = self.prices([setting])
+        recipe = everywhere(setting, self.encoder)
+        return self.tried(self.unseen, recipe, int(table.stem + table.merged.sum()))
 
     @cached_property
     def unseen(self) -> list[Picture]:
@@ -119,20 +131,29 @@ def budgets(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def rival(bench: Bench, method: str, mlp: bool, least: float) -> dict[str, Any]:
-    """The highest rate in whole percent, the same in all blocks, that agrees as well on unseen pictures."""
-    low, high = 0, 75
-    found: dict[int, Tried] = {}
+    """The cost at which one rate for all blocks agrees so well on the unseen pictures.
+
+    Rates are multiples of `STEP` percent; between two of them agreement and cost are interpolated.
+    """
+    low, high = 0, 75 // STEP
+    unmerged = bench.tried(bench.unseen[:2], everywhere(UNMERGED, bench.encoder), bench.prices([]).whole)
+    found: dict[int, Tried] = {0: unmerged}
     while high - low > 1:
-        rate = (low + high) // 2
-        setting = BlockRecipe(MethodSpec(method), rate / 100, mlp)
-        table = prices(bench.encoder, [setting])
-        recipe = everywhere(setting, bench.encoder, f"{method} {rate}")
-        found[rate] = bench.tried(bench.unseen, recipe, int(table.stem + table.merged.sum()))
-        low, high = (rate, high) if found[rate].agreement.mean >= least else (low, rate)
-    told = {"method": method, "merge_mlp": mlp, "rate": low / 100}
-    if low not in found:
-        return told | {"gmac": None, "agreement": None}
-    return told | {"gmac": found[low].macs / 1e9, "agreement": asdict(found[low].agreement)}
+        middle = (low + high) // 2
+        found[middle] = bench.uniform(BlockRecipe(MethodSpec(method), STEP * middle / 100, mlp))
+        low, high = (middle, high) if found[middle].agreement.mean >= least else (low, middle)
+    if high not in found:
+        found[high] = bench.uniform(BlockRecipe(MethodSpec(method), STEP * high / 100, mlp))
+    after, before = found[high], found[low]
+    agreements = [after.agreement.mean, before.agreement.mean]
+    at = {
+        name: float(np.interp(least, agreements, ends))
+        for name, ends in (
+            ("rate", (STEP * high / 100, STEP * low / 100)),
+            ("macs", (after.macs, before.macs)),
+        )
+    }
+    return {"method": method, "merge_mlp": mlp, "rate": round(at["rate"], 3), "gmac": at["macs"] / 1e9}
 
 
 def splits(bench: Bench) -> Iterator[dict[str, Any]]:
@@ -176,8 +197,8 @@ def table(content: dict[str, Any]) -> str:
             f"vit_nano was not trained on. Tune gets {TUNED_ON} of them, and recipes are compared on "
             f"{UNSEEN} others, with a grid of 9 boxes and 9 points each. In brackets: 95 % interval over "
             "pictures.",
-            "Beside each recipe, for each method, the highest rate in whole percent, the same in all blocks, "
-            "that agrees at least as well on the unseen pictures:",
+            "Below each recipe, for each method, the one rate for all blocks that agrees as well on unseen "
+            f"pictures, interpolated between rates {STEP} % apart:",
             markdown(list(budget_rows(content["budgets"]))),
             f"With --budget {SPLIT_BUDGET:g} on {SPLIT_ON} random pictures, the agreement on {UNSEEN} others "
             f"is within the budget in {kept.count(True)} of {len(kept)} splits:",
@@ -197,8 +218,8 @@ def budget_rows(found: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
         yield [f"{one['budget']:g}", "tuned", *cost(one["gmac"], whole), told(one["unseen"])]
         for other in one["rivals"]:
             mlp = ", MLP merged" if other["merge_mlp"] else ""
-            name = f"{other['method']}{mlp}, rate {other['rate']:g}"
-            yield ["", name, *cost(other["gmac"], whole), told(other["agreement"])]
+            name = f"{other['method']}{mlp}, rate {other['rate']:.2f}"
+            yield ["", name, *cost(other["gmac"], whole), "the same"]
 
 
 def cost(gmac: float | None, whole: float) -> list[str]:

@@ -96,4 +96,4 @@ def prices(encoder: Any, settings: Sequence[BlockRecipe]) -> Prices:
         patch(encoder, everywhere(setting, encoder))
         counted.append(encoder_macs(encoder))
     first, *others = counted
-    return Prices(first.stem, _blocks(first), np.stack(list(map(_blocks, others)), 1))
+    return Prices(first.stem, _blocks(first), np.array(list(map(_blocks, others))).T)
