@@ -42,13 +42,13 @@ except ModuleNotFoundError as error:
     missing(error)
 
 BUDGETS = (0.98, 0.95, 0.9)
-TUNED_ON, UNSEEN = 24, 20
+TUNED_ON, UNSEEN = 24, 12
 """Pictures that tune gets, and pictures of the rest on which recipes are compared."""
-STEP = 5
+STEP = 10
 """Percent between two rates of a rival."""
 RIVALS = (("structsam", False), ("adjacent", False), ("adjacent", True), ("tomesd", False))
 """Methods, and whether their MLP runs on slots: one rate for all blocks."""
-SPLITS, SPLIT_ON, SPLIT_POOL = 20, 12, 40
+SPLITS, SPLIT_ON, SPLIT_POOL = 20, 9, 40
 """Random splits, pictures that tune gets in each, and pictures that are split."""
 SPLIT_BUDGET = 0.95
 
@@ -135,8 +135,8 @@ def rival(bench: Bench, method: str, mlp: bool, least: float) -> dict[str, Any]:
 
     Rates are multiples of `STEP` percent; between two of them agreement and cost are interpolated.
     """
-    low, high = 0, 75 // STEP
-    unmerged = bench.tried(bench.unseen[:2], everywhere(UNMERGED, bench.encoder), bench.prices([]).whole)
+    low, high = 0, 70 // STEP
+    unmerged = bench.tried(bench.unseen[:3], everywhere(UNMERGED, bench.encoder), bench.prices([]).whole)
     found: dict[int, Tried] = {0: unmerged}
     while high - low > 1:
         middle = (low + high) // 2
@@ -189,22 +189,26 @@ def told(interval: dict[str, float] | None) -> str:
 
 def table(content: dict[str, Any]) -> str:
     """The result as Markdown."""
-    kept = [one["kept"] for one in content["splits"]]
-    return "\n\n".join(
-        [
-            "# structsam tune on vit_nano",
-            f"Weights: {content['weights'][:12]}. {content['machine']}. {content['pool']} pictures that "
-            f"vit_nano was not trained on. Tune gets {TUNED_ON} of them, and recipes are compared on "
-            f"{UNSEEN} others, with a grid of 9 boxes and 9 points each. In brackets: 95 % interval over "
-            "pictures.",
-            "Below each recipe, for each method, the one rate for all blocks that agrees as well on unseen "
-            f"pictures, interpolated between rates {STEP} % apart:",
+    parts = [
+        f"# structsam tune on vit_nano at {content['image_size']} pixels",
+        f"Weights: {content['weights'][:12]}. {content['machine']}. {content['pool']} pictures that vit_nano "
+        "was not trained on, with a grid of 9 boxes and 9 points each. In brackets: 95 % interval over "
+        "pictures.",
+    ]
+    if content["budgets"]:
+        parts += [
+            f"Tune gets {TUNED_ON} pictures, and recipes are compared on {UNSEEN} others. Below each recipe, "
+            "for each method, the one rate for all blocks that agrees as well on these, interpolated between "
+            f"rates {STEP} % apart:",
             markdown(list(budget_rows(content["budgets"]))),
+        ]
+    if kept := [one["kept"] for one in content["splits"]]:
+        parts += [
             f"With --budget {SPLIT_BUDGET:g} on {SPLIT_ON} random pictures, the agreement on {UNSEEN} others "
             f"is within the budget in {kept.count(True)} of {len(kept)} splits:",
-            markdown(list(split_rows(content["splits"]))) + "\n",
+            markdown(list(split_rows(content["splits"]))),
         ]
-    )
+    return "\n\n".join(parts) + "\n"
 
 
 def budget_rows(found: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
@@ -244,11 +248,14 @@ def main(
     measured: Annotated[
         Path, typer.Option(metavar="FILE", help="Keeps single measurements, for runs that go on.")
     ] = Path("tuning.jsonl"),
+    image_size: Annotated[
+        int, typer.Option(help="Side of the input in pixels; smaller is faster. 0: that of vit_nano.")
+    ] = 0,
     only: Annotated[str, typer.Option(help="budgets or splits; default: both.")] = "",
 ) -> None:
     """Tune vit_nano for several budgets and over random splits of pictures that it was not trained on."""
     check_result(output)
-    config = ExportConfig("vit_nano")
+    config = ExportConfig("vit_nano", image_size=image_size)
     sam = load(config)
     model: Model = model_of(config, sam)
     pool = [
@@ -257,9 +264,10 @@ def main(
         for picture in read(root / split / "images", 1000, None, model)
     ]
     weights = Evidence.named(weights_source(config))
-    bench = Bench(sam.image_encoder, PromptedMaskDecoder(sam).eval(), pool, Notebook(measured), weights)
+    known = f"{weights} {config.image_size}" if image_size else weights
+    bench = Bench(sam.image_encoder, PromptedMaskDecoder(sam).eval(), pool, Notebook(measured), known)
     content: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
-    content |= {"weights": weights, "machine": machine(), "pool": len(pool)}
+    content |= {"weights": weights, "machine": machine(), "pool": len(pool), "image_size": config.image_size}
     content = {"budgets": [], "splits": []} | content
     for name, part in {"budgets": budgets, "splits": splits}.items():
         if only not in ("", name):

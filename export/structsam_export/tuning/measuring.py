@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from structsam_runtime.errors import NotFiniteError
 
 from ..encoder.attention import MergedBlock
 from ..encoder.patch import original, windows_of
@@ -19,8 +22,15 @@ Place = tuple[int, int]
 
 
 def relative_error(made: Tensor, wanted: Tensor) -> float:
-    """Sum of squared differences of two embeddings of any shape, relative to that of the second's squares."""
-    return float((made - wanted).square().sum() / wanted.square().sum())
+    """Sum of squared differences of two embeddings of any shape, relative to that of the second's squares.
+
+    Raises:
+        NotFiniteError: one of them contains NaN or infinity.
+    """
+    error = float((made - wanted).square().sum() / wanted.square().sum())
+    if not math.isfinite(error):
+        raise NotFiniteError("the encoder returned NaN or infinity; check the weights with structsam export")
+    return error
 
 
 @torch.no_grad()

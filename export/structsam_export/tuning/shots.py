@@ -62,8 +62,8 @@ def shots(judge: Judge, pictures: Sequence[Picture], best: Tried) -> list[Shot]:
 
 
 def _shot(judge: Judge, picture: Picture, best: Tried, prompt: int, iou: float) -> Shot:
-    answers = judge.unmerged(picture), judge.answer(picture, best.recipe)
-    before, after = (_mask(picture, judge.logits(picture, answer)[prompt]) for answer in answers)
+    answers = judge.unmerged(picture), judge.merged(picture, best.recipe)
+    before, after = (_mask(picture, answer.logits[prompt]) for answer in answers)
     return Shot(
         picture.name,
         _told(picture, prompt),

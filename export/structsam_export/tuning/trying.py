@@ -16,6 +16,7 @@ from torch import Tensor
 from structsam_runtime.check import mask_ious
 from structsam_runtime.contract import IMAGE
 from structsam_runtime.evaluation.metrics import Interval
+from structsam_runtime.predict.decoding import PROMPTS
 from structsam_runtime.predict.prompts import BOTTOM_RIGHT
 from structsam_runtime.reference import within
 
@@ -34,17 +35,20 @@ class Answer:
 
     Attributes:
         embedding: [1, C, h, w].
-        logits: float32 [P, 4, s, s].
-        quality: float32 [P, 4], predicted IoU.
+        logits: float32 [P, s, s], of every prompt the mask that is compared.
+        candidate: int64 [P], which of the decoder's four masks that is.
     """
 
     embedding: Tensor
     logits: NDArray[np.float32]
-    quality: NDArray[np.float32]
+    candidate: NDArray[np.int64]
 
 
 class Judge:
     """Compares the masks of a merged encoder with those of the unmerged one.
+
+    Of a box the single mask is compared, and of a point the one of three that is rated best with the unmerged
+    encoder; at the decoder's own resolution, inside of the picture.
 
     Args:
         encoder: SAM's ImageEncoderViT, on any device; left patched.
@@ -58,23 +62,33 @@ class Judge:
     def unmerged(self, picture: Picture) -> Answer:
         """The answer of the unmerged encoder, computed once."""
         if picture.digest not in self._unmerged:
-            self._unmerged[picture.digest] = self.answer(picture, everywhere(UNMERGED, self.encoder))
+            recipe = everywhere(UNMERGED, self.encoder)
+            self._unmerged[picture.digest] = self._answer(picture, recipe, None)
         return self._unmerged[picture.digest]
 
-    @torch.no_grad()
-    def answer(self, picture: Picture, recipe: Recipe) -> Answer:
+    def merged(self, picture: Picture, recipe: Recipe) -> Answer:
         """The answer of the encoder with a recipe."""
+        return self._answer(picture, recipe, self.unmerged(picture).candidate)
+
+    @torch.no_grad()
+    def _answer(self, picture: Picture, recipe: Recipe, candidate: NDArray[np.int64] | None) -> Answer:
+        """The answer of the encoder with a recipe; without `candidate` the best masks are chosen."""
         patch(self.encoder, recipe)
         embedding, _ = embed(self.encoder, self.tensor(picture))
-        number, side = len(picture.prompts), 4 * embedding.shape[-1]
-        feeds = [
-            picture.prompts.point_coords,
-            picture.prompts.point_labels,
-            np.zeros((number, 1, side, side), np.float32),
-            np.zeros(number, np.float32),
-        ]
-        logits, quality = self.decoder(embedding, *(self._moved(one) for one in feeds))
-        return Answer(embedding, logits.cpu().numpy(), quality.cpu().numpy())
+        asked, chosen = picture.prompts, list[NDArray[np.int64]]()
+        logits = np.empty((len(asked), *(4 * side for side in embedding.shape[2:])), np.float32)
+        for start in range(0, len(asked), PROMPTS):
+            part = slice(start, start + PROMPTS)
+            coords, labels = asked.point_coords[part], asked.point_labels[part]
+            none = (
+                np.zeros((len(coords), 1, *logits.shape[1:]), np.float32),
+                np.zeros(len(coords), np.float32),
+            )
+            made, quality = self.decoder(embedding, *map(self._moved, (coords, labels, *none)))
+            best = _candidates(labels, quality.cpu().numpy()) if candidate is None else candidate[part]
+            logits[part] = made.cpu().numpy()[np.arange(len(coords)), best]
+            chosen.append(best)
+        return Answer(embedding, logits, np.concatenate(chosen))
 
     def tensor(self, picture: Picture) -> Tensor:
         """[1, 3, S, S] what the encoder takes, on its device."""
@@ -83,23 +97,21 @@ class Judge:
     def _moved(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.encoder.patch_embed.proj.weight.device)
 
-    def logits(self, picture: Picture, answer: Answer) -> NDArray[np.float32]:
-        """Of every prompt the mask that is compared, [P, s, s].
-
-        For a box the single mask; for a point that of three which is rated best with the unmerged encoder.
-        """
-        boxes = (picture.prompts.point_labels == BOTTOM_RIGHT).any(1)
-        best = np.where(boxes, 0, 1 + self.unmerged(picture).quality[:, 1:].argmax(1))
-        return answer.logits[np.arange(len(best)), best]
-
     def compare(self, picture: Picture, recipe: Recipe) -> tuple[float, list[float]]:
         """The error of a recipe's embedding, and for every prompt the IoU of its mask with the unmerged one.
 
-        Masks are those of the decoder's own resolution, inside of the picture.
+        Raises:
+            NotFiniteError: an embedding contains NaN or infinity.
         """
-        made, wanted = self.answer(picture, recipe), self.unmerged(picture)
-        masks = (within(self.logits(picture, one), picture.sample.frame) for one in (made, wanted))
+        made, wanted = self.merged(picture, recipe), self.unmerged(picture)
+        masks = (within(one.logits, picture.sample.frame) for one in (made, wanted))
         return relative_error(made.embedding, wanted.embedding), [float(iou) for iou in mask_ious(*masks)]
+
+
+def _candidates(labels: NDArray[np.int32], quality: NDArray[np.float32]) -> NDArray[np.int64]:
+    """[P] which masks to compare, for prompts with labels [P, N] and predicted IoU [P, 4]."""
+    best: NDArray[np.int64] = np.where((labels == BOTTOM_RIGHT).any(1), 0, 1 + quality[:, 1:].argmax(1))
+    return best
 
 
 @dataclass(frozen=True)

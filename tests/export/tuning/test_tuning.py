@@ -17,16 +17,17 @@ from structsam_export.encoder.walk import embed
 from structsam_export.merging.registry import MethodSpec
 from structsam_export.models.checkpoints import load_sam
 from structsam_export.recipe import BlockRecipe, Recipe
+from structsam_export.tuning import trying
 from structsam_export.tuning.asking import Picture, pictures_of
 from structsam_export.tuning.core import Tuned, Tuning, divided, tune
 from structsam_export.tuning.goal import Goal, Kind
-from structsam_export.tuning.measuring import block_errors, passes
+from structsam_export.tuning.measuring import block_errors, passes, relative_error
 from structsam_export.tuning.notebook import Notebook
 from structsam_export.tuning.report import additivity
 from structsam_export.tuning.search import Unmet
 from structsam_export.tuning.settings import UNMERGED, everywhere, patch
 from structsam_export.tuning.trying import Judge, over_pictures
-from structsam_runtime.errors import UserError
+from structsam_runtime.errors import NotFiniteError, UserError
 from structsam_runtime.manifest import Model
 from structsam_runtime.runners.base import Array
 
@@ -202,6 +203,34 @@ def test_masks_of_the_unmerged_encoder_agree_with_themselves(small: Small) -> No
     merged = judge.compare(small.pictures[0], everywhere(BlockRecipe(rate=0.75), small.encoder))
     assert merged[0] > 0
     assert min(merged[1]) < 1
+
+
+def test_many_prompts_are_decoded_in_parts(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, recipe = Judge(small.encoder, small.decoder), everywhere(SETTINGS[1], small.encoder)
+    whole = judge.compare(small.pictures[0], recipe)
+    monkeypatch.setattr(trying, "PROMPTS", 7)
+    parts = Judge(small.encoder, small.decoder).compare(small.pictures[0], recipe)
+    assert parts[0] == whole[0]
+    assert parts[1] == pytest.approx(whole[1], abs=0.01)
+
+
+def test_of_a_point_the_mask_is_compared_that_the_unmerged_encoder_rates_best(small: Small) -> None:
+    seen: list[NDArray[np.float32]] = []
+
+    def decoder(*inputs: torch.Tensor) -> Any:
+        logits, quality = small.decoder(*inputs)
+        seen.append(quality.numpy())
+        return logits, quality
+
+    judge, picture = Judge(small.encoder, decoder), small.pictures[0]
+    merged = judge.merged(picture, everywhere(SETTINGS[1], small.encoder))
+    assert (merged.candidate[:9] == 0).all()
+    assert (merged.candidate[9:] == 1 + seen[0][9:, 1:].argmax(1)).all()
+
+
+def test_weights_that_give_nan_are_one_line() -> None:
+    with pytest.raises(NotFiniteError, match="the encoder returned NaN or infinity"):
+        relative_error(torch.full((2,), torch.nan), torch.ones(2))
 
 
 def test_an_interval_of_a_few_pictures_is_students() -> None:
