@@ -21,6 +21,7 @@ import typer
 from structsam_runtime.benchmarking.machine import machine
 from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
 from structsam_runtime.cli.console import missing, run
+from structsam_runtime.files import whole_file
 from structsam_runtime.manifest import Model
 
 try:
@@ -62,6 +63,7 @@ class Bench:
         pool: all pictures.
         notebook: keeps every measurement.
         model: tells the model from others.
+        folder: where recipes are written.
     """
 
     encoder: Any
@@ -69,6 +71,7 @@ class Bench:
     pool: list[Picture]
     notebook: Notebook
     model: str
+    folder: Path
 
     def tuning(self, pictures: Sequence[Picture]) -> Tuning:
         """A search on some pictures."""
@@ -125,6 +128,8 @@ def budgets(bench: Bench) -> Iterator[dict[str, Any]]:
             "tried_on": asdict(found.best.agreement),
             "unseen": asdict(best.agreement),
         }
+        with whole_file(bench.folder / f"{found.best.recipe.name}.json") as part:
+            part.write_text(json.dumps(found.best.recipe.as_json(), indent=2) + "\n", encoding="utf-8")
         for method, mlp in RIVALS:
             row["rivals"].append(rival(bench, method, mlp, best.agreement.mean))
         yield row
@@ -265,7 +270,8 @@ def main(
     ]
     weights = Evidence.named(weights_source(config))
     known = f"{weights} {config.image_size}" if image_size else weights
-    bench = Bench(sam.image_encoder, PromptedMaskDecoder(sam).eval(), pool, Notebook(measured), known)
+    decoder, notes = PromptedMaskDecoder(sam).eval(), Notebook(measured)
+    bench = Bench(sam.image_encoder, decoder, pool, notes, known, output.parent)
     content: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
     content |= {"weights": weights, "machine": machine(), "pool": len(pool), "image_size": config.image_size}
     content = {"budgets": [], "splits": []} | content

@@ -159,12 +159,15 @@ def test_sums_of_single_blocks_rank_whole_recipes_and_that_is_measured(search: S
     assert additivity(known[:2]).startswith("Too few")
 
 
-def test_as_a_function(small: Small) -> None:
-    recipe = tune(*small, budget=0.05, settings=SETTINGS[:1])
-    assert any(block.merges for block in recipe.blocks)
+def test_a_budget_that_no_recipe_reaches_names_the_nearest(search: Search) -> None:
     with pytest.raises(Unmet) as unmet:
-        tune(*small, budget=1 - 1e-9, settings=SETTINGS[:1])
+        search(Goal(Kind.BUDGET, 1 - 1e-9))
     assert 0 < unmet.value.nearest.agreement.low < 1
+
+
+def test_as_a_function(small: Small) -> None:
+    recipe = tune(small.encoder, small.decoder, small.pictures[:3], budget=0.05, settings=SETTINGS[:1])
+    assert any(block.merges for block in recipe.blocks)
 
 
 def test_a_second_search_measures_nothing(small: Small, notes: Notebook, search: Search) -> None:
