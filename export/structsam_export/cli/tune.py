@@ -45,7 +45,7 @@ def main(
         Path | None,
         typer.Option(metavar="FILE", help="Boxes by picture, as for structsam batch. Default: a grid."),
     ] = None,
-    pictures: Annotated[int, typer.Option(min=3, help="Pictures to use, spread over the folder.")] = 24,
+    pictures: Annotated[int, typer.Option(min=3, help="Pictures to use, spread over the folder.")] = 12,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace recipe.json and report.html.")] = False,
 ) -> None:
