@@ -49,7 +49,7 @@ from .meta import FILE as META_FILE
 from .meta import meta_iou, write_meta
 from .models.checkpoints import download, load_sam, own_weights, provenance
 from .models.family import FAMILIES
-from .recipe import Evidence
+from .recipe import Evidence, Recipe
 from .staging import check_folder, disk, staged
 from .triton import check_repository, names, write_repository
 from .verify import Answered, Report, read_pictures, samples, verify
@@ -381,6 +381,8 @@ def summary(made: Export) -> str:
     weights = ["weights are random: its masks mean nothing"] if made.config.random_weights else []
     folder = shlex.quote(str(made.folder))
     removed = ", ".join(f"{share:.1%} in {PLACES[kind]}" for kind, share in made.removed.items())
+    if isinstance(made.config.merging, Recipe):
+        removed = "see the recipe" if removed else ""  # blocks of one kind may differ
     return "\n".join(
         [
             f"{printable(str(made.folder))}: {', '.join(files)}",
