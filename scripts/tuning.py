@@ -37,7 +37,15 @@ try:
     from structsam_export.tuning.notebook import Notebook
     from structsam_export.tuning.reading import read
     from structsam_export.tuning.search import Unmet
-    from structsam_export.tuning.settings import SETTINGS, UNMERGED, Prices, everywhere, prices
+    from structsam_export.tuning.settings import (
+        METHOD,
+        SETTINGS,
+        UNMERGED,
+        Prices,
+        everywhere,
+        prices,
+        settings_of,
+    )
     from structsam_export.tuning.trying import Tried
 except ModuleNotFoundError as error:
     missing(error)
@@ -52,6 +60,18 @@ RIVALS = (("structsam", False), ("adjacent", False), ("adjacent", True), ("tomes
 SPLITS, SPLIT_ON, SPLIT_POOL = 20, 9, 40
 """Random splits, pictures that tune gets in each, and pictures that are split."""
 SPLIT_BUDGET = 0.95
+OTHERS = (
+    "adjacent:reduction=replace",
+    "structsam",
+    "structsam:flatness=cosine",
+    "hybrid",
+    "tomesd",
+    "bipartite",
+)
+"""Methods that could be settings of a block too."""
+TIMES = ("least", "median", "most")
+OTHER_RATES, OTHERS_ON = (0.3, 0.6), 4
+"""Their rates, each with and without the MLP, and the pictures that they are measured on."""
 
 
 @dataclass
@@ -184,6 +204,20 @@ def splits(bench: Bench) -> Iterator[dict[str, Any]]:
         }
 
 
+def methods(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Errors of single blocks with other methods, in multiples of those with the method of `SETTINGS`."""
+    names = [METHOD, *map(MethodSpec.parse, OTHERS)]
+    settings = [setting for method in names for setting in settings_of(method, OTHER_RATES)]
+    tuning = Tuning(
+        bench.encoder, None, spaced(bench.pool, 3 * OTHERS_ON), settings, bench.notebook, bench.model
+    )
+    errors = tuning.errors().reshape(tuning.depth, len(names), -1)
+    for index, method in enumerate(names[1:], 1):
+        ratio = errors[:, index] / errors[:, 0]
+        ends = {"least": ratio.min(), "median": np.median(ratio), "most": ratio.max()}
+        yield {"method": str(method)} | {name: float(value) for name, value in ends.items()}
+
+
 def told(interval: dict[str, float] | None) -> str:
     """A mean with its interval, in %."""
     if interval is None:
@@ -212,6 +246,14 @@ def table(content: dict[str, Any]) -> str:
             f"With --budget {SPLIT_BUDGET:g} on {SPLIT_ON} random pictures, the agreement on {UNSEEN} others "
             f"is within the budget in {kept.count(True)} of {len(kept)} splits:",
             markdown(list(split_rows(content["splits"]))),
+        ]
+    if content["methods"]:
+        rows = [[one["method"], *(f"{one[name]:.1f}" for name in TIMES)] for one in content["methods"]]
+        parts += [
+            f"Error of the embedding with one block merged, in multiples of the error with {METHOD}, over "
+            f"all blocks, rates {' and '.join(map(str, OTHER_RATES))}, with and without the MLP, on {OTHERS_ON} "
+            "pictures:",
+            markdown([["method", *TIMES], *rows]),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -256,7 +298,7 @@ def main(
     image_size: Annotated[
         int, typer.Option(help="Side of the input in pixels; smaller is faster. 0: that of vit_nano.")
     ] = 0,
-    only: Annotated[str, typer.Option(help="budgets or splits; default: both.")] = "",
+    only: Annotated[str, typer.Option(help="budgets, splits or methods; default: all.")] = "",
 ) -> None:
     """Tune vit_nano for several budgets and over random splits of pictures that it was not trained on."""
     check_result(output)
@@ -274,8 +316,8 @@ def main(
     bench = Bench(sam.image_encoder, decoder, pool, notes, known, output.parent)
     content: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
     content |= {"weights": weights, "machine": machine(), "pool": len(pool), "image_size": config.image_size}
-    content = {"budgets": [], "splits": []} | content
-    for name, part in {"budgets": budgets, "splits": splits}.items():
+    content = {"budgets": [], "splits": [], "methods": []} | content
+    for name, part in {"budgets": budgets, "splits": splits, "methods": methods}.items():
         if only not in ("", name):
             continue
         content[name] = []
