@@ -251,8 +251,8 @@ def table(content: dict[str, Any]) -> str:
         rows = [[one["method"], *(f"{one[name]:.1f}" for name in TIMES)] for one in content["methods"]]
         parts += [
             f"Error of the embedding with one block merged, in multiples of the error with {METHOD}, over "
-            f"all blocks, rates {' and '.join(map(str, OTHER_RATES))}, with and without the MLP, on {OTHERS_ON} "
-            "pictures:",
+            f"all blocks, rates {' and '.join(map(str, OTHER_RATES))}, with and without the MLP, "
+            f"on {OTHERS_ON} pictures:",
             markdown([["method", *TIMES], *rows]),
         ]
     return "\n\n".join(parts) + "\n"
