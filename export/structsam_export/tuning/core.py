@@ -194,9 +194,20 @@ class Tuning:
         return limit
 
     def front(self, errors: NDArray[np.float64]) -> Frontier:
-        """All recipes worth having by single-block errors [N, S]; column 0 of their choices is no merging."""
+        """All recipes worth having by single-block errors [N, S]; column 0 of their choices is no merging.
+
+        The last one is the unmerged encoder, with error 0: a setting without any error on these pictures
+        still counts as worse.
+
+        Raises:
+            UserError: no setting is cheaper than no merging.
+        """
         costs = np.concatenate([self.prices.unmerged[:, None], self.prices.merged], 1)
-        return frontier(costs, np.concatenate([np.zeros((self.depth, 1)), errors], 1))
+        above = np.maximum(errors, np.finfo(np.float64).tiny)
+        found = frontier(costs, np.concatenate([np.zeros((self.depth, 1)), above], 1))
+        if len(found) < 2:
+            raise UserError("no setting makes this encoder cheaper; there is nothing to tune")
+        return found
 
     def recipe(self, front: Frontier, index: int, name: str) -> Recipe:
         """A recipe of a frontier."""

@@ -180,6 +180,21 @@ def test_a_second_search_measures_nothing(small: Small, notes: Notebook, search:
         blind.find(goal)
 
 
+def test_the_last_recipe_of_a_frontier_is_the_unmerged_encoder(tuning: Tuning) -> None:
+    for errors in (np.zeros((4, 3)), np.eye(4, 3), np.ones((4, 3))):
+        front = tuning.front(errors)
+        assert (front.choices[-1] == 0).all()
+        assert front.errors[-1] == 0
+        assert front.errors[-2] > 0
+
+
+def test_an_encoder_that_nothing_makes_cheaper_is_one_line(small: Small, notes: Notebook) -> None:
+    tuning = Tuning(*small, SETTINGS[:1], notes)
+    tuning.prices = dataclasses.replace(tuning.prices, merged=tuning.prices.unmerged[:, None] + 1)
+    with pytest.raises(UserError, match="no setting makes this encoder cheaper"):
+        tuning.find(Goal(Kind.BUDGET, 0.5))
+
+
 def test_a_limit_that_no_recipe_keeps_is_one_line(search: Search) -> None:
     for goal in (Goal(Kind.SPEEDUP, 100), Goal(Kind.MACS, 1e-6), Goal(Kind.MACS, 1e6)):
         with pytest.raises(UserError, match=r"asks for .* GMAC; the encoder has .* from .* on"):
