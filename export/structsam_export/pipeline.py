@@ -49,6 +49,7 @@ from .meta import FILE as META_FILE
 from .meta import meta_iou, write_meta
 from .models.checkpoints import download, load_sam, own_weights, provenance
 from .models.family import FAMILIES
+from .recipe import Evidence, Recipe
 from .staging import check_folder, disk, staged
 from .triton import check_repository, names, write_repository
 from .verify import Answered, Report, read_pictures, samples, verify
@@ -380,6 +381,8 @@ def summary(made: Export) -> str:
     weights = ["weights are random: its masks mean nothing"] if made.config.random_weights else []
     folder = shlex.quote(str(made.folder))
     removed = ", ".join(f"{share:.1%} in {PLACES[kind]}" for kind, share in made.removed.items())
+    if isinstance(made.config.merging, Recipe):
+        removed = "see the recipe" if removed else ""  # blocks of one kind may differ
     return "\n".join(
         [
             f"{printable(str(made.folder))}: {', '.join(files)}",
@@ -387,6 +390,7 @@ def summary(made: Export) -> str:
             *([f"tokens removed: {removed}"] if removed else []),
             *capped(made),
             f"mask IoU with PyTorch {report.mask_iou:.4f}{plans}",
+            *tuned(made.config),
             *fragile(made),
             *weights,
             f"next: structsam predict {folder} photo.jpg --box 100 80 400 360 -o overlay.png",
@@ -405,6 +409,14 @@ def capped(made: Export) -> list[str]:
         f"{spec} removes at most {limit:.0%} of the tokens: rates above {limit:g} are {limit:g}"
         for spec, limit in limits.items()
     ]
+
+
+def tuned(config: ExportConfig) -> list[str]:
+    """A line for a recipe that `tune` made: how well its masks agreed."""
+    evidence = config.recipe.tuned
+    if evidence is None:
+        return []
+    return [evidence.told(Evidence.named(weights_source(config)), config.image_size)]
 
 
 def fragile(made: Export) -> list[str]:

@@ -55,6 +55,43 @@ class BlockRecipe:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """How well masks with a tuned recipe agree with those of the unmerged encoder, as measured by `tune`.
+
+    Attributes:
+        agreement: mean IoU over pictures, in [0, 1].
+        low, high: its 95 % interval over pictures.
+        pictures, prompts: how many it was measured on.
+        gmac: multiply-accumulates of the encoder in 10^9.
+        weights: which they were, see `named`.
+        image_size: side of the encoder's input in pixels.
+    """
+
+    agreement: float
+    low: float
+    high: float
+    pictures: int
+    prompts: int
+    gmac: float
+    weights: str
+    image_size: int
+
+    def told(self, weights: str, image_size: int) -> str:
+        """One line, for a model with these weights and this size."""
+        if (weights, image_size) != (self.weights, self.image_size):
+            return "the recipe was tuned with other weights or another --image-size; tune it for this model"
+        return (
+            f"tuned: agreement {self.agreement:.1%} ({self.low:.1%} to {self.high:.1%}) with the unmerged "
+            f"masks of {self.pictures} pictures"
+        )
+
+    @staticmethod
+    def named(weights: Mapping[str, str | None]) -> str:
+        """A name of weights as the manifest has them: their hash, or their source if they have none."""
+        return weights["sha256"] or weights["source"] or ""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The settings of every block of an encoder.
 
@@ -65,6 +102,7 @@ class Recipe:
             `rate_prompt`; the encoder then takes a prior. 0 for an encoder without prior.
         name: name in the folder of the export.
         source: the file that it was read from, for the command that repeats the export.
+        tuned: what `tune` measured of it; None if it is not by `tune`.
     """
 
     blocks: tuple[BlockRecipe, ...]
@@ -72,6 +110,7 @@ class Recipe:
     prompt_windows: int = 0
     name: str = "recipe"
     source: Path | None = field(default=None, compare=False)
+    tuned: Evidence | None = field(default=None, compare=False)
 
     @property
     def prompt_aware(self) -> bool:
@@ -122,6 +161,7 @@ class Recipe:
             "plan_every": self.plan_every,
             "prompt_windows": self.prompt_windows,
             "blocks": [block.as_json() for block in self.blocks],
+            **({} if self.tuned is None else {"tuned": dataclasses.asdict(self.tuned)}),
         }
 
     @classmethod
@@ -135,8 +175,10 @@ class Recipe:
         Raises:
             UserError: a key is unknown, missing or has another type; or there is no such method.
         """
-        known = {"blocks": list, "name": str, "plan_every": int, "prompt_windows": int}
+        known = {"blocks": list, "name": str, "plan_every": int, "prompt_windows": int, "tuned": dict}
         values = _read(content, known, where)
+        if "tuned" in values:
+            values["tuned"] = _evidence(values["tuned"], f"{where}, tuned")
         blocks = values.pop("blocks", None)
         if not blocks:
             raise UserError(f"{where} has no blocks; expected one entry for each block of the encoder")
@@ -346,6 +388,15 @@ def _block(content: Any, where: str) -> BlockRecipe:
     if "rate" not in values:
         raise UserError(f"{where} has no rate; expected a share of tokens, 0 for a block that does not merge")
     return BlockRecipe(**{**values, "method": MethodSpec.parse(values.get("method", DEFAULT))})
+
+
+def _evidence(content: Any, where: str) -> Evidence:
+    kinds = {"str": str, "int": int, "float": float}
+    known = {one.name: kinds[str(one.type)] for one in dataclasses.fields(Evidence)}
+    values = _read(content, known, where)
+    if missing := [name for name in known if name not in values]:
+        raise UserError(f"{where} has no {', '.join(missing)}; run structsam tune again, or remove tuned")
+    return Evidence(**values)
 
 
 def _read(content: Any, known: Mapping[str, type], where: str) -> dict[str, Any]:

@@ -79,6 +79,52 @@ def test_a_manifest_is_a_recipe_file_too(file: Path, tmp_path: Path) -> None:
         assert Recipe.read(manifest) == config.recipe
 
 
+TUNED = {
+    "agreement": 0.978,
+    "low": 0.971,
+    "high": 0.985,
+    "pictures": 5,
+    "prompts": 90,
+    "gmac": 250.0,
+    "weights": "ab12",
+    "image_size": 1024,
+}
+
+
+def test_what_tune_measured_travels_with_its_recipe(file: Path, tmp_path: Path) -> None:
+    file.write_text(json.dumps({**MIXED, "tuned": TUNED}))
+    recipe = Recipe.read(file)
+    assert recipe.as_json()["tuned"] == TUNED
+    assert recipe.tuned is not None
+    agreement = "tuned: agreement 97.8% (97.1% to 98.5%) with the unmerged masks of 5 pictures"
+    assert recipe.tuned.told("ab12", 1024) == agreement
+    for weights, size in (("ab12", 512), ("cd34", 1024)):
+        assert "tuned with other weights or another --image-size" in recipe.tuned.told(weights, size)
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps({"recipe": recipe.as_json()}))
+    assert Recipe.read(manifest).tuned == recipe.tuned
+    assert "tuned" not in Recipe.from_json(MIXED, "x").as_json()
+
+
+@pytest.mark.parametrize(
+    ("tuned", "message"),
+    [
+        ([], "mixed.json has tuned = [], expected dict"),
+        (
+            {},
+            "tuned has no agreement, low, high, pictures, prompts, gmac, weights, image_size; run",
+        ),
+        ({**TUNED, "mood": 1}, "mixed.json, tuned has unknown keys mood; expected agreement, low, "),
+        ({**TUNED, "pictures": "5"}, "mixed.json, tuned has pictures = '5', expected int"),
+    ],
+)
+def test_what_tune_never_wrote_is_one_line(file: Path, tuned: Any, message: str) -> None:
+    file.write_text(json.dumps({**MIXED, "tuned": tuned}))
+    with pytest.raises(UserError) as refused:
+        Recipe.read(file)
+    assert message in str(refused.value)
+
+
 def test_flags_and_the_same_block_by_block_are_one_recipe() -> None:
     architecture = ARCHITECTURES["vit_b"]
     flags = Uniform(STRUCTSAM, 0.3, 0.6, skip_blocks=(1,), merge_mlp=True, plan_every=2).of(architecture)

@@ -487,6 +487,26 @@ def test_the_summary_has_the_effective_rate(
     assert ("tome removes at most 50% of the tokens: rates above 0.5 are 0.5" in out) == capped
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("weights", "told"), [("random, seed 0", "tuned: agreement 97"), ("", "tune it for")]
+)
+def test_the_summary_of_a_tuned_recipe_has_its_agreement(
+    command: Command, monkeypatch: pytest.MonkeyPatch, weights: str, told: str
+) -> None:
+    """One rate for all window blocks would be wrong: they may differ."""
+    numbers = {"agreement": 0.97, "low": 0.96, "high": 0.98, "pictures": 5, "prompts": 90, "gmac": 0.1}
+    tuned = {**numbers, "weights": weights, "image_size": 224}
+    blocks = [{"rate": 0.25}, {"rate": 0}, {"rate": 0.5}, {"rate": 0.5}]
+    Path("recipe.json").write_text(json.dumps({"blocks": blocks, "tuned": tuned}))
+    counts = {kind: {"effective_rate": 0.5} for kind in ("window", "global")}
+    monkeypatch.setattr(pipeline, "merging", lambda encoder: counts)
+    code, out, _ = command(*GOOD, "--recipe", "recipe.json")
+    assert code == 0
+    assert told in out
+    assert "tokens removed: see the recipe\n" in out
+
+
 WAITING = """
 import sys, time
 from structsam_export import pipeline

@@ -22,6 +22,7 @@ NAMES = [
     "macs",
     "predict",
     "spectral",
+    "tune",
     "visualize",
 ]
 GREET = '''"""Greet somebody.

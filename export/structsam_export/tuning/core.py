@@ -1,0 +1,252 @@
+"""Find a recipe for an encoder: measure single blocks, choose, try whole recipes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from structsam_runtime.errors import UserError
+
+from ..encoder.patch import original
+from ..merging.registry import DEFAULT, MethodSpec
+from ..recipe import BlockRecipe, Recipe
+from .asking import Picture
+from .choosing import Frontier, frontier
+from .goal import Goal, Kind
+from .measuring import block_errors, passes
+from .notebook import Notebook
+from .search import CORRECTIONS, SPREAD, search
+from .settings import METHOD, RATES, SETTINGS, UNMERGED, Prices, everywhere, prices
+from .trying import Judge, Tried
+
+MOST = 8
+"""Pictures that single blocks are measured on, at most."""
+UNIFORM = [BlockRecipe(method, rate) for method in (MethodSpec(DEFAULT), METHOD) for rate in RATES]
+"""Settings to try in all blocks, for a report."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A recipe, and all that was measured on the way to it.
+
+    Attributes:
+        goal: what was asked for.
+        best: the recipe.
+        curve: recipes that were tried, by rising cost.
+        uniform: recipes of one setting for all blocks.
+        prices: of the settings.
+        errors: float64 [N, S], of every block with each setting, mean over pictures.
+        measured, tried_on: the pictures of both steps.
+        global_blocks: whether each block attends to the whole map.
+    """
+
+    goal: Goal
+    best: Tried
+    curve: tuple[Tried, ...]
+    uniform: tuple[Tried, ...]
+    prices: Prices
+    errors: NDArray[np.float64]
+    measured: tuple[Picture, ...]
+    tried_on: tuple[Picture, ...]
+    global_blocks: tuple[bool, ...]
+
+
+def divided(pictures: Sequence[Picture]) -> tuple[list[Picture], list[Picture]]:
+    """Pictures to measure single blocks on, a third of them and at most `MOST`; and all others, to try on.
+
+    Raises:
+        UserError: fewer than three: an interval takes two pictures beside the first.
+    """
+    if len(pictures) < 3:
+        raise UserError(
+            f"tune got {len(pictures)} pictures; expected 3 at least, and 8 for a useful interval"
+        )
+    third = range(1, len(pictures), 3)
+    places = {third[round(at)] for at in np.linspace(0, len(third) - 1, min(MOST, len(third)))}
+    return (
+        [picture for index, picture in enumerate(pictures) if index in places],
+        [picture for index, picture in enumerate(pictures) if index not in places],
+    )
+
+
+class Tuning:
+    """The state of one search.
+
+    Args:
+        encoder: SAM's ImageEncoderViT, on any device; it is left patched.
+        decoder: `PromptedMaskDecoder`, on the same device.
+        pictures: at least three.
+        settings: what a block may get besides no merging.
+        notebook: measurements of earlier runs, and where new ones go.
+        model: tells this model, its weights and its size from others in the notebook.
+        passed: called with a number of blocks that have run.
+        uniform: settings to try in all blocks, to compare with.
+    """
+
+    def __init__(
+        self,
+        encoder: Any,
+        decoder: Any,
+        pictures: Sequence[Picture],
+        settings: Sequence[BlockRecipe] = SETTINGS,
+        notebook: Notebook | None = None,
+        model: str = "",
+        passed: Callable[[int], None] = lambda blocks: None,
+        uniform: Sequence[BlockRecipe] = (),
+    ) -> None:
+        self.encoder, self.settings = encoder, tuple(settings)
+        self.judge = Judge(encoder, decoder)
+        self.measured, self.tried_on = divided(pictures)
+        self.notebook = Notebook() if notebook is None else notebook
+        self.model, self.passed, self.compared = model, passed, tuple(uniform)
+        self.depth = len(encoder.blocks)
+        self.prices = prices(encoder, self.settings)
+
+    def passes(self) -> int:
+        """Blocks that will run at most, if nothing is in the notebook."""
+        recipes = 1 + SPREAD + CORRECTIONS + len(self.compared)
+        return passes(self.depth, len(self.settings)) * len(self.measured) + recipes * self.depth * len(
+            self.tried_on
+        )
+
+    def errors(self) -> NDArray[np.float64]:
+        """float64 [N, S]: the error of the embedding with one block merged, mean over pictures."""
+        made: NDArray[np.float64] = np.mean([self._errors(picture) for picture in self.measured], 0)
+        return made
+
+    def _errors(self, picture: Picture) -> NDArray[np.float64]:
+        keys = [
+            [self._key("block", picture, index, setting.as_json()) for setting in self.settings]
+            for index in range(self.depth)
+        ]
+        every = [(block, number) for block in range(self.depth) for number in range(len(self.settings))]
+        known = {(block, number) for block, number in every if keys[block][number] in self.notebook}
+        if len(known) < len(every):
+            found = block_errors(self.encoder, self.judge.tensor(picture), self.settings, known, self.passed)
+            for (block, number), error in found:
+                self.notebook[keys[block][number]] = error
+        return np.array([[self.notebook[key] for key in row] for row in keys])
+
+    def attempt(self, recipe: Recipe, label: str, macs: int, predicted: float | None) -> Tried:
+        """Try a recipe on every picture that was not measured on."""
+        blocks = recipe.as_json()["blocks"]
+        compared = []
+        for picture in self.tried_on:
+            key = self._key("recipe", picture, picture.asked, blocks)
+            compared.append(self.notebook.get(key, partial(self.judge.compare, picture, recipe)))
+            self.passed(self.depth)
+        errors, ious = zip(*compared, strict=True)
+        return Tried(recipe, label, macs, predicted, errors, tuple(map(tuple, ious)))
+
+    def _key(self, what: str, picture: Picture, *more: Any) -> str:
+        text = json.dumps([self.model, picture.digest, *more], sort_keys=True)
+        return f"{what} {hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+    def find(self, goal: Goal) -> Tuned:
+        """Find the recipe that a goal asks for.
+
+        Raises:
+            Unmet: no recipe that merges reaches the budget.
+            UserError: every recipe costs more than the goal allows.
+        """
+        limit = self.check(goal)
+        errors = self.errors()
+        front = self.front(errors)
+
+        def attempt(index: int) -> Tried:
+            recipe = self.recipe(front, index, goal.name)
+            return self.attempt(recipe, "tuned", self.macs(front, index), float(front.errors[index]))
+
+        uniform = tuple(self.uniform(setting, errors) for setting in self.compared)
+        found = search(front, goal, limit - self.prices.stem, attempt)
+        return Tuned(
+            goal,
+            found.best,
+            found.tried,
+            uniform,
+            self.prices,
+            errors,
+            tuple(self.measured),
+            tuple(self.tried_on),
+            tuple(not original(block).window_size for block in self.encoder.blocks),
+        )
+
+    def check(self, goal: Goal) -> float:
+        """The most multiply-accumulates that a goal allows.
+
+        Raises:
+            UserError: every recipe costs more, or the unmerged encoder costs less.
+        """
+        limit, whole = goal.limit(self.prices.whole), self.prices.whole
+        least = int(self.prices.stem + np.minimum(self.prices.merged.min(1), self.prices.unmerged).sum())
+        if goal.kind is not Kind.BUDGET and not least <= limit < whole:
+            raise UserError(
+                f"{goal.kind.value} {goal.value:g} asks for {limit / 1e9:.4g} GMAC; the encoder has "
+                f"{whole / 1e9:.4g}, and recipes of this search from {least / 1e9:.4g} on"
+            )
+        return limit
+
+    def front(self, errors: NDArray[np.float64]) -> Frontier:
+        """All recipes worth having by single-block errors [N, S]; column 0 of their choices is no merging.
+
+        The last one is the unmerged encoder, with error 0: a setting without any error on these pictures
+        still counts as worse.
+
+        Raises:
+            UserError: no setting is cheaper than no merging.
+        """
+        costs = np.concatenate([self.prices.unmerged[:, None], self.prices.merged], 1)
+        above = np.maximum(errors, np.finfo(np.float64).tiny)
+        found = frontier(costs, np.concatenate([np.zeros((self.depth, 1)), above], 1))
+        if len(found) < 2:
+            raise UserError("no setting makes this encoder cheaper; there is nothing to tune")
+        return found
+
+    def recipe(self, front: Frontier, index: int, name: str) -> Recipe:
+        """A recipe of a frontier."""
+        choice = (UNMERGED, *self.settings)
+        return Recipe(tuple(choice[column] for column in front.choices[index]), name=name)
+
+    def macs(self, front: Frontier, index: int) -> int:
+        """Multiply-accumulates of the encoder with a recipe of a frontier."""
+        return int(self.prices.stem + front.costs[index])
+
+    def uniform(self, setting: BlockRecipe, errors: NDArray[np.float64]) -> Tried:
+        """Try one setting in all blocks."""
+        if setting in self.settings:
+            column = self.settings.index(setting)
+            cost, predicted = self.prices.merged[:, column].sum(), float(errors[:, column].sum())
+        else:
+            cost, predicted = prices(self.encoder, [setting]).merged.sum(), None
+        label = f"{setting.method.label} everywhere"
+        return self.attempt(everywhere(setting, self.encoder), label, int(self.prices.stem + cost), predicted)
+
+
+def tune(
+    encoder: Any,
+    decoder: Any,
+    pictures: Sequence[Picture],
+    budget: float,
+    settings: Sequence[BlockRecipe] = SETTINGS,
+) -> Recipe:
+    """The cheapest recipe found whose masks agree so well with the unmerged ones.
+
+    Args:
+        encoder: SAM's ImageEncoderViT, on any device; left patched.
+        decoder: `PromptedMaskDecoder`, on the same device.
+        pictures: at least three, see `pictures_of`.
+        budget: least agreement, in (0, 1), that the lower end of its 95 % interval reaches.
+        settings: what a block may get besides no merging.
+
+    Raises:
+        Unmet: no recipe that merges reaches the budget.
+        UserError: too few pictures, or the budget is out of range.
+    """
+    return Tuning(encoder, decoder, pictures, settings).find(Goal(Kind.BUDGET, budget)).best.recipe

@@ -1,0 +1,330 @@
+"""Measure what `structsam tune` finds: on pictures it never saw, beside uniform settings, over random splits.
+
+python scripts/held_out.py --data ../shared/data -o held-out
+python scripts/tuning.py --root held-out -o benchmarks/tuning/vit_nano.json
+
+A stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from structsam_runtime.benchmarking.machine import machine
+from structsam_runtime.benchmarking.tables import check_result, markdown, write_result
+from structsam_runtime.cli.console import missing, run
+from structsam_runtime.files import whole_file
+from structsam_runtime.manifest import Model
+
+try:
+    from structsam_export.config import ExportConfig
+    from structsam_export.description import model_of
+    from structsam_export.encoder.decoder import PromptedMaskDecoder
+    from structsam_export.merging.registry import MethodSpec
+    from structsam_export.pipeline import load, weights_source
+    from structsam_export.recipe import BlockRecipe, Evidence, Recipe
+    from structsam_export.tuning.asking import Picture
+    from structsam_export.tuning.core import Tuning
+    from structsam_export.tuning.goal import Goal, Kind
+    from structsam_export.tuning.notebook import Notebook
+    from structsam_export.tuning.reading import read
+    from structsam_export.tuning.search import Unmet
+    from structsam_export.tuning.settings import (
+        METHOD,
+        SETTINGS,
+        UNMERGED,
+        Prices,
+        everywhere,
+        prices,
+        settings_of,
+    )
+    from structsam_export.tuning.trying import Tried
+except ModuleNotFoundError as error:
+    missing(error)
+
+BUDGETS = (0.98, 0.95, 0.9)
+TUNED_ON, UNSEEN = 24, 12
+"""Pictures that tune gets, and pictures of the rest on which recipes are compared."""
+STEP = 10
+"""Percent between two rates of a rival."""
+RIVALS = (("structsam", False), ("adjacent", False), ("adjacent", True), ("tomesd", False))
+"""Methods, and whether their MLP runs on slots: one rate for all blocks."""
+SPLITS, SPLIT_ON, SPLIT_POOL = 20, 9, 40
+"""Random splits, pictures that tune gets in each, and pictures that are split."""
+SPLIT_BUDGET = 0.95
+OTHERS = (
+    "adjacent:reduction=replace",
+    "structsam",
+    "structsam:flatness=cosine",
+    "hybrid",
+    "tomesd",
+    "bipartite",
+)
+"""Methods that could be settings of a block too."""
+TIMES = ("least", "median", "most")
+OTHER_RATES, OTHERS_ON = (0.3, 0.6), 4
+"""Their rates, each with and without the MLP, and the pictures that they are measured on."""
+
+
+@dataclass
+class Bench:
+    """vit_nano, a pool of pictures, and what was measured.
+
+    Attributes:
+        encoder, decoder: of the model.
+        pool: all pictures.
+        notebook: keeps every measurement.
+        model: tells the model from others.
+        folder: where recipes are written.
+    """
+
+    encoder: Any
+    decoder: Any
+    pool: list[Picture]
+    notebook: Notebook
+    model: str
+    folder: Path
+
+    def tuning(self, pictures: Sequence[Picture]) -> Tuning:
+        """A search on some pictures."""
+        return Tuning(self.encoder, self.decoder, pictures, SETTINGS, self.notebook, self.model)
+
+    def tried(self, pictures: Sequence[Picture], recipe: Recipe, macs: int) -> Tried:
+        """A recipe on pictures."""
+        tuning = self.tuning(pictures)
+        tuning.tried_on = list(pictures)
+        return tuning.attempt(recipe, recipe.name, macs, None)
+
+    def prices(self, settings: Sequence[BlockRecipe]) -> Prices:
+        """Costs of settings."""
+        return prices(self.encoder, settings)
+
+    def uniform(self, setting: BlockRecipe) -> Tried:
+        """One setting in all blocks, on the unseen pictures."""
+        table = self.prices([setting])
+        recipe = everywhere(setting, self.encoder)
+        return self.tried(self.unseen, recipe, int(table.stem + table.merged.sum()))
+
+    @cached_property
+    def unseen(self) -> list[Picture]:
+        """Pictures that the search of `budgets` never saw."""
+        rest = [one for one in self.pool if one not in self.seen]
+        return spaced(rest, UNSEEN)
+
+    @cached_property
+    def seen(self) -> list[Picture]:
+        """Pictures that it gets."""
+        return spaced(self.pool, TUNED_ON)
+
+
+def spaced(pictures: Sequence[Picture], number: int) -> list[Picture]:
+    """So many pictures, evenly spaced."""
+    places = np.linspace(0, len(pictures) - 1, min(number, len(pictures))).round().astype(int)
+    return [pictures[place] for place in places]
+
+
+def budgets(bench: Bench) -> Iterator[dict[str, Any]]:
+    """For every budget the recipe, its agreement on pictures that tune never saw, and rivals with as much."""
+    for budget in BUDGETS:
+        row: dict[str, Any] = {"budget": budget, "recipe": None, "rivals": []}
+        try:
+            found = bench.tuning(bench.seen).find(Goal(Kind.BUDGET, budget))
+        except Unmet as unmet:
+            yield row | {"nearest": asdict(unmet.nearest.agreement)}
+            continue
+        best = bench.tried(bench.unseen, found.best.recipe, found.best.macs)
+        row |= {
+            "recipe": found.best.recipe.as_json(),
+            "gmac": found.best.macs / 1e9,
+            "unmerged_gmac": found.prices.whole / 1e9,
+            "tried_on": asdict(found.best.agreement),
+            "unseen": asdict(best.agreement),
+        }
+        with whole_file(bench.folder / f"{found.best.recipe.name}.json") as part:
+            part.write_text(json.dumps(found.best.recipe.as_json(), indent=2) + "\n", encoding="utf-8")
+        for method, mlp in RIVALS:
+            row["rivals"].append(rival(bench, method, mlp, best.agreement.mean))
+        yield row
+
+
+def rival(bench: Bench, method: str, mlp: bool, least: float) -> dict[str, Any]:
+    """The cost at which one rate for all blocks agrees so well on the unseen pictures.
+
+    Rates are multiples of `STEP` percent; between two of them agreement and cost are interpolated.
+    """
+    low, high = 0, 70 // STEP
+    unmerged = bench.tried(bench.unseen[:3], everywhere(UNMERGED, bench.encoder), bench.prices([]).whole)
+    found: dict[int, Tried] = {0: unmerged}
+    while high - low > 1:
+        middle = (low + high) // 2
+        found[middle] = bench.uniform(BlockRecipe(MethodSpec(method), STEP * middle / 100, mlp))
+        low, high = (middle, high) if found[middle].agreement.mean >= least else (low, middle)
+    if high not in found:
+        found[high] = bench.uniform(BlockRecipe(MethodSpec(method), STEP * high / 100, mlp))
+    after, before = found[high], found[low]
+    agreements = [after.agreement.mean, before.agreement.mean]
+    at = {
+        name: float(np.interp(least, agreements, ends))
+        for name, ends in (
+            ("rate", (STEP * high / 100, STEP * low / 100)),
+            ("macs", (after.macs, before.macs)),
+        )
+    }
+    return {"method": method, "merge_mlp": mlp, "rate": round(at["rate"], 3), "gmac": at["macs"] / 1e9}
+
+
+def splits(bench: Bench) -> Iterator[dict[str, Any]]:
+    """For random splits of the pool: whether the recipe keeps its budget on pictures that tune never saw."""
+    pool = spaced(bench.pool, SPLIT_POOL)
+    for seed in range(SPLITS):
+        order = np.random.default_rng(seed).permutation(len(pool))
+        seen, unseen = (
+            [pool[index] for index in some] for some in (order[:SPLIT_ON], order[SPLIT_ON:][:UNSEEN])
+        )
+        row: dict[str, Any] = dict.fromkeys(("gmac", "tried_on", "unseen", "kept")) | {"seed": seed}
+        try:
+            best = bench.tuning(seen).find(Goal(Kind.BUDGET, SPLIT_BUDGET)).best
+        except Unmet:
+            yield row
+            continue
+        there = bench.tried(unseen, best.recipe, best.macs).agreement
+        yield row | {
+            "gmac": best.macs / 1e9,
+            "tried_on": asdict(best.agreement),
+            "unseen": asdict(there),
+            "kept": there.mean >= SPLIT_BUDGET,
+        }
+
+
+def methods(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Errors of single blocks with other methods, in multiples of those with the method of `SETTINGS`."""
+    names = [METHOD, *map(MethodSpec.parse, OTHERS)]
+    settings = [setting for method in names for setting in settings_of(method, OTHER_RATES)]
+    tuning = Tuning(
+        bench.encoder, None, spaced(bench.pool, 3 * OTHERS_ON), settings, bench.notebook, bench.model
+    )
+    errors = tuning.errors().reshape(tuning.depth, len(names), -1)
+    for index, method in enumerate(names[1:], 1):
+        ratio = errors[:, index] / errors[:, 0]
+        ends = {"least": ratio.min(), "median": np.median(ratio), "most": ratio.max()}
+        yield {"method": str(method)} | {name: float(value) for name, value in ends.items()}
+
+
+def told(interval: dict[str, float] | None) -> str:
+    """A mean with its interval, in %."""
+    if interval is None:
+        return "n/a"
+    mean, low, high = (100 * interval[name] for name in ("mean", "low", "high"))
+    return f"{mean:.1f} ({low:.1f} to {high:.1f})"
+
+
+def table(content: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    parts = [
+        f"# structsam tune on vit_nano at {content['image_size']} pixels",
+        f"Weights: {content['weights'][:12]}. {content['machine']}. {content['pool']} pictures that vit_nano "
+        "was not trained on, with a grid of 9 boxes and 9 points each. In brackets: 95 % interval over "
+        "pictures.",
+    ]
+    if content["budgets"]:
+        parts += [
+            f"Tune gets {TUNED_ON} pictures, and recipes are compared on {UNSEEN} others. Below each recipe, "
+            "for each method, the one rate for all blocks that agrees as well on these, interpolated between "
+            f"rates {STEP} % apart:",
+            markdown(list(budget_rows(content["budgets"]))),
+        ]
+    if kept := [one["kept"] for one in content["splits"]]:
+        parts += [
+            f"With --budget {SPLIT_BUDGET:g} on {SPLIT_ON} random pictures, the agreement on {UNSEEN} others "
+            f"is within the budget in {kept.count(True)} of {len(kept)} splits:",
+            markdown(list(split_rows(content["splits"]))),
+        ]
+    if content["methods"]:
+        rows = [[one["method"], *(f"{one[name]:.1f}" for name in TIMES)] for one in content["methods"]]
+        parts += [
+            f"Error of the embedding with one block merged, in multiples of the error with {METHOD}, over "
+            f"all blocks, rates {' and '.join(map(str, OTHER_RATES))}, with and without the MLP, "
+            f"on {OTHERS_ON} pictures:",
+            markdown([["method", *TIMES], *rows]),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def budget_rows(found: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+    """A row for each recipe, and for each of its rivals."""
+    yield ["budget", "encoder", "GMAC", "of unmerged", "agreement on unseen pictures, %"]
+    for one in found:
+        if one["recipe"] is None:
+            yield [f"{one['budget']:g}", "no recipe", "n/a", "n/a", "n/a"]
+            continue
+        whole = one["unmerged_gmac"]
+        yield [f"{one['budget']:g}", "tuned", *cost(one["gmac"], whole), told(one["unseen"])]
+        for other in one["rivals"]:
+            mlp = ", MLP merged" if other["merge_mlp"] else ""
+            name = f"{other['method']}{mlp}, rate {other['rate']:.2f}"
+            yield ["", name, *cost(other["gmac"], whole), "the same"]
+
+
+def cost(gmac: float | None, whole: float) -> list[str]:
+    """Multiply-accumulates, and their share of the unmerged encoder's."""
+    return ["n/a", "n/a"] if gmac is None else [f"{gmac:.2f}", f"{gmac / whole:.0%}"]
+
+
+def split_rows(found: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+    """A row for each split."""
+    yield ["split", "GMAC", "agreement on pictures tried on, %", "on unseen pictures, %", "kept"]
+    for one in found:
+        gmac = f"{one['gmac']:.2f}" if one["gmac"] else "n/a"
+        kept = {True: "yes", False: "no", None: "no recipe"}[one["kept"]]
+        yield [str(one["seed"]), gmac, told(one["tried_on"]), told(one["unseen"]), kept]
+
+
+def main(
+    root: Annotated[Path, typer.Option(metavar="DIR", help="Folder made by held_out.py.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The result, .json; the table is written beside it as .md.")
+    ],
+    measured: Annotated[
+        Path, typer.Option(metavar="FILE", help="Keeps single measurements, for runs that go on.")
+    ] = Path("tuning.jsonl"),
+    image_size: Annotated[
+        int, typer.Option(help="Side of the input in pixels; smaller is faster. 0: that of vit_nano.")
+    ] = 0,
+    only: Annotated[str, typer.Option(help="budgets, splits or methods; default: all.")] = "",
+) -> None:
+    """Tune vit_nano for several budgets and over random splits of pictures that it was not trained on."""
+    check_result(output)
+    config = ExportConfig("vit_nano", image_size=image_size)
+    sam = load(config)
+    model: Model = model_of(config, sam)
+    pool = [
+        picture
+        for split in ("photographs", "salient")
+        for picture in read(root / split / "images", 1000, None, model)
+    ]
+    weights = Evidence.named(weights_source(config))
+    known = f"{weights} {config.image_size}" if image_size else weights
+    decoder, notes = PromptedMaskDecoder(sam).eval(), Notebook(measured)
+    bench = Bench(sam.image_encoder, decoder, pool, notes, known, output.parent)
+    content: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
+    content |= {"weights": weights, "machine": machine(), "pool": len(pool), "image_size": config.image_size}
+    content = {"budgets": [], "splits": [], "methods": []} | content
+    for name, part in {"budgets": budgets, "splits": splits, "methods": methods}.items():
+        if only not in ("", name):
+            continue
+        content[name] = []
+        for row in part(bench):
+            content[name].append(row)
+            write_result(output, content, table(content))
+
+
+if __name__ == "__main__":
+    run(main)
