@@ -184,7 +184,7 @@ class Export:
             return "engines tell no plans, ONNX Runtime does: --runner cpu or cuda"
         if self.model.prior:
             return "a prompt-aware encoder plans anew for every prompt"
-        return "it merges nothing" if "plans" in self._said else "it is older than plans in manifests"
+        return "no block merges" if "plans" in self._said else "it is older than plans in manifests"
 
     def _features(self, pixels: NDArray[np.uint8], encoded: Encoded | None) -> NDArray[np.float32]:
         feeds = {IMAGE: placed(pixels, self.model)}

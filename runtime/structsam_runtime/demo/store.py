@@ -55,7 +55,7 @@ class Store:
         self._secret = secrets.token_bytes(32)
 
     def name(self, content: bytes) -> str:
-        """The id of a picture's file: the same for the same bytes while the server runs; nobody can guess it."""
+        """The id of a picture's file: the same for the same bytes while the server runs, hard to guess."""
         return hashlib.blake2b(content, key=self._secret, digest_size=16).hexdigest()
 
     def put(self, picture: Picture) -> None:

@@ -34,7 +34,7 @@ class Tap:
         block: its index.
         windows: of its attention; 1 where it is global.
         slot: name of the plan, int32 [windows, tokens]: the slot of every token of every window.
-        norm: name of the features that the plan is made from, float [1, h, w, C]; None if it is unknown.
+        norm: name of the features that the plan is made from, float [h * w, C] in any shape; None if unknown.
     """
 
     block: int
@@ -155,7 +155,7 @@ def plan_of(tap: Tap, made: Mapping[str, Array], height: int, width: int) -> Pla
         slots=sum(map(len, counts)),
         tokens=slot.size,
         windows=windows,
-        energy=gradient(made[tap.norm][0]) if tap.norm else None,
+        energy=gradient(made[tap.norm].reshape(height, width, -1)) if tap.norm else None,
     )
 
 

@@ -16,18 +16,16 @@ let about; // GET /exports
 let picture = null; // {file, name, id, width, height, encoder_ms, image}
 let shown = []; // names of exports
 let answers = []; // of POST /predict, for these
-let candidate = 0;
-let hovered = null; // {x, y}
-let hover = null; // the mask there
+let candidate = 0; // which of the masks is looked at
+let chosen = false; // whether a person chose it
+let hovered = null; // {x, y, name of the export}
+let hover = null; // {mask there, name}
 let dragged = null; // a box that is being drawn
 let everything = null; // answers of POST /everything, by export
 const prompts = new Prompts();
 const plans = new Map(); // by export and block
 const stage = new Stage(find("panes"), {
-  hover: (place) => {
-    hovered = prompts.empty && !everything ? place : null;
-    refresh();
-  },
+  hover: (place, name) => pointAt(place && { ...place, name }),
   point: (place, label) => change(() => prompts.add(place.x, place.y, label)),
   box: (box) => change(() => prompts.draw(...box)),
   dragging: (box) => {
@@ -36,10 +34,9 @@ const stage = new Stage(find("panes"), {
     draw();
   },
   moved: (place) => {
-    hovered = prompts.empty && !everything ? place : null;
     say(`Cursor at ${Math.round(place.x)}, ${Math.round(place.y)}`);
     draw();
-    refresh();
+    pointAt({ ...place, name: shown[0] });
   },
   fitted: () => {
     drawBases();
@@ -88,18 +85,33 @@ async function refresh() {
   asking = false;
 }
 
+function pointAt(place) {
+  hovered = prompts.empty && !everything ? place : null;
+  refresh();
+}
+
 async function askHover() {
-  const place = hovered;
-  if (!place || !picture) {
+  if (!hovered || !picture) {
     hover = null;
     draw();
     return;
   }
-  const said = { points: [[place.x, place.y, 1]], exports: shown.slice(0, 1), side: HOVER };
+  const { x, y, name } = hovered;
+  const said = { points: [[x, y, 1]], exports: [name], candidates: CANDIDATES.slice(1), side: HOVER };
   const made = await attempt(() => ofPicture((id) => server.post("/predict", { id, ...said })));
   if (!made || !hovered || !prompts.empty) return;
-  hover = decode(made.answers[0].masks[0].rle);
+  const { masks } = made.answers[0];
+  hover = { name, mask: decode(masks[best(masks)].rle) };
   draw();
+}
+
+// As SAM is meant to be used: a single point is ambiguous and has three candidates, other prompts have one mask.
+function preferred(masks) {
+  return prompts.points.length === 1 && !prompts.box ? 1 + best(masks.slice(1)) : 0;
+}
+
+function best(masks) {
+  return masks.reduce((most, one, index) => (one.predicted_iou > masks[most].predicted_iou ? index : most), 0);
 }
 
 async function askPrompts() {
@@ -110,6 +122,7 @@ async function askPrompts() {
   hover = null;
   answers = made.answers;
   for (const answer of answers) for (const one of answer.masks) one.decoded = decode(one.rle);
+  if (!chosen) candidate = preferred(answers[0].masks);
   showAnswers();
   requestAnimationFrame(() => measure(version));
 }
@@ -118,8 +131,10 @@ function change(how) {
   performance.mark("prompt");
   how();
   dragged = hovered = hover = everything = null;
-  if (prompts.empty) answers = [];
-  draw();
+  if (prompts.empty) {
+    answers = [];
+    chosen = false;
+  }
   showAnswers();
   refresh();
 }
@@ -187,12 +202,12 @@ async function load(file, name) {
   answers = [];
   hovered = hover = dragged = everything = null;
   candidate = 0;
+  chosen = false;
   find("empty").hidden = true;
   document.querySelector("aside").hidden = false;
   find("title").textContent = `${name} · ${picture.width} × ${picture.height}`;
   say(`${name} is ready, ${picture.width} by ${picture.height} pixels`);
   showPanes();
-  find("panes").focus({ preventScroll: true });
 }
 
 function progress(expected, doing) {
@@ -268,7 +283,7 @@ function drawTops() {
 
 function maskLayer(made, index) {
   const mask = made[index];
-  if (!mask) return hover && prompts.empty ? drawing.tinted(hover, 0.3) : null;
+  if (!mask) return hover?.name === shown[index] && prompts.empty ? drawing.tinted(hover.mask, 0.3) : null;
   const differs = find("difference").checked && index > 0 && made[0].mask.length === mask.mask.length;
   return differs ? drawing.difference(made[0], mask) : drawing.tinted(mask);
 }
@@ -297,9 +312,9 @@ function showCaptions() {
     if (everything?.[index]) told.push(`${everything[index].count} masks in ${(everything[index].ms / 1000).toFixed(1)} s`);
     if (answer) told.push(`mask ${answer.ms.toFixed(0)} ms`);
     if (answer && index > 0) told.push(`agreement ${answer.masks[candidate].agreement.toFixed(3)}`);
-    const name = document.createElement("b");
-    name.textContent = pane.name;
-    pane.caption.replaceChildren(name, ...told.map((text) => Object.assign(document.createElement("span"), { textContent: text })));
+    const part = (kind, text, className = "") => Object.assign(document.createElement(kind), { textContent: text, className });
+    const parts = told.map((text) => part("span", text, text.split(" ")[0]));
+    pane.caption.replaceChildren(part("b", pane.name), ...parts);
     pane.caption.title = [pane.name, ...told].join(", ");
   });
 }
@@ -383,6 +398,7 @@ function say(message) {
 function choose(index) {
   if (!answers.length) return;
   candidate = index;
+  chosen = true;
   showAnswers();
 }
 
@@ -426,8 +442,13 @@ for (const id of ["open", "choose"]) find(id).addEventListener("click", () => fi
 find("file").addEventListener("change", ({ target }) => {
   const [file] = target.files;
   target.value = ""; // the same file can be chosen again
-  if (file) load(file, file.name);
+  if (file) loadAndFocus(file);
 });
+
+async function loadAndFocus(file) {
+  await load(file, file.name);
+  find("panes").focus({ preventScroll: true });
+}
 
 find("stage").addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -440,7 +461,7 @@ find("stage").addEventListener("drop", (event) => {
   event.preventDefault();
   find("stage").classList.remove("over");
   const [file] = event.dataTransfer.files;
-  if (file) load(file, file.name);
+  if (file) loadAndFocus(file);
 });
 
 find("keys").addEventListener("click", () => find("help").showModal());

@@ -58,8 +58,9 @@ export class Prompts {
     const words = ["structsam", "predict", folder, photo];
     if (box) words.push("--box", ...box);
     for (const [x, y, label] of points) words.push(label ? "--point" : "--negative", x, y);
-    if (candidate > 0) words.push("--multimask");
-    return [...words, "-o", "overlay.png", "--mask", "mask.png"].map(quoted).join(" ");
+    // The file of --mask would hold all candidates together.
+    words.push(...(candidate > 0 ? ["--multimask"] : ["--mask", "mask.png"]), "-o", "overlay.png");
+    return words.map(quoted).join(" ");
   }
 
   #keep() {

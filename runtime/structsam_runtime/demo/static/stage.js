@@ -1,7 +1,8 @@
 // The panes that show the picture, one for each export, and what is pointed at in them.
 
 const GAP = 14;
-const CAPTION = 24;
+const CAPTION = 44;
+const BESIDE = 0.8; // exports stand side by side unless the picture would be smaller than this share of the largest
 const DRAG = 5; // pixels of the screen from where a click is a box
 const STEP = 0.02; // of the longer side, for an arrow key
 
@@ -14,7 +15,7 @@ export class Stage {
   cursor = null; // {x, y}, once an arrow key has been used
   #corner = null;
 
-  // `does` has the functions hover(place), point(place, label), dragging(box), box(box), moved(place), command(key).
+  // `does` has the functions hover(place, name of the pane), point(place, label), dragging(box), box(box), moved(place), command(key).
   constructor(root, does) {
     this.#root = root;
     this.#does = does;
@@ -62,25 +63,24 @@ export class Stage {
     holder.addEventListener("pointermove", (event) => this.#move(event, pane));
     holder.addEventListener("pointerup", (event) => this.#release(event, pane));
     holder.addEventListener("pointercancel", () => this.#cancel());
-    holder.addEventListener("pointerleave", () => this.#pressed ?? this.#does.hover(null));
+    holder.addEventListener("pointerleave", () => this.#pressed ?? this.#does.hover(null, null));
     return pane;
   }
 
-  // As many columns as make the picture largest.
+  // The most columns that show the picture nearly as large as any number of them.
   #fit() {
     if (!this.#picture || !this.#panes.length) return;
     const { width, height } = this.#picture;
     const count = this.#panes.length;
     const [space, tall] = this.#space(count);
-    let best = { scale: 0 };
-    for (let columns = 1; columns <= count; columns++) {
-      const rows = Math.ceil(count / columns);
-      const scale = Math.min(
-        (space - GAP * (columns - 1)) / columns / width,
-        ((tall - GAP * (rows - 1)) / rows - CAPTION) / height,
-      );
-      if (scale > best.scale) best = { scale, columns };
-    }
+    const ways = Array.from({ length: count }, (_, index) => {
+      const [columns, rows] = [index + 1, Math.ceil(count / (index + 1))];
+      const across = (space - GAP * (columns - 1)) / columns / width;
+      const down = ((tall - GAP * (rows - 1)) / rows - CAPTION) / height;
+      return { columns, scale: Math.min(across, down) };
+    });
+    const largest = Math.max(...ways.map((way) => way.scale));
+    const best = ways.findLast((way) => way.scale >= BESIDE * largest);
     this.#root.style.gridTemplateColumns = `repeat(${best.columns}, auto)`;
     const ratio = Math.min(2, devicePixelRatio || 1);
     for (const pane of this.#panes) {
@@ -127,7 +127,7 @@ export class Stage {
   #move(event, pane) {
     const start = this.#pressed;
     if (!start) {
-      if (event.pointerType !== "touch") this.#does.hover(this.#place(event, pane));
+      if (event.pointerType !== "touch") this.#does.hover(this.#place(event, pane), pane.name);
       return;
     }
     if (event.pointerType === "touch" && this.mode !== "box") return;
