@@ -73,7 +73,7 @@ def served(demo: Demo, token: str | None = None) -> Iterator[Site]:
 
 
 def plan_slots() -> NDArray[np.int32]:
-    """[16 windows, 256 tokens]: in each window the first four rows are cells of 2 x 2, all others are alone."""
+    """[16 windows, 256 tokens]: in each window four rows are cells of 2 x 2, all other tokens are alone."""
     row, column = np.divmod(np.arange(WINDOW * WINDOW), WINDOW)
     cells = (row // 2) * (WINDOW // 2) + column // 2
     slot = np.where(row < 4, cells, np.arange(WINDOW * WINDOW) - 4 * WINDOW + 2 * (WINDOW // 2))

@@ -102,7 +102,7 @@ def test_a_port_that_is_taken_is_one_line() -> None:
         assert url(first, TOKEN).endswith(f"/#token={TOKEN}")
         with pytest.raises(UserError, match=f"cannot listen at 127.0.0.1, port {port}: .*; choose another"):
             listen("127.0.0.1", port)
-    with pytest.raises(UserError, match="cannot listen at no.such.host.invalid"):
+    with pytest.raises(UserError, match=r"cannot listen at no.such.host.invalid"):
         listen("no.such.host.invalid", 0)
 
 

@@ -56,7 +56,7 @@ def test_windows_are_joined_as_the_encoder_joins_them(height: int, width: int, s
 def test_windows_that_do_not_cover_the_map_are_one_line() -> None:
     """As those of a group of a prompt-aware encoder."""
     for shape in ((3, 4), (4, 5)):
-        with pytest.raises(UserError, match="block 2 plans .* expected windows that cover 4 x 4 tokens"):
+        with pytest.raises(UserError, match=r"block 2 plans .* expected windows that cover 4 x 4 tokens"):
             plan_of(TAP, {"slot": np.zeros(shape, np.int32)}, 4, 4)
 
 
