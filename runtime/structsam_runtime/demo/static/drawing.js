@@ -197,5 +197,16 @@ export function drawThumb(target, image, mask) {
   pen.globalAlpha = 0.35;
   pen.drawImage(image, ...place);
   pen.globalAlpha = 1;
-  pen.drawImage(tinted(mask, 0.8), ...place);
+  const [across, down] = [Math.max(1, Math.round(width)), Math.max(1, Math.round(height))];
+  pen.drawImage(canvas(across, down, (data) => fill(data, sampled(mask, across, down), SKY, 205, 1)), ...place);
+}
+
+function sampled({ width, height, mask }, across, down) {
+  const small = new Uint8Array(across * down);
+  for (let at = 0; at < small.length; at++) {
+    const column = at % across;
+    const row = (at - column) / across;
+    small[at] = mask[Math.floor(((row + 0.5) * height) / down) * width + Math.floor(((column + 0.5) * width) / across)];
+  }
+  return { width: across, height: down, mask: small };
 }

@@ -70,24 +70,27 @@ async function ofPicture(work) {
   }
 }
 
-let asking = false;
-let again = false;
-
-// One request at a time: while it is under way, whatever changes is asked once, at its end.
-async function refresh() {
-  again = true;
-  if (asking) return;
-  asking = true;
-  while (again) {
-    again = false;
-    await (prompts.empty ? askHover() : askPrompts());
-  }
-  asking = false;
+// Runs a request, one at a time: while it is under way, whatever changes is asked once, at its end.
+function oneAtATime(ask) {
+  let [asking, again] = [false, false];
+  return async () => {
+    again = true;
+    if (asking) return;
+    asking = true;
+    while (again) {
+      again = false;
+      await ask();
+    }
+    asking = false;
+  };
 }
+
+const refresh = oneAtATime(askPrompts); // waits for no answer to what is hovered over
+const refreshHover = oneAtATime(askHover);
 
 function pointAt(place) {
   hovered = prompts.empty && !everything ? place : null;
-  refresh();
+  refreshHover();
 }
 
 async function askHover() {
@@ -115,13 +118,13 @@ function best(masks) {
 }
 
 async function askPrompts() {
+  if (prompts.empty) return;
   const version = prompts.version;
   const said = { ...prompts.said, exports: shown, candidates: CANDIDATES, side: Math.min(stage.side, MASK) };
   const made = await attempt(() => ofPicture((id) => server.post("/predict", { id, ...said })));
   if (!made || version !== prompts.version || made.answers.length !== shown.length) return;
   hover = null;
   answers = made.answers;
-  for (const answer of answers) for (const one of answer.masks) one.decoded = decode(one.rle);
   if (!chosen) candidate = preferred(answers[0].masks);
   showAnswers();
   requestAnimationFrame(() => measure(version));
@@ -237,7 +240,8 @@ function showPanes() {
   if (!prompts.empty) refresh();
 }
 
-const masks = () => answers.map((answer) => answer.masks[candidate]?.decoded);
+const maskOf = (one) => (one.decoded ??= decode(one.rle)); // once, when it is first looked at
+const masks = () => answers.map((answer) => maskOf(answer.masks[candidate]));
 
 function drawBases() {
   for (const pane of stage.panes) {
@@ -300,7 +304,8 @@ function showAnswers() {
   draw();
   const one = answers[0]?.masks[candidate];
   if (one) {
-    const share = (100 * one.area) / (one.decoded.width * one.decoded.height);
+    const { width, height } = maskOf(one);
+    const share = (100 * one.area) / (width * height);
     say(`Mask covers ${share.toFixed(1)} % of the picture, predicted IoU ${one.predicted_iou.toFixed(2)}`);
   }
 }
@@ -326,7 +331,14 @@ function showCandidates() {
     const one = answers[0]?.masks[index];
     label.querySelector("span").textContent = one ? one.predicted_iou.toFixed(2) : "–";
     label.querySelector("input").checked = index === candidate;
-    drawing.drawThumb(label.querySelector("canvas"), picture?.image, one?.decoded);
+  });
+  setTimeout(drawThumbs); // after the mask, which is waited for
+}
+
+function drawThumbs() {
+  document.querySelectorAll("#candidates canvas").forEach((canvas, index) => {
+    const one = answers[0]?.masks[index];
+    drawing.drawThumb(canvas, picture?.image, one && maskOf(one));
   });
 }
 

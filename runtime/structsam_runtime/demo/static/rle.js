@@ -2,15 +2,16 @@
 
 export function decode({ size: [height, width], counts }) {
   const mask = new Uint8Array(height * width); // row by row
-  let place = 0;
+  let [row, column] = [0, 0];
   let on = false;
-  for (const run of lengths(counts)) {
-    if (on) {
-      for (let end = place + run, at = place; at < end; at++) {
-        mask[(at % height) * width + Math.floor(at / height)] = 1;
-      }
+  for (let run of lengths(counts)) {
+    while (run > 0) {
+      const part = Math.min(run, height - row);
+      if (on) for (let at = row * width + column, left = part; left > 0; left--, at += width) mask[at] = 1;
+      row += part;
+      run -= part;
+      if (row === height) [row, column] = [0, column + 1];
     }
-    place += run;
     on = !on;
   }
   return { width, height, mask };
