@@ -37,6 +37,7 @@ except ModuleNotFoundError as error:
 
 SIDE = 2400
 """Width of the photograph that is clicked on, in pixels; its masks are computed for the screen."""
+PHOTOS = ("coffee", "chelsea", "astronaut")
 WINDOW = (1280, 800)
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 RUNNER = "cpu"
@@ -233,12 +234,12 @@ def refusals(server: Server) -> dict[str, Any]:
 
 def enlarged() -> NDArray[np.uint8]:
     """A photograph as large as a camera's, uint8 RGB."""
-    return np.asarray(Image.fromarray(skimage.data.coffee()).resize((SIDE, SIDE * 2 // 3)))
+    return np.asarray(Image.fromarray(getattr(skimage.data, PHOTOS[0])()).resize((SIDE, SIDE * 2 // 3)))
 
 
 def turned(number: int) -> NDArray[np.uint8]:
     """One of many different pictures, of different sizes, uint8 RGB."""
-    photo = (skimage.data.coffee, skimage.data.chelsea, skimage.data.astronaut)[number % 3]()
+    photo = getattr(skimage.data, PHOTOS[number % len(PHOTOS)])()
     return np.ascontiguousarray(np.rot90(photo, number // 3)[: -10 - number])
 
 

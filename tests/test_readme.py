@@ -21,7 +21,7 @@ from structsam_runtime.thresholds import THRESHOLDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-GUIDE = [f"docs/guide/{name}.md" for name in ("export", "device", "predict", "serve", "measure")]
+GUIDE = [f"docs/guide/{name}.md" for name in ("export", "device", "predict", "demo", "serve", "measure")]
 PAGES = ["README.md", *GUIDE]
 """Those with commands, in the order in which a user meets them."""
 

@@ -131,13 +131,13 @@ class Demo:
         picture = self.store.get(asked.picture)
         exports = [self._export(name) for name in asked.exports or self.exports]
         height, width = picture.fitted(asked.side)
-        answers: list[Answer] = []
+        first, told = None, []
         for export in exports:
             look = picture.looks[export.name]
-            answers.append(
-                await self._fast(export.answer, look, asked.prompt, asked.candidates, height, width)
-            )
-        told = await self._fast(_answers, exports, answers, asked.candidates, asked.format)
+            answer = await self._fast(export.answer, look, asked.prompt, asked.candidates, height, width)
+            first = answer if first is None else first
+            made = await self._fast(_masks, answer, first, asked.candidates, asked.format)
+            told.append({"export": export.name, "ms": round(answer.ms, 1), "masks": made})
         return JSONResponse({"height": height, "width": width, "answers": told})
 
     async def everything(self, request: Request) -> Response:
@@ -244,32 +244,18 @@ async def _defect(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": "a defect of the server; its terminal says more"}, 500)
 
 
-def _answers(
-    exports: Sequence[Export], answers: Sequence[Answer], candidates: Sequence[int], kind: str
-) -> list[dict[str, Any]]:
-    """Answers as JSON, each with its agreement with the first."""
+def _masks(answer: Answer, first: Answer, candidates: Sequence[int], kind: str) -> list[dict[str, Any]]:
+    """The masks of an answer as JSON, each with its agreement with that of the first export."""
+    shared = mask_ious(first.masks, answer.masks)
     return [
         {
-            "export": export.name,
-            "ms": round(answer.ms, 1),
-            "masks": [
-                {
-                    "candidate": candidate,
-                    "predicted_iou": round(float(quality), 4),
-                    "area": int(mask.sum()),
-                    "agreement": round(float(shared), 4),
-                    kind: _png(mask) if kind == "png" else _rle(mask),
-                }
-                for candidate, quality, mask, shared in zip(
-                    candidates,
-                    answer.iou,
-                    answer.masks,
-                    mask_ious(answers[0].masks, answer.masks),
-                    strict=True,
-                )
-            ],
+            "candidate": candidate,
+            "predicted_iou": round(float(quality), 4),
+            "area": int(mask.sum()),
+            "agreement": round(float(iou), 4),
+            kind: _png(mask) if kind == "png" else _rle(mask),
         }
-        for export, answer in zip(exports, answers, strict=True)
+        for candidate, quality, mask, iou in zip(candidates, answer.iou, answer.masks, shared, strict=True)
     ]
 
 
@@ -307,4 +293,6 @@ def _plan(plan: Plan, rows: int, columns: int, size: Sequence[float]) -> dict[st
 def _levels(energy: NDArray[np.float32]) -> NDArray[np.int64]:
     """Energy in whole numbers, 0 at its 1st percentile and 255 at its 99th."""
     low, high = np.percentile(energy, (1, 99))
-    return np.rint(255 * np.clip((energy - low) / max(high - low, 1e-9), 0, 1)).astype(np.int64)
+    share = np.clip((energy - low) / max(high - low, 1e-9), 0, 1)
+    levels: NDArray[np.int64] = np.rint(255 * share).astype(np.int64)
+    return levels

@@ -18,8 +18,12 @@ DRAINED = 8
 """How many times its limit a body is read, and not kept, so that its sender reads the answer."""
 CANDIDATES = 4
 """Masks of the decoder: the one for a clear prompt, and three for an ambiguous one."""
+GRID = 64
+"""Points along each side of everything mode's grid: twice Meta's, and some minutes."""
 SIDE = 65_535
+"""Of masks in pixels, longer than any picture."""
 FORMATS = ("rle", "png")
+"""Of masks."""
 SETTINGS = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
 """Of everything mode."""
 
@@ -101,9 +105,9 @@ async def question(request: Request) -> Question:
     if box and not (len(box) == 4 and all(isinstance(value, int | float) for value in box)):
         raise RefusedError(400, "'box' is not [x0, y0, x1, y1]")
     exports = _list(said, "exports") if "exports" in said else None
-    candidates = tuple(_list(said, "candidates")) if "candidates" in said else (0,)
-    if not candidates or not all(one in range(CANDIDATES) for one in candidates):
-        raise RefusedError(400, f"'candidates' is {list(candidates)}, expected some of 0 to {CANDIDATES - 1}")
+    candidates = _list(said, "candidates") if "candidates" in said else [0]
+    if not candidates or not all(type(one) is int and one in range(CANDIDATES) for one in candidates):
+        raise RefusedError(400, f"'candidates' is {candidates!r:.60}, expected some of 0 to {CANDIDATES - 1}")
     prompt = Prompt(
         point_coords=[point[:2] for point in points] or None,
         point_labels=[point[2] for point in points] or None,
@@ -112,8 +116,8 @@ async def question(request: Request) -> Question:
     return Question(
         picture=_picture(said),
         prompt=prompt,
-        exports=None if exports is None else tuple(map(str, exports)),
-        candidates=candidates,
+        exports=None if exports is None else tuple(dict.fromkeys(map(str, exports))),  # each once
+        candidates=tuple(dict.fromkeys(candidates)),
         side=_side(said),
         format=_format(said),
     )
@@ -141,6 +145,9 @@ async def search(request: Request) -> Search:
     said = await _said(request, ("id", "export", "side", *SETTINGS))
     export = said.get("export")
     settings = {name: said[name] for name in SETTINGS if name in said}
+    points = settings.get("points_per_side", 0)
+    if type(points) is not int or points > GRID:
+        raise RefusedError(400, f"'points_per_side' is {points!r:.60}, expected a whole number up to {GRID}")
     return Search(_picture(said), None if export is None else str(export), _side(said), settings)
 
 

@@ -113,6 +113,14 @@ def test_exports_answer_side_by_side_with_their_agreement(site: Site, embedded: 
     assert all(answer["ms"] > 0 for answer in said["answers"])
 
 
+def test_what_is_asked_twice_is_answered_once(site: Site, embedded: dict[str, Any]) -> None:
+    twice = {"exports": ["merging", "stand-in"] * 9, "candidates": [2, 0, 2]}
+    _, said = site.json("/predict", {"id": embedded["id"], "points": [[200, 150, 1]]} | twice)
+    assert [answer["export"] for answer in said["answers"]] == ["merging", "stand-in"]
+    for answer in said["answers"]:
+        assert [mask["candidate"] for mask in answer["masks"]] == [2, 0]
+
+
 def test_masks_come_smaller_and_as_png(site: Site, embedded: dict[str, Any]) -> None:
     asked = {"id": embedded["id"], "box": [100, 80, 400, 260], "exports": ["stand-in"]}
     _, whole = site.json("/predict", asked)
@@ -254,8 +262,9 @@ def test_what_is_no_json_is_one_line(site: Site, content: bytes, status: int, to
 
 def test_settings_of_everything_are_checked(site: Site, embedded: dict[str, Any]) -> None:
     for wrong, told in [
-        ({"points_per_side": 10**6}, "points_per_side is larger than 1000"),
-        ({"points_per_side": None, "pred_iou_thresh": 1}, "neither of points_per_side and point_grids"),
+        ({"points_per_side": 65}, "'points_per_side' is 65, expected a whole number up to 64"),
+        ({"points_per_side": None}, "'points_per_side' is None, expected a whole number up to 64"),
+        ({"points_per_side": -1}, "points_per_side is -1, expected a whole number"),
         ({"pred_iou_thresh": "0.5"}, "pred_iou_thresh is '0.5', expected a number"),
     ]:
         status, said = site.json("/everything", {"id": embedded["id"], **wrong})
@@ -315,6 +324,18 @@ def test_the_page_loads_nothing_from_elsewhere() -> None:
         text = path.read_text(encoding="utf-8").replace('xmlns="http://www.w3.org/2000/svg"', "")
         assert "http:" not in text, path
         assert "https:" not in text, path
+
+
+def test_the_guide_names_every_request_and_limit(site: Site) -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "guide" / "demo.md").read_text()
+    guard = app.application(site.demo, None, None)
+    for route in guard.app.routes:
+        if route.path not in ("/", "/static"):
+            method = "POST" if "POST" in route.methods else "GET"
+            assert f"`{method} {route.path}" in guide
+    for said in (f"the newest {KEPT} are kept", f"more than {UPLOAD >> 20} MiB", f"{POINTS} at most"):
+        assert said in guide
+    assert f"{app.WAITING} pictures are waiting already" in guide
 
 
 def test_the_newest_pictures_are_kept(

@@ -157,6 +157,7 @@ async function findAll() {
   const side = Math.min(stage.side, MASK);
   const end = progress(3000 * shown.length, "Looking for all masks");
   find("everything").disabled = true;
+  const version = prompts.version;
   const found = await attempt(async () => {
     const made = [];
     for (const name of shown) {
@@ -167,7 +168,7 @@ async function findAll() {
   });
   find("everything").disabled = false;
   end();
-  if (!found) return;
+  if (!found || version !== prompts.version) return; // meanwhile a person has asked something else
   prompts.clear();
   answers = [];
   hovered = hover = null;
@@ -182,6 +183,7 @@ async function findAll() {
 
 // ---------------------------------------------------------------- picture
 
+let loads = 0;
 async function load(file, name) {
   const size = file.size / 2 ** 20;
   const most = about.limits.bytes / 2 ** 20;
@@ -192,13 +194,14 @@ async function load(file, name) {
   const expected = about.exports.reduce((sum, one) => sum + one.encoder_ms, 200);
   const count = about.exports.length;
   const end = progress(expected, count > 1 ? `Encoding ${name} with ${count} exports` : `Encoding ${name}`);
+  const load = ++loads;
   const made = await attempt(async () => {
     const said = await server.embed(file, name);
     const image = await createImageBitmap(await server.blob(`/pictures/${said.id}`));
     return { file, name, image, ...said };
   });
   end();
-  if (!made) return;
+  if (!made || load !== loads) return; // another picture was chosen meanwhile
   picture = made;
   prompts.forget();
   plans.clear();
