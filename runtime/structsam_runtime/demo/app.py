@@ -110,9 +110,8 @@ class Demo:
         try:
             content = await body(request, UPLOAD, "the picture's file")
             name = request.query_params.get("name", "")[:NAME]
-            async with (
-                self._turn
-            ):  # so that the pixels of one picture are in memory, and not of all that wait
+            # One after another, so that not the pixels of all that wait are in memory.
+            async with self._turn:
                 picture = self.store.find(self.store.name(content)) or await self._encoded(content, name)
         finally:
             self._waiting -= 1
@@ -122,6 +121,7 @@ class Demo:
                 "height": picture.height,
                 "width": picture.width,
                 "encoder_ms": {name: round(look.ms, 1) for name, look in picture.looks.items()},
+                "notes": picture.notes,
             }
         )
 
@@ -184,21 +184,26 @@ class Demo:
             raise RefusedError(404, f"no export '{name:.80}'; expected one of {', '.join(self.exports)}")
         return self.exports[name]
 
-    def _read(self, content: bytes, name: str) -> NDArray[np.uint8]:
+    def _read(self, content: bytes, name: str) -> tuple[NDArray[np.uint8], list[str]]:
+        """The pixels of a picture, and what a person should know about them."""
+        notes: list[str] = []
         try:
-            return read_image(_Named(content, name), self.max_pixels, note=lambda kind, remark: None)
+            rgb = read_image(
+                _Named(content, name), self.max_pixels, note=lambda kind, remark: notes.append(remark)
+            )
         except TooLargeError as error:
             raise RefusedError(413, str(error)) from error
         except UserError as error:
             raise RefusedError(415, str(error)) from error
+        return rgb, notes
 
     async def _encoded(self, content: bytes, name: str) -> Picture:
         """Read a picture, encode it in every export, and keep what they made."""
-        rgb = await self._slow(self._read, content, name)
+        rgb, notes = await self._slow(self._read, content, name)
         looks = {export.name: await self._slow(export.look, rgb) for export in self.exports.values()}
         shown = await self._slow(preview, rgb)
         height, width, _ = rgb.shape
-        picture = Picture(self.store.name(content), height, width, shown, looks)
+        picture = Picture(self.store.name(content), height, width, shown, looks, notes)
         self.store.put(picture)
         return picture
 

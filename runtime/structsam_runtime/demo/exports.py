@@ -180,10 +180,10 @@ class Export:
         """Why there are no taps."""
         if self.taps:
             return None
-        if not self._in_onnx:
-            return "engines tell no plans, ONNX Runtime does: --runner cpu or cuda"
         if self.model.prior:
             return "a prompt-aware encoder plans anew for every prompt"
+        if not self._in_onnx:
+            return "engines tell no plans, ONNX Runtime does: --runner cpu or cuda"
         return "no block merges" if "plans" in self._said else "it is older than plans in manifests"
 
     def _features(self, pixels: NDArray[np.uint8], encoded: Encoded | None) -> NDArray[np.float32]:

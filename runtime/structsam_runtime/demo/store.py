@@ -4,7 +4,7 @@ import hashlib
 import io
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ class Picture:
         height, width: in pixels.
         preview: a JPEG of it, of PREVIEW pixels at most.
         looks: what each export keeps of it, by the export's name.
+        notes: what a person should know of how it was read.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Picture:
     width: int
     preview: bytes
     looks: Mapping[str, Look]
+    notes: Sequence[str] = ()
 
     def fitted(self, side: int | None) -> tuple[int, int]:
         """Height and width of the picture, its longer side reduced to `side`."""

@@ -62,6 +62,16 @@ def test_a_picture_is_encoded_once(site: Site, photo: Path, embedded: dict[str, 
     assert again == (200, embedded)  # the times too: nothing ran
 
 
+def test_what_a_person_should_know_of_a_picture_is_told(site: Site) -> None:
+    """As `structsam predict` prints it: here values of 12 bits that are stretched."""
+    deep = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)
+    status, said = site.json("/embed?name=deep.png", content=png(deep))
+    assert status == 200
+    (note,) = said["notes"]
+    assert note.startswith("deep.png ")
+    assert said == site.json("/embed?name=other.png", content=png(deep))[1]
+
+
 def test_the_preview_is_the_picture(
     site: Site, embedded: dict[str, Any], photos: dict[str, NDArray[np.uint8]]
 ) -> None:

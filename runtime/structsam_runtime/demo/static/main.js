@@ -211,7 +211,8 @@ async function load(file, name) {
   chosen = false;
   find("empty").hidden = true;
   document.querySelector("aside").hidden = false;
-  find("title").textContent = `${name} · ${picture.width} × ${picture.height}`;
+  find("title").textContent = [name, `${picture.width} × ${picture.height}`, ...picture.notes].join(" · ");
+  find("title").title = find("title").textContent;
   say(`${name} is ready, ${picture.width} by ${picture.height} pixels`);
   showPanes();
 }
