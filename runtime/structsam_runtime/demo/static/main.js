@@ -89,13 +89,15 @@ const refresh = oneAtATime(askPrompts); // waits for no answer to what is hovere
 const refreshHover = oneAtATime(askHover);
 
 function pointAt(place) {
-  hovered = prompts.empty && !everything ? place : null;
-  refreshHover();
+  const next = prompts.empty && !everything ? place : null;
+  const same = next && hovered && next.x === hovered.x && next.y === hovered.y && next.name === hovered.name;
+  hovered = next;
+  if (!same) refreshHover();
 }
 
 async function askHover() {
   if (!hovered || !picture) {
-    hover = null;
+    if (prompts.empty) hover = null; // otherwise it stays until the prompt is answered
     draw();
     return;
   }
@@ -133,7 +135,8 @@ async function askPrompts() {
 function change(how) {
   performance.mark("prompt");
   how();
-  dragged = hovered = hover = everything = null;
+  dragged = hovered = everything = null;
+  if (prompts.points.length !== 1 || prompts.box) hover = null;
   if (prompts.empty) {
     answers = [];
     chosen = false;
@@ -291,7 +294,7 @@ function drawTops() {
 
 function maskLayer(made, index) {
   const mask = made[index];
-  if (!mask) return hover?.name === shown[index] && prompts.empty ? drawing.tinted(hover.mask, 0.3) : null;
+  if (!mask) return hover?.name === shown[index] ? drawing.tinted(hover.mask, 0.3) : null;
   const differs = find("difference").checked && index > 0 && made[0].mask.length === mask.mask.length;
   return differs ? drawing.difference(made[0], mask) : drawing.tinted(mask);
 }
