@@ -24,7 +24,10 @@ from structsam_runtime.demo.asked import JSON_BYTES, POINTS
 
 from .conftest import GRID, Site, plan_slots
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # pycocotools
+    pytest.mark.xdist_group("demo"),  # one server for all
+]
 
 
 @pytest.fixture(scope="module")

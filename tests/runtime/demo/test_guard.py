@@ -12,6 +12,7 @@ from structsam_runtime.demo.server import check_access, listen, url
 
 from .conftest import Site, served
 
+pytestmark = pytest.mark.xdist_group("demo")  # one server for all
 TOKEN = "a token of many letters"
 
 
