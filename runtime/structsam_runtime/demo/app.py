@@ -1,7 +1,6 @@
 """The HTTP interface: pictures in, masks and plans out. docs/guide/demo.md describes it."""
 
 import asyncio
-import base64
 import io
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -22,15 +20,14 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from .. import __version__
-from ..check import mask_ious
 from ..errors import UserError
 from ..pictures import read_image
 from ..pictures.opening import TooLargeError
 from .asked import FORMATS, POINTS, RefusedError, body, question, search
-from .exports import Answer, Export
+from .exports import Export
 from .guard import Guard
 from .store import Picture, Store, preview
-from .taps import Plan
+from .told import masks_as_json, plan_as_json
 
 STATIC = Path(__file__).parent / "static"
 UPLOAD = 32 * 2**20
@@ -136,7 +133,7 @@ class Demo:
             look = picture.looks[export.name]
             answer = await self._fast(export.answer, look, asked.prompt, asked.candidates, height, width)
             first = answer if first is None else first
-            made = await self._fast(_masks, answer, first, asked.candidates, asked.format)
+            made = await self._fast(masks_as_json, answer, first, asked.candidates, asked.format)
             told.append({"export": export.name, "ms": round(answer.ms, 1), "masks": made})
         return JSONResponse({"height": height, "width": width, "answers": told})
 
@@ -159,12 +156,7 @@ class Demo:
         if not (block.isdecimal() and len(block) < 4):
             raise RefusedError(400, f"the block is '{block:.20}', expected a number")
         plan = await self._slow(export.plan, look, int(block))
-        frame = look.embedding.frame
-        patch = export.model.image_size / plan.slot.shape[1]
-        # A token's width and height in pixels of the picture; those of padding are not told.
-        size = [patch * frame.width / frame.resized_width, patch * frame.height / frame.resized_height]
-        rows, columns = -(-frame.resized_height // patch), -(-frame.resized_width // patch)
-        return JSONResponse(_plan(plan, int(rows), int(columns), size))
+        return JSONResponse(plan_as_json(plan, look.embedding.frame))
 
     async def picture(self, request: Request) -> Response:
         """``GET /pictures/ID``: a JPEG, as the page shows it."""
@@ -247,57 +239,3 @@ async def _no_such(request: Request, error: Exception) -> Response:
 
 async def _defect(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": "a defect of the server; its terminal says more"}, 500)
-
-
-def _masks(answer: Answer, first: Answer, candidates: Sequence[int], kind: str) -> list[dict[str, Any]]:
-    """The masks of an answer as JSON, each with its agreement with that of the first export."""
-    shared = mask_ious(first.masks, answer.masks)
-    return [
-        {
-            "candidate": candidate,
-            "predicted_iou": round(float(quality), 4),
-            "area": int(mask.sum()),
-            "agreement": round(float(iou), 4),
-            kind: _png(mask) if kind == "png" else _rle(mask),
-        }
-        for candidate, quality, mask, iou in zip(candidates, answer.iou, answer.masks, shared, strict=True)
-    ]
-
-
-def _rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """A mask [H, W] as COCO's compressed run lengths."""
-    from pycocotools.mask import encode
-
-    lengths = encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": list(mask.shape), "counts": lengths["counts"].decode()}
-
-
-def _png(mask: NDArray[np.bool_]) -> str:
-    """A mask [H, W] as a PNG of 0 and 255, in base64."""
-    file = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * 255).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def _plan(plan: Plan, rows: int, columns: int, size: Sequence[float]) -> dict[str, Any]:
-    """A plan as JSON, without the tokens of padding."""
-    part = np.s_[:rows, :columns]
-    return {
-        "rows": rows,
-        "columns": columns,
-        "token": list(size),
-        "windows": plan.windows,
-        "slots": plan.slots,
-        "tokens": plan.tokens,
-        "slot": plan.slot[part].ravel().tolist(),
-        "alone": plan.alone[part].ravel().astype(int).tolist(),
-        "energy": None if plan.energy is None else _levels(plan.energy[part]).ravel().tolist(),
-    }
-
-
-def _levels(energy: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Energy in whole numbers, 0 at its 1st percentile and 255 at its 99th."""
-    low, high = np.percentile(energy, (1, 99))
-    share = np.clip((energy - low) / max(high - low, 1e-9), 0, 1)
-    levels: NDArray[np.int64] = np.rint(255 * share).astype(np.int64)
-    return levels

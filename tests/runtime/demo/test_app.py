@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import socket
+import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -385,6 +387,19 @@ def test_many_clients_get_the_masks_of_their_own_pictures(site: Site) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(client, range(8)))
+
+
+def test_a_client_that_goes_away_is_no_defect(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+    for path in ("/embed", "/predict"):
+        with socket.create_connection(("127.0.0.1", site.port)) as leaving:
+            head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\nContent-Length: 1000\r\n\r\n"
+            leaving.sendall(head.encode() + b"part")
+    deadline = time.monotonic() + 5
+    while site.demo._waiting and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert site.demo._waiting == 0
+    assert site.json("/exports")[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_too_many_waiting_pictures_are_turned_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
