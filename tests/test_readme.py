@@ -21,7 +21,8 @@ from structsam_runtime.thresholds import THRESHOLDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-GUIDE = [f"docs/guide/{name}.md" for name in ("export", "tune", "device", "predict", "serve", "measure")]
+_GUIDES = ("export", "tune", "device", "predict", "demo", "serve", "measure")
+GUIDE = [f"docs/guide/{name}.md" for name in _GUIDES]
 PAGES = ["README.md", *GUIDE]
 """Those with commands, in the order in which a user meets them."""
 

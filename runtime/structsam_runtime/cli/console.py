@@ -18,6 +18,7 @@ INTERRUPTED = 130
 EXTRAS = {
     "evaluate": ("matplotlib", "pydicom", "scipy"),
     "cluster": ("ray",),
+    "demo": ("starlette", "uvicorn"),
     "export,cpu": (
         *("onnx", "onnx_graphsurgeon", "onnx_ir", "onnxruntime", "onnxscript", "polygraphy"),
         *("safetensors", "segment_anything", "skimage", "torch"),

@@ -32,6 +32,10 @@ HEAD = 132
 """Bytes at the beginning that tell what a file is."""
 
 
+class TooLargeError(UserError):
+    """A picture has more pixels than are allowed."""
+
+
 @contextmanager
 def opened(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Open a picture as Pillow does, but only in the formats of `FORMATS`, within bounds, and without mmap.
@@ -70,7 +74,7 @@ def opened(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image
     except FileNotFoundError as error:
         raise UserError(f"no file {name}; expected a picture") from error
     except Image.DecompressionBombError as error:
-        raise UserError(
+        raise TooLargeError(
             f"{name} is too large: {error} Make it smaller, or allow more with --max-pixels (max_pixels)"
         ) from error
     except MemoryError as error:
@@ -143,12 +147,14 @@ def _identified(file: BinaryIO, name: str) -> ImageFile.ImageFile:
 def _bounded(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
-        raise UserError(
+        raise TooLargeError(
             f"{name} is too large: {width} x {height} pixels, more than {max_pixels}; make it smaller, or"
             f" allow as many (--max-pixels {width * height}, in Python max_pixels)"
         )
     if max(width, height) > MAX_SIDE:
-        raise UserError(f"{name} has {width} x {height} pixels, and a side of more than {MAX_SIDE}; cut it")
+        raise TooLargeError(
+            f"{name} has {width} x {height} pixels, and a side of more than {MAX_SIDE}; cut it"
+        )
     if image.format in PROGRAMS and getattr(image, "tile", None):
         raise UserError(f"{name} is {image.format}, which another program would draw; convert it to PNG")
     return image
@@ -174,7 +180,7 @@ def _check_scans(image: Image.Image, file: BinaryIO, name: str, max_pixels: int)
     count = scans(file.read())
     file.seek(place)
     if count * image.width * image.height > PASSES * max_pixels:
-        raise UserError(
+        raise TooLargeError(
             f"{name} is too large: {count} scans of {image.width} x {image.height} pixels, each of which goes"
             " through the whole picture; save it again"
         )

@@ -16,6 +16,7 @@ NAMES = [
     "benchmark",
     "build",
     "check",
+    "demo",
     "doctor",
     "evaluate",
     "export",

@@ -1,0 +1,1 @@
+"""A page that answers clicks, and the HTTP interface underneath it."""
