@@ -82,7 +82,7 @@ def _built(config: ExportConfig, builder: EngineBuilder, targets: list[Target]) 
     """
     with tempfile.TemporaryDirectory() as folder:
         graph, built = Path(folder) / "encoder.onnx", Path(folder) / "encoder.engine"
-        pipeline.build_encoder(config, pipeline.load(config), graph, Progress())
+        pipeline.build_encoder(config, pipeline.load(config).image_encoder, graph, Progress())
         begun = time.perf_counter()
         builder.build(graph, built, {})
         seconds = time.perf_counter() - begun

@@ -69,13 +69,25 @@ THRESHOLDS = {
     ),
 }
 """Limits by precision."""
+_INT8 = {
+    "error": 1.0,
+    "cosine": 0.99,
+    "plans": 0.8,
+    "cosine_end_to_end": 0.9,
+    "mask_iou": 0.8,
+    "least_error": 1.0,
+}
+THRESHOLDS |= {"int8": replace(THRESHOLDS["fp32"], **_INT8), "int8-fp16": replace(THRESHOLDS["fp16"], **_INT8)}
 FRAGILE = {
     # PiToMe's ranks alternate between source and destination, so rounding that swaps two neighbours swaps
     # their roles: 0.3 % of the tokens in fp32. All later blocks get other features, and end to end two
     # runtimes differ as two valid runs of the method: cosine 0.986 or more, masks of IoU 0.75. The arithmetic
     # is checked, in fp32 also the plans from the same features, and end to end only what no valid run does.
     "fp32": replace(THRESHOLDS["fp32"], plans=0.99, cosine_end_to_end=0.9, mask_iou=None, least_error=None),
-    "fp16": replace(THRESHOLDS["fp16"], plans=None, cosine_end_to_end=0.9, mask_iou=None, least_error=None),
+    **{
+        name: replace(THRESHOLDS[name], plans=None, cosine_end_to_end=0.9, mask_iou=None, least_error=None)
+        for name in ("fp16", "int8", "int8-fp16")
+    },
 }
 """Limits for methods whose plans are sensitive to rounding."""
 
