@@ -56,6 +56,7 @@ MIGRATION = 0.8
 BUDGET = 1e-3
 """Sum of the errors of layers in 8 bits that `auto` allows."""
 
+
 @dataclass(frozen=True)
 class Layer:
     """What calibration found of a layer.

@@ -1,7 +1,9 @@
 """Linear layers in 8 bits: the form that TensorRT, ONNX Runtime and OpenVINO all run in integers.
 
-    x -> [Sub shift] -> QuantizeLinear -> DequantizeLinear -> MatMul -> Add bias
+    x -> [Sub shift] -> QuantizeLinear -> DequantizeLinear -> MatMul -> Sub -bias
                              int8 weight -> DequantizeLinear ---^
+
+(Sub, because ONNX Runtime joins MatMul and Add to a Gemm, and has no integer Gemm with a bias in floating point.)
 
 Symmetric, zero point 0: activations with one scale for a tensor, weights with one for an output channel. The
 module computes in PyTorch what the graph says, so that both can be compared. Merge plans, the products of
@@ -127,26 +129,26 @@ class QuantizedLinear(nn.Module):
 
     def __init__(self, layer: Rows, low: float, high: float, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.weight: Tensor  # [I, O], the order of MatMul: ONNX Runtime has no integer Gemm with a float bias
+        self.weight: Tensor  # [I, O], the order of MatMul
         self.weight_scale: Tensor  # [O]
         self.scale: Tensor
         self.shift: Tensor
-        self.bias: Tensor
+        self.offset: Tensor  # [O], minus the bias
         scale, shift = grid(low, high, dtype)
         weight_scale = _rounded(layer.weight.abs().amax(1) / CODES, dtype)
         codes = (layer.weight / weight_scale[:, None]).round().clamp(-CODES, CODES)
         # Of the weight as it is in 8 bits: the constant then cancels exactly, whatever rounding did.
-        bias = layer.bias + shift * weight_scale * codes.sum(1)
+        offset = -(layer.bias + shift * weight_scale * codes.sum(1))
         self.shifts = bool(shift)
         values = {"weight": codes.T.contiguous().to(torch.int8), "weight_scale": weight_scale}
-        for name, value in {**values, "scale": scale, "shift": shift, "bias": bias}.items():
+        for name, value in {**values, "scale": scale, "shift": shift, "offset": offset}.items():
             self.register_buffer(name, value)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, I] to [N, O]."""
         x = x - self.shift if self.shifts else x
         x = dequantize_linear(quantize_linear(x, self.scale), self.scale)
-        return x @ dequantize_linear(self.weight, self.weight_scale) + self.bias
+        return x @ dequantize_linear(self.weight, self.weight_scale) - self.offset
 
 
 @dataclass(frozen=True)
