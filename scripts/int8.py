@@ -26,6 +26,7 @@ from structsam_runtime.contract import (
     POINT_LABELS,
     encoder_specs,
 )
+from structsam_runtime.manifest import Manifest
 from structsam_runtime.pictures import read_image
 from structsam_runtime.predict.image import Frame
 from structsam_runtime.predict.prompts import encode
@@ -77,18 +78,103 @@ def main(
         paths[at] for at in np.linspace(0, len(paths) - 1, min(pictures, len(paths))).round().astype(int)
     ]
     rows: list[dict[str, Any]] = []
-    unmerged: Masks = []
+    unmerged: Masks | None = None
     with tempfile.TemporaryDirectory() as folder:
         for label, (method, rate) in MERGING.items():
-            made = {}
+            own: Masks | None = None
             for precision in (Precision.FP32, Precision.INT8):
                 config = ExportConfig.of(arch, method, rate, precision=precision)
-                pipeline.export(config, Path(folder) / config.name, None, False, Progress())
-                made[precision] = Path(folder) / config.name
-            read = samples({path.name: read_image(path) for path in chosen}, model_of(config, None))
-            rows += exported(label, made, read, unmerged)
-        rows += by_kind(arch, read[:: max(len(read) // max(kinds, 1), 1)][:kinds], made[Precision.FP32])
+                made = Path(folder) / config.name
+                pipeline.export(config, made, None, False, Progress())
+                model = Manifest.read(made).model
+                read = samples({path.name: read_image(path) for path in chosen}, model)
+                encoder = OnnxRuntimeRunner(made / "encoder.onnx")
+                found = masks(encoder, OnnxRuntimeRunner(made / "decoder.onnx"), read)
+                own, unmerged = own or found, unmerged or found
+                rows.append(row(label, str(precision), found, own, unmerged))
+        rows += by_kind(arch, read[:: max(len(read) // max(kinds, 1), 1)][:kinds], made / "decoder.onnx")
     result = {"machine": machine(), "arch": arch, "pictures": [path.name for path in chosen], "rows": rows}
     text = table(result)
     write_result(output, result, text)
     typer.echo(text)
+
+
+def by_kind(arch: str, read: Sequence[Sample], decoder: Path) -> list[dict[str, Any]]:
+    """A row for each kind of layer alone in 8 bits, in PyTorch, without merging."""
+    config = ExportConfig.of(arch, "structsam", 0.0)
+    sam = pipeline.load(config)
+    model = model_of(config, sam)
+    found = calibrate(sam.image_encoder, [sample.feed for sample in samples(bundled(), model)])
+
+    def measured(names: Sequence[str]) -> Masks:
+        encoder = quantize(sam.image_encoder, {name: found[name].how for name in names})
+        runner = TorchRunner(WalkedEncoder(encoder), *encoder_specs(model))
+        return masks(runner, OnnxRuntimeRunner(decoder), read)
+
+    own = measured([])
+    groups = {f"only {kind}": [name for name in found if name.endswith(f".{kind}")] for kind in Linear}
+    groups["all but blocks.0.fc2"] = [name for name in found if name != "blocks.0.fc2"]
+    return [row("structsam, rate 0", what, measured(names), own, own) for what, names in groups.items()]
+
+
+def masks(encoder: Runner, decoder: Runner, read: Sequence[Sample]) -> Masks:
+    """The first mask of every box of the grid, for every picture: bool [P, y, x]."""
+    made: Masks = []
+    with encoder, decoder:
+        for sample in read:
+            embedding = encoder.infer(sample.feed)[EMBEDDING]
+            feed = {EMBEDDING: embedding, **grid(sample.frame, 4 * embedding.shape[-1])}
+            made.append(within(decoder.infer(feed)[MASKS][:, 0], sample.frame))
+    return made
+
+
+def grid(frame: Frame, side: int) -> Arrays:
+    """A grid of boxes over a picture, each a third of it high and wide, as the decoder's inputs."""
+    place = np.arange(1, SIDE + 1) / (SIDE + 1)
+    x, y = np.meshgrid(place * frame.width, place * frame.height)
+    centers, half = np.stack([x.ravel(), y.ravel()], -1), np.array([frame.width, frame.height]) / 6
+    encoded = encode(frame, box=np.concatenate([centers - half, centers + half], 1))
+    return {
+        POINT_COORDS: encoded.point_coords,
+        POINT_LABELS: encoded.point_labels,
+        MASK_INPUT: np.zeros((len(encoded), 1, side, side), np.float32),
+        HAS_MASK_INPUT: np.zeros(len(encoded), np.float32),
+    }
+
+
+def row(merging: str, layers: str, found: Masks, own: Masks, unmerged: Masks) -> dict[str, Any]:
+    """Agreement of masks with those of the same merging in fp32, and with those of the unmerged model in fp32."""
+    alike, whole = (
+        np.concatenate([mask_ious(*pair) for pair in zip(found, other, strict=True)])
+        for other in (own, unmerged)
+    )
+    return {
+        "merging": merging,
+        "layers": layers,
+        "prompts": len(alike),
+        "own": float(alike.mean()),
+        "own_p5": float(np.percentile(alike, 5)),
+        "unmerged": float(whole.mean()),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    head = (
+        f"Masks of {result['arch']} on {len(result['pictures'])} held-out pictures, mean IoU in % over a grid of "
+        "boxes: with the same merging in fp32 (mean and 5th percentile), and with the unmerged model in fp32. "
+        "Exports in ONNX Runtime; rows of some layers in PyTorch, on fewer pictures."
+    )
+    columns = ["merging", "in 8 bits", "prompts", "own fp32", "5th percentile", "unmerged fp32"]
+    lines = [
+        [
+            *(one["merging"], one["layers"], str(one["prompts"])),
+            *(f"{100 * one[name]:.1f}" for name in ("own", "own_p5", "unmerged")),
+        ]
+        for one in result["rows"]
+    ]
+    return f"{head}\n\n{markdown([columns, *lines])}\n"
+
+
+if __name__ == "__main__":
+    run(main)
