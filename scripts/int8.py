@@ -69,7 +69,7 @@ def main(
     pictures: Annotated[int, typer.Option(min=1, help="Pictures, evenly spaced over all splits.")] = 40,
     kinds: Annotated[int, typer.Option(min=0, help="Of these, for the table by kind of layer.")] = 10,
 ) -> None:
-    """Compare masks of a grid of boxes on held-out pictures: exports in ONNX Runtime, kinds of layers in PyTorch."""
+    """Compare masks of a grid of boxes on held-out pictures: exports, and kinds of layers in PyTorch."""
     check_result(output)
     paths = sorted(path for split in SPLITS for path in (root / split / "images").glob("*.png"))
     if not paths:
@@ -143,7 +143,7 @@ def grid(frame: Frame, side: int) -> Arrays:
 
 
 def row(merging: str, layers: str, found: Masks, own: Masks, unmerged: Masks) -> dict[str, Any]:
-    """Agreement of masks with those of the same merging in fp32, and with those of the unmerged model in fp32."""
+    """Agreement with masks of the same merging in fp32, and with those of the unmerged model in fp32."""
     alike, whole = (
         np.concatenate([mask_ious(*pair) for pair in zip(found, other, strict=True)])
         for other in (own, unmerged)
@@ -161,9 +161,9 @@ def row(merging: str, layers: str, found: Masks, own: Masks, unmerged: Masks) ->
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
     head = (
-        f"Masks of {result['arch']} on {len(result['pictures'])} held-out pictures, mean IoU in % over a grid of "
-        "boxes: with the same merging in fp32 (mean and 5th percentile), and with the unmerged model in fp32. "
-        "Exports in ONNX Runtime; rows of some layers in PyTorch, on fewer pictures."
+        f"Masks of {result['arch']} on {len(result['pictures'])} held-out pictures, mean IoU in % over a "
+        "grid of boxes: with the same merging in fp32 (mean and 5th percentile), and with the unmerged model "
+        "in fp32. Exports in ONNX Runtime; rows of some layers in PyTorch, on fewer pictures."
     )
     columns = ["merging", "in 8 bits", "prompts", "own fp32", "5th percentile", "unmerged fp32"]
     lines = [

@@ -45,15 +45,15 @@ PICTURES = 8
 PROBES = 2
 """Pictures that errors are measured on."""
 ROWS = 1024
-"""Rows of a layer's input that its range is chosen by, over all pictures: those with the largest values, which
-would be clipped first, and as many of the others, which count for all others."""
+"""Rows of a layer's input that its range is chosen by, over all pictures: half of them those with the largest
+values, which are cut off first, and half random ones, which count for all others."""
 CLIPS = tuple(0.9**step for step in range(20))
 """Shares of the largest input that are tried as the end of the range."""
 MIGRATION = 0.8
 """Power of the inputs in the factors of channels, SmoothQuant's alpha."""
 
 
-BUDGET = 1e-3
+BUDGET = 2.5e-4
 """Sum of the errors of layers in 8 bits that `auto` allows."""
 
 
@@ -141,13 +141,15 @@ def left_out(layers: Mapping[str, Layer], patterns: Sequence[str]) -> tuple[str,
 
 def bundled() -> Arrays:
     """Pictures of scikit-image, others than `verify.read_pictures` has: uint8 RGB [H, W, 3] by name."""
-    from skimage import color, data
+    from skimage import data
 
     names = ("rocket", "camera", "coins", "immunohistochemistry", "retina", "hubble_deep_field")
     pictures = {name: getattr(data, name)() for name in names}
-    pictures["stereo_motorcycle"] = data.stereo_motorcycle()[0]
+    pictures |= {
+        name: getattr(data, name)()[0] for name in ("stereo_motorcycle",)
+    }  # of two, and their distance
     return {
-        f"skimage.{name}": picture if picture.ndim == 3 else color.gray2rgb(picture)
+        f"skimage.{name}": picture if picture.ndim == 3 else np.stack([picture] * 3, -1)
         for name, picture in pictures.items()
     }
 
@@ -156,8 +158,8 @@ def parted(calibrating: Arrays, verifying: Arrays) -> tuple[Arrays, Arrays]:
     """Pictures to calibrate on, at most PICTURES, and others to verify on.
 
     Args:
-        calibrating, verifying: uint8 RGB [H, W, 3] by name. Where all of the first are among the second, every
-            second one calibrates.
+        calibrating, verifying: uint8 RGB [H, W, 3] by name. Where all of the first are among the second,
+            every second one calibrates.
 
     Raises:
         UserError: there is only one picture.

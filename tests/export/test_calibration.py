@@ -96,7 +96,7 @@ def test_the_ends_of_a_tail_are_cut_where_that_is_better() -> None:
 
 @given(st.integers(0, 99), st.integers(2, 30))
 def test_factors_even_out_channels(seed: int, channels: int) -> None:
-    """With equal weights, largest inputs to the fifth root of their ratios; channels without input are safe."""
+    """With equal weights, largest inputs to the fifth root of their ratios; without input they are safe."""
     generator = torch.Generator().manual_seed(seed)
     largest = 10 ** (3 * torch.rand(channels, generator=generator) - 2)
     factors = smoothing(largest, torch.ones(5, channels))

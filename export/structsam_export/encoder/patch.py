@@ -79,6 +79,7 @@ def merged_blocks(encoder: Any) -> list[MergedBlock]:
 
 def shared_copy(module: Module) -> Module:
     """A copy whose modules are its own, and whose tensors are those of the original."""
-    originals = [block.original for block in module.modules() if isinstance(block, MergedBlock)]
-    tensors = (one for owner in (module, *originals) for one in (*owner.parameters(), *owner.buffers()))
+    owners: list[nn.Module] = [module]
+    owners += [block.original for block in module.modules() if isinstance(block, MergedBlock)]
+    tensors = (one for owner in owners for one in (*owner.parameters(), *owner.buffers()))
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})

@@ -3,17 +3,17 @@
     x -> [Sub shift] -> QuantizeLinear -> DequantizeLinear -> MatMul -> Sub -bias
                              int8 weight -> DequantizeLinear ---^
 
-(Sub, because ONNX Runtime joins MatMul and Add to a Gemm, and has no integer Gemm with a bias in floating point.)
+Sub, because ONNX Runtime joins MatMul and Add to a Gemm, and has no integer Gemm with a floating-point bias.
 
 Symmetric, zero point 0: activations with one scale for a tensor, weights with one for an output channel. The
 module computes in PyTorch what the graph says, so that both can be compared. Merge plans, the products of
 attention, the softmax, patch embedding and neck stay in floating point.
 
-Two things make 8 bits enough, and both change no function before rounding. What comes out of GELU lies between
--0.17 and a long positive tail: a constant moves it to the middle of its range, and its product with the weight
-is in the bias. And factors for each channel are moved from the input of a layer into its weight (SmoothQuant,
-Xiao et al., 2023): those of `fc1` are divided out by norm2, those of `proj` by the values of attention, which
-a softmax averages. The norm before `qkv` also decides what merges, and keeps its scale.
+Two things make 8 bits enough, and both change no function before rounding. What comes out of GELU lies
+between -0.17 and a long positive tail: a constant moves it to the middle of its range, and its product with
+the weight is in the bias. And factors for each channel move from the input of a layer into its weight
+(SmoothQuant, Xiao et al., 2023): norm2 divides by those of `fc1`, and the values of attention, which a
+softmax averages, by those of `proj`. The norm before `qkv` also decides what merges, and keeps its scale.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import onnx
 import torch
 import torch.nn.functional as F
 from onnxscript import opset20 as op
@@ -65,7 +67,7 @@ def _(codes: Tensor, scale: Tensor) -> Tensor:
 
 
 def _quantize(x: Any, scale: Any) -> Any:
-    zero: Any = op.Cast(op.Constant(value_int=0), to=3)  # INT8, which is the type of the codes
+    zero: Any = op.Constant(value=onnx.numpy_helper.from_array(np.int8(0)))  # its type is that of the codes
     return op.QuantizeLinear(x, scale, zero)
 
 
@@ -148,7 +150,8 @@ class QuantizedLinear(nn.Module):
         """[N, I] to [N, O]."""
         x = x - self.shift if self.shifts else x
         x = dequantize_linear(quantize_linear(x, self.scale), self.scale)
-        return x @ dequantize_linear(self.weight, self.weight_scale) - self.offset
+        made: Tensor = x @ dequantize_linear(self.weight, self.weight_scale) - self.offset
+        return made
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ def quantize(
     Args:
         encoder: patched, in fp32.
         layers: by name, as `blocks.0.fc2`; all others stay in floating point.
-        dtype: type of what is around them in the graph. The copy is in fp32, with scales that this type holds.
+        dtype: type of what is around them in the graph. The copy is fp32, with scales that this type holds.
     """
     made = shared_copy(encoder)
     for index, block in enumerate(merged_blocks(made)):

@@ -1,4 +1,4 @@
-"""Linear layers in 8 bits: exact before rounding, symmetric, and the same numbers in PyTorch, NumPy and ONNX."""
+"""Linear layers in 8 bits: exact before rounding, symmetric, and the same in PyTorch, NumPy and ONNX."""
 
 from collections.abc import Callable
 from typing import Any
