@@ -168,7 +168,7 @@ def main(
     int8: Annotated[
         bool,
         typer.Option(
-            "--int8", help="Linear layers in 8 bits; with --fp16, the rest.", rich_help_panel=OUTPUT
+            "--int8", help="Linear layers in 8 bits; --fp16 is of the rest.", rich_help_panel=OUTPUT
         ),
     ] = False,
     calibrate: Annotated[
@@ -180,7 +180,7 @@ def main(
     int8_skip: Annotated[
         str,
         typer.Option(
-            help="Layers to leave in floating point: blocks.0.fc2,*.qkv or auto.",
+            help="Layers to leave in float: blocks.0.fc2,*.qkv or auto.",
             rich_help_panel=OUTPUT,
             metavar="LIST",
         ),
