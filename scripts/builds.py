@@ -1,8 +1,10 @@
 """Build the encoders of every target and architecture as engines, and record size and build time.
 
 python scripts/builds.py -o benchmarks/builds-rtx.json
+python scripts/builds.py --precision int8 -o benchmarks/builds-rtx-int8.json
 """
 
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -18,8 +20,10 @@ from structsam_runtime.cli.console import FAILED, missing, run
 
 try:
     import onnx
+    from torch import nn
 
     from structsam_export import pipeline
+    from structsam_export.calibration import bundled
     from structsam_export.choices import Engine, Precision, Target
     from structsam_export.config import ExportConfig
     from structsam_export.models.architectures import ARCHITECTURES
@@ -37,8 +41,9 @@ def main(
     archs: Annotated[str, typer.Option(metavar="LIST", help="Architectures.")] = "vit_b,vit_l,vit_h",
     image_size: Annotated[int, typer.Option(help="Side of the input in pixels; 0: the default.")] = 0,
     engine: Annotated[Engine, typer.Option(help="The library that builds.")] = Engine.TENSORRT_RTX,
+    precision: Annotated[Precision, typer.Option(help="Precision of the encoders.")] = Precision.FP16,
 ) -> None:
-    """Build every encoder in the dialect of every target, at rate 0.55 in fp16 with random weights."""
+    """Build every encoder in the dialect of every target, at rate 0.55 with random weights."""
     check_result(output)
     if unknown := set(archs.split(",")) - set(ARCHITECTURES):
         raise UserError(
@@ -50,7 +55,7 @@ def main(
             arch,
             random_weights=True,
             image_size=image_size,
-            precision=Precision.FP16,
+            precision=precision,
             target=alike[0],
         )
         for arch in archs.split(",")
@@ -66,6 +71,7 @@ def main(
         "machine": environment(str(engine)),
         "capabilities": builder.hardware.capabilities,
         "rate": configs[0].rate,
+        "precision": precision,
         "builds": builds,
     }
     text = _table(result)
@@ -82,7 +88,7 @@ def _built(config: ExportConfig, builder: EngineBuilder, targets: list[Target]) 
     """
     with tempfile.TemporaryDirectory() as folder:
         graph, built = Path(folder) / "encoder.onnx", Path(folder) / "encoder.engine"
-        pipeline.build_encoder(config, pipeline.load(config), graph, Progress())
+        pipeline.build_encoder(config, _encoder(config), graph, Progress())
         begun = time.perf_counter()
         builder.build(graph, built, {})
         seconds = time.perf_counter() - begun
@@ -94,24 +100,43 @@ def _built(config: ExportConfig, builder: EngineBuilder, targets: list[Target]) 
             "attention": config.form,
             "nodes": len(onnx.load(graph, load_external_data=False).graph.node),
             "engine_bytes": built.stat().st_size,
+            "int8_products": int8_products(built),
             "seconds": round(seconds, 1),
         }
+
+
+def _encoder(config: ExportConfig) -> nn.Module:
+    """The encoder of a config with random weights; 8 bits are calibrated on one picture."""
+    sam = pipeline.load(config)
+    encoder: nn.Module = sam.image_encoder
+    if not config.precision.quantized:
+        return encoder
+    one = dict(list(bundled().items())[:1])
+    return pipeline.quantized(config, encoder, pipeline.calibrated(config, sam, one, Progress()))
+
+
+def int8_products(engine: Path) -> int:
+    """How many matrix products of a TensorRT-RTX engine have a constant of 8 bits, by its layers' text."""
+    return len(re.findall(rb"fully_connected=\{[^\n]*?_constantInt8\"", engine.read_bytes()))
 
 
 def _table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
     machine = result["machine"]
     head = (
-        f"Encoders at rate {result['rate']:g} in fp16, built by {machine['library']} for capabilities "
-        f"{', '.join(result['capabilities'])} on {machine['processor']}, {machine['date']}."
+        f"Encoders at rate {result['rate']:g} in {result['precision']}, built by {machine['library']} for "
+        f"capabilities {', '.join(result['capabilities'])} on {machine['processor']}, {machine['date']}."
     )
     rows = [["encoder", "pixels", "targets", "opset", "attention", "nodes", "engine MB", "build s"]]
+    int8 = any(row["int8_products"] for row in result["builds"])
+    rows[0] += ["int8 products"] * int8
     for row in result["builds"]:
         rows.append(
             [
                 *(row["arch"], str(row["image_size"]), ", ".join(row["targets"])),
                 *(str(row["opset"]), row["attention"], str(row["nodes"])),
                 *(f"{row['engine_bytes'] / 1e6:.0f}", f"{row['seconds']:.0f}"),
+                *[str(row["int8_products"])] * int8,
             ]
         )
     return f"{head}\n\n{markdown(rows)}\n"

@@ -16,6 +16,35 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     FP16 = "fp16"  # with fp32 islands; see `graph/precision.py`
+    INT8 = "int8"  # the encoder's linear layers in 8 bits, all else in fp32; see `graph/quantize.py`
+    INT8_FP16 = "int8-fp16"  # the same, all else in fp16
+
+    @property
+    def quantized(self) -> bool:
+        """Whether linear layers are in 8 bits."""
+        return self in (Precision.INT8, Precision.INT8_FP16)
+
+    @property
+    def around(self) -> Precision:
+        """The precision of all that is not in 8 bits."""
+        return {Precision.INT8: Precision.FP32, Precision.INT8_FP16: Precision.FP16}.get(self, self)
+
+
+class Linear(StrEnum):
+    """A linear layer of a block, in `--int8-skip`."""
+
+    QKV = "qkv"
+    PROJ = "proj"
+    FC1 = "fc1"
+    FC2 = "fc2"
+
+    def of(self, block: int) -> str:
+        """The name of this layer of a block, by the block's index."""
+        return f"blocks.{block}.{self}"
+
+
+AUTO = "auto"
+"""In `--int8-skip`: the layers with the largest errors, until the others keep to a budget."""
 
 
 class Gradient(StrEnum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import math
 import shlex
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from structsam_runtime.errors import UserError
 
-from .choices import Attention, DecoderLayout, Engine, Precision, Target
+from .choices import AUTO, Attention, DecoderLayout, Engine, Linear, Precision, Target
 from .merging.registry import METHODS, MethodSpec
 from .models.architectures import ARCHITECTURES, Architecture
 from .models.family import FAMILIES
@@ -23,7 +24,7 @@ from .targets import DIALECTS, FUSED, Dialect, natural
 if TYPE_CHECKING:
     from .merging import Method
 
-PATHS = ("checkpoint", "plugins")
+PATHS = ("checkpoint", "plugins", "calibrate")
 """Arguments that are paths of files."""
 FLAGS = tuple(one.name for one in dataclasses.fields(Uniform))
 """Arguments that define the merging of exports without a recipe file."""
@@ -47,6 +48,8 @@ class ExportConfig:
         image_size: S, side of the encoder's input in pixels, 64 to 4096; 0 selects the size that the
             architecture was trained at.
         precision: the arithmetic inside the graphs.
+        calibrate: folder of pictures that 8 bits are calibrated on; None for some of those to verify on.
+        int8_skip: linear layers that stay in floating point; see `calibration.left_out`.
         dynamic_batch: give the encoder a dynamic batch dimension; otherwise the batch is 1.
         decoder_layout: also write a decoder in this layout, for other tools.
         target: the runtime of the graph; None selects that of the engine, or the CPU without an engine.
@@ -67,6 +70,8 @@ class ExportConfig:
     seed: int = 0
     image_size: int = 0
     precision: Precision = Precision.FP32
+    calibrate: Path | None = None
+    int8_skip: tuple[str, ...] = ()
     dynamic_batch: bool = False
     decoder_layout: DecoderLayout | None = None
     target: Target | None = None
@@ -124,6 +129,7 @@ class ExportConfig:
         self._check_rates()
         self._check_methods()
         self._check_prompt()
+        self._check_precision()
         self._check_target()
         self._check_plugins()
 
@@ -159,9 +165,10 @@ class ExportConfig:
         for spec, method in self._asked.items():
             if method.conflict:
                 raise UserError(f"--method {spec} is not possible: {method.conflict}")
-            if method.ordered and self.precision is Precision.FP16:
+            if method.ordered and self.precision is not Precision.FP32:
                 raise UserError(
-                    f"--method {spec} sorts all tokens, and fp16 changes that order; choose another or fp32"
+                    f"--method {spec} sorts all tokens, and {self.precision} changes that order; "
+                    "choose another or fp32"
                 )
             if self.form is Attention.GATHER and method.footprint > 1:
                 raise UserError(
@@ -200,6 +207,19 @@ class ExportConfig:
                 f"expected 1 to {windows - 1}"
             )
 
+    def _check_precision(self) -> None:
+        object.__setattr__(self, "int8_skip", tuple(self.int8_skip))  # a list where it comes from JSON
+        given = {"--calibrate": self.calibrate, "--int8-skip": self.int8_skip}
+        if not self.precision.quantized and (named := [name for name, value in given.items() if value]):
+            raise UserError(f"{' and '.join(named)} is for --int8, not {self.precision}; leave it out")
+        known = [kind.of(block) for block in range(self.architecture.depth) for kind in Linear]
+        for pattern in self.int8_skip:
+            if pattern != AUTO and not fnmatch.filter(known, pattern):
+                raise UserError(
+                    f"--int8-skip {pattern} fits no layer; expected {AUTO}, or names from {known[0]} to "
+                    f"{known[-1]}, with * for any text"
+                )
+
     def _check_target(self) -> None:
         if self.form is Attention.OPERATOR and self.dialect.opset < FUSED.opset:
             having = " or ".join(target for target, one in DIALECTS.items() if one.opset >= FUSED.opset)
@@ -207,7 +227,7 @@ class ExportConfig:
                 f"--attention {self.form} needs ONNX opset {FUSED.opset}, and --target {self.written_for} "
                 f"has {self.dialect.opset}; expected --target {having}"
             )
-        if self.form is Attention.OPERATOR and self.engine and self.precision is Precision.FP32:
+        if self.form is Attention.OPERATOR and self.engine and self.precision.around is Precision.FP32:
             raise UserError(
                 f"engines with --attention {self.form} need fp16; add --fp16 or leave --attention out"
             )
@@ -274,7 +294,8 @@ class ExportConfig:
         graph = [] if self.written_for is natural(self.engine) else [str(self.written_for)]
         graph += [] if self.form is self._own_form else [f"{self.form}-attention"]
         family = [] if self.family == self.architecture.family else [self.family]
-        return "-".join([self.arch, *family, *self.merging.parts(), *graph, *size, self.precision])
+        mixed = ["mixed"] if self.int8_skip else []
+        return "-".join([self.arch, *family, *self.merging.parts(), *graph, *size, self.precision, *mixed])
 
     @property
     def label(self) -> str:
@@ -300,7 +321,10 @@ class ExportConfig:
         words += ["--seed", str(self.seed)] if self.seed else []
         if self.image_size != self.architecture.image_size:
             words += ["--image-size", str(self.image_size)]
-        words += {Precision.FP32: [], Precision.FP16: ["--fp16"]}[self.precision]
+        words += {Precision.FP32: [], Precision.FP16: ["--fp16"]}[self.precision.around]
+        words += ["--int8"] if self.precision.quantized else []
+        words += ["--calibrate", str(self.calibrate)] if self.calibrate else []
+        words += ["--int8-skip", ",".join(self.int8_skip)] if self.int8_skip else []
         words += ["--dynamic-batch"] if self.dynamic_batch else []
         words += ["--plugin-graph"] if self.plugin_graph else []
         for name in ("decoder_layout", "target", "attention", "engine", "plugins"):

@@ -32,17 +32,19 @@ from structsam_runtime.thresholds import THRESHOLDS
 
 from .analysis.macs import EncoderMacs, encoder_macs
 from .answers import reference
+from .calibration import Calibration, bundled, calibrate, digest, left_out, parted
 from .choices import Precision
 from .comparing import Arrays, run_all, tapped
 from .config import ExportConfig
 from .description import PLACES, export_id, manifest, merging, model_of, write
 from .encoder.decoder import PromptedMaskDecoder
 from .encoder.exported import PlannedEncoder, output_names
-from .encoder.patch import apply, windows_of
+from .encoder.patch import apply, shared_copy, windows_of
 from .encoder.plugins import PluginEncoder
 from .graph.lint import lint
 from .graph.passes import run_passes
 from .graph.precision import set_precision
+from .graph.quantize import quantize
 from .graph.save import save
 from .graph.trace import trace
 from .meta import FILE as META_FILE
@@ -75,6 +77,7 @@ class Export:
         removed: share of tokens that attention does not see, by the keys of PLACES.
         macs: of the encoder.
         report: of the verification.
+        calibration: of 8 bits; None in other precisions.
     """
 
     config: ExportConfig
@@ -82,6 +85,7 @@ class Export:
     removed: Mapping[str, float]
     macs: EncoderMacs
     report: Report
+    calibration: Calibration | None = None
 
 
 def export(
@@ -115,7 +119,7 @@ def export(
     builder = EngineBuilder(config.engine, config.plugins) if config.engine else None
     if builder:
         builder.require(config.dialect.tensorrt)
-    pictures = read_pictures(verify_images)
+    calibrating, pictures = read_all(config, verify_images)
     fetch(config)  # before the steps, whose spinner would fight with the progress bar
     with disk(output), staged(output.resolve()) as folder:  # a link to a folder stays a link
         check_folder(output, force)  # again: from here on, `staged` notices what changes
@@ -123,15 +127,19 @@ def export(
             sam = load(config)
             weights = weights_source(config)
             notes.append(weights["source"] or "")
-        encoder = build_encoder(config, sam, folder / "encoder.onnx", progress)
+        encoder = sam.image_encoder
+        calibration = calibrated(config, sam, calibrating, progress) if calibrating else None
+        made = encoder if calibration is None else quantized(config, encoder, calibration)
+        build_encoder(config, made, folder / "encoder.onnx", progress)
         decoder = build_decoder(config, sam, folder / "decoder.onnx", progress)
         report, answered = verified(config, sam, decoder, folder, pictures, progress)
         write_reference(config, encoder, answered, weights, folder, progress)
         meta = build_meta(config, sam, folder, pictures, progress) if config.decoder_layout else {}
         if config.has_plugin_graph:
-            build_plugin_graph(config, encoder, folder, progress)
+            build_plugin_graph(config, made, folder, progress)
         macs = encoder_macs(encoder)
-        content = manifest(config, sam, folder, weights, macs, asdict(report)) | meta
+        said = {"quantization": calibration.as_json()} if calibration else {}
+        content = manifest(config, sam, folder, weights, macs, asdict(report)) | meta | said
         write(folder / "manifest.json", content)
         if builder:
             add_engines(folder, builder, progress)
@@ -140,7 +148,47 @@ def export(
             write_repository(repository, output, force)
             notes.append(", ".join(names(output)))
     removed = {kind: counts["effective_rate"] for kind, counts in merging(encoder).items()}
-    return Export(config, output, removed, macs, report)
+    return Export(config, output, removed, macs, report, calibration)
+
+
+def read_all(config: ExportConfig, verify_images: Path | None) -> tuple[Arrays, Arrays]:
+    """Pictures to calibrate on, none unless 8 bits are asked for, and others to verify on.
+
+    Raises:
+        UserError: see `read_pictures` and `parted`.
+    """
+    pictures = read_pictures(verify_images)
+    if not config.precision.quantized:
+        return {}, pictures
+    if config.calibrate:
+        return parted(read_pictures(config.calibrate), pictures)
+    return parted(pictures if verify_images else bundled(), pictures)
+
+
+def calibrated(config: ExportConfig, sam: Any, pictures: Arrays, progress: Progress) -> Calibration:
+    """Find how the encoder's linear layers go into 8 bits.
+
+    Args:
+        config: which of them do not.
+        sam: with its patched encoder, in fp32.
+        pictures: uint8 RGB [H, W, 3] by name.
+        progress: is told of the step.
+
+    Raises:
+        UserError: a layer to leave out is none.
+    """
+    with progress.phases("calibrate 8 bits") as (notes, phases):
+        feeds = [sample.feed for sample in samples(pictures, model_of(config, sam))]
+        layers = calibrate(sam.image_encoder, feeds, phases)
+        notes.append(f"on {', '.join(pictures)}, which verification leaves out")
+    hashes = {name: digest(picture) for name, picture in pictures.items()}
+    return Calibration(hashes, layers, left_out(layers, config.int8_skip))
+
+
+def quantized(config: ExportConfig, encoder: nn.Module, calibration: Calibration) -> nn.Module:
+    """A copy of a patched encoder with linear layers in 8 bits, which is what is traced."""
+    half = config.precision.around is Precision.FP16
+    return quantize(encoder, calibration.chosen, torch.float16 if half else torch.float32)
 
 
 def verified(
@@ -228,12 +276,10 @@ def weights_source(config: ExportConfig) -> dict[str, str | None]:
     return {**provenance(config.checkpoint or own_weights(config.arch))}
 
 
-def build_encoder(config: ExportConfig, sam: Any, path: Path, progress: Progress) -> Any:
-    """Write the encoder's graph; returns the patched encoder that it was made from, in fp32."""
-    encoder = sam.image_encoder
+def build_encoder(config: ExportConfig, encoder: nn.Module, path: Path, progress: Progress) -> None:
+    """Write the graph of a patched encoder in fp32, or with linear layers in 8 bits."""
     module = PlannedEncoder(encoder)
     build(config, module, *example_images(config), output_names(encoder), path, progress)
-    return encoder
 
 
 def example_images(config: ExportConfig) -> tuple[dict[str, Tensor], Dynamic | None]:
@@ -350,15 +396,14 @@ def traced(
     outputs: Sequence[str],
 ) -> onnx.ModelProto:
     """A module's graph in the config's precision and dialect, as the tracer leaves it; the module stays."""
-    ready = set_precision(_copy(module, config.precision), config.precision)
+    precision = config.precision.around
+    ready = set_precision(_copy(module, precision), precision)
     return trace(ready, inputs, outputs, dynamic, config.dialect.opset)
 
 
 def _copy(module: nn.Module, precision: Precision) -> nn.Module:
     """A copy to prepare and trace. In fp32 the weights themselves stay shared: only modules are replaced."""
-    tensors = [*module.parameters(), *module.buffers()] if precision is Precision.FP32 else []
-    shared = {id(tensor): tensor for tensor in tensors}
-    return copy.deepcopy(module, shared)
+    return shared_copy(module) if precision is Precision.FP32 else copy.deepcopy(module)
 
 
 def build_plugin_graph(config: ExportConfig, encoder: nn.Module, folder: Path, progress: Progress) -> Path:
@@ -389,6 +434,7 @@ def summary(made: Export) -> str:
             f"encoder {gmac:.1f} GMAC of {unmerged:.1f} ({1 - gmac / unmerged:.1%} less)",
             *([f"tokens removed: {removed}"] if removed else []),
             *capped(made),
+            *([made.calibration.table()] if made.calibration else []),
             f"mask IoU with PyTorch {report.mask_iou:.4f}{plans}",
             *tuned(made.config),
             *fragile(made),

@@ -27,7 +27,11 @@ PORTABLE = Dialect(20, dict.fromkeys(Precision, Attention.WIDENED), "10.3")
 """Opset 20 is the newest that JetPack 6's TensorRT 10.3 reads, and the oldest with Gelu."""
 PATTERN = Dialect(20, dict.fromkeys(Precision, Attention.MASK), "10.3")
 """Opset 20 with attention in the pattern that TensorRT fuses: keys and values have the same head size."""
-FUSED = Dialect(23, {Precision.FP16: Attention.OPERATOR, Precision.FP32: Attention.MASK}, "10.14")
+FUSED = Dialect(
+    23,
+    {one: Attention.OPERATOR if one.around is Precision.FP16 else Attention.MASK for one in Precision},
+    "10.14",
+)
 """Opset 23 is the oldest with Attention, which TensorRT reads from 10.14 on. TensorRT has kernels for it in
 fp16, and does not build it in fp32."""
 

@@ -95,13 +95,17 @@ def test_those_of_a_prompt_aware_encoder_differ_in_picture_and_prior(encoder: An
     assert [bool(one.prior.any()) for one in kept if one.prior is not None] == [False, True, True]
 
 
+EVERY = {"fp32": 3e-4, "fp16": 0.05, "int8": 0.5, "int8-fp16": 0.5}
+"""The limit of the error of every picture where nothing merges."""
+
+
 @pytest.mark.parametrize("precision", THRESHOLDS)
 def test_limits_are_those_that_a_check_can_hold(encoder: Any, precision: str) -> None:
     """Without plans the errors of all pictures count where nothing merges, and of the best where it does."""
     row, fragile = THRESHOLDS[precision], FRAGILE[precision]
     hidden = {"cosine": None, "plans": None}
     for method, limits in (
-        (Identity(), replace(row, error={"fp32": 3e-4, "fp16": 0.05}[precision], least_error=None, **hidden)),
+        (Identity(), replace(row, error=EVERY[precision], least_error=None, **hidden)),
         (StructSAM(0.5), replace(row, error=None, **hidden)),
         (PiToMe(0.5), replace(fragile, error=None, **hidden)),
     ):

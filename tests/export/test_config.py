@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,11 @@ from structsam_runtime.errors import UserError
 DRAWING = ["structsam", "bipartite", "tomesd", "vidtome", "hybrid", "adjacent"]
 """Methods that can draw destinations."""
 HALF = {"precision": Precision.FP16}
+EIGHT: dict[str, Any] = {
+    "precision": Precision.INT8_FP16,
+    "calibrate": Path("photos"),
+    "int8_skip": ("blocks.0.fc2", "*.qkv", "auto"),
+}
 ABLATED = (
     "structsam:cell=7:channels=heads:gradient=central:scope=window:border=zero:flatness=mean:"
     "selection=random:cells=no:destination=random:reduction=replace:proportional=yes"
@@ -72,6 +78,8 @@ PROMPTED = {"prompt_windows": 2, "rate_background": 0.75, "rate_window": 0.35, "
     [
         ({}, "vit_b-structsam-r55-fp32"),
         (HALF, "vit_b-structsam-r55-fp16"),
+        ({"precision": Precision.INT8}, "vit_b-structsam-r55-int8"),
+        (EIGHT, "vit_b-structsam-r55-int8-fp16-mixed"),
         ({"arch": "vit_h", "rate_window": 0.0, "rate_global": 0.0}, "vit_h-structsam-r0-fp32"),
         ({"rate_window": 0.3}, "vit_b-structsam-r30w55g-fp32"),
         ({"rate_window": 0.125, "rate_global": 0.125}, "vit_b-structsam-r12.5-fp32"),
@@ -129,6 +137,8 @@ def configs_with_every_field(margin: float) -> list[ExportConfig]:
         PROMPTED,
         PLUGGED,
         {"family": "medsam"},
+        EIGHT,
+        {"precision": Precision.INT8},
     ]
     fields = {field.name for field in dataclasses.fields(ExportConfig)} - {"merging"}
     assert set().union(*changes) == {*fields, *FLAGS}
@@ -473,3 +483,28 @@ def test_a_refused_cell_is_not_offered(cell: int, image_size: int) -> None:
             assert ExportConfig.of("vit_b", f"structsam:cell={value}", image_size=image_size).methods()[
                 0
             ].cell == int(value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"int8_skip": ("blocks.12.fc2",)},
+            "--int8-skip blocks.12.fc2 fits no layer; expected auto, or names",
+        ),
+        ({"int8_skip": ("*.fc1", "fc2")}, "--int8-skip fc2 fits no layer"),
+        ({"precision": Precision.FP16, "int8_skip": ("auto",)}, "--int8-skip is for --int8, not fp16"),
+        ({"precision": Precision.FP32, "calibrate": Path("photos")}, "--calibrate is for --int8, not fp32"),
+        ({"method": "structsam:cells=no"}, "sorts all tokens, and int8 changes that order"),
+    ],
+)
+def test_what_8_bits_cannot_be_asked_for(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        ExportConfig.of(**{"arch": "vit_b", "precision": Precision.INT8} | changes)
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_an_operator_needs_half_precision_around_8_bits_too(precision: Precision) -> None:
+    """TensorRT has no kernels for Attention in fp32."""
+    config = ExportConfig.of("vit_b", precision=precision, target=Target.RTX)
+    assert (config.form is Attention.OPERATOR) == (precision.around is Precision.FP16)

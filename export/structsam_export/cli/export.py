@@ -160,11 +160,31 @@ def main(
     ] = 0,
     precision: Annotated[
         Precision | None,
-        typer.Option(help="fp32 (the default) or fp16.", rich_help_panel=OUTPUT, metavar="NAME"),
+        typer.Option(help=f"{', '.join(Precision)}. Default: fp32.", rich_help_panel=OUTPUT, metavar="NAME"),
     ] = None,
     fp16: Annotated[
         bool, typer.Option("--fp16", help="fp16; sensitive parts stay in fp32.", rich_help_panel=OUTPUT)
     ] = False,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8", help="Linear layers in 8 bits; --fp16 is of the rest.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Calibrate 8 bits on these photographs; 8 are enough.", rich_help_panel=OUTPUT, metavar="DIR"
+        ),
+    ] = None,
+    int8_skip: Annotated[
+        str,
+        typer.Option(
+            help="Layers to leave in float: blocks.0.fc2,*.qkv or auto.",
+            rich_help_panel=OUTPUT,
+            metavar="LIST",
+        ),
+    ] = "",
     dynamic_batch: Annotated[
         bool, typer.Option("--dynamic-batch", help="Any number of images per call.", rich_help_panel=OUTPUT)
     ] = False,
@@ -275,7 +295,9 @@ def main(
         merging=Recipe.read(recipe) if recipe else Uniform.typed(spec, **flags),
         seed=seed,
         image_size=image_size,
-        precision=_precision(precision, fp16),
+        precision=_precision(precision, fp16, int8),
+        calibrate=calibrate,
+        int8_skip=tuple(part.strip() for part in int8_skip.split(",") if part.strip()),
         dynamic_batch=dynamic_batch,
         decoder_layout=decoder_layout,
         target=target,
@@ -293,11 +315,17 @@ def main(
     typer.echo(summary(made))
 
 
-def _precision(named: Precision | None, fp16: bool) -> Precision:
-    """The precision that `--precision` and `--fp16` select."""
-    if fp16 and named not in (None, Precision.FP16):
-        raise UserError(f"--fp16 and --precision {named} exclude each other; give one of them")
-    return Precision.FP16 if fp16 else named or Precision.FP32
+def _precision(named: Precision | None, fp16: bool, int8: bool) -> Precision:
+    """The precision that `--precision`, `--fp16` and `--int8` select."""
+    both = {Precision.FP16, Precision.INT8}
+    flags = {one for one, given in ((Precision.FP16, fp16), (Precision.INT8, int8)) if given}
+    asked = flags | ({named} if named else set())
+    if asked == both or (Precision.INT8_FP16 in asked and asked - both == {Precision.INT8_FP16}):
+        return Precision.INT8_FP16
+    if len(asked) > 1:
+        typed = " and ".join(f"--{one}" for one in sorted(flags))
+        raise UserError(f"{typed} and --precision {named} exclude each other; give one of them")
+    return next(iter(asked), Precision.FP32)
 
 
 def _refuse_beside_recipe(flags: dict[str, Any]) -> None:

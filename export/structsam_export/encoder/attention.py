@@ -8,7 +8,7 @@ row, and projects only the merged tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -162,28 +162,32 @@ class MergedAttention(nn.Module):
             logits = query @ key.transpose(2, 3)
             y = forms.plain(logits if weight is None else logits + weight[:, None, None], value)
         y = y.transpose(1, 2).flatten(2)
-        return self._linear(y, self.proj.weight, self.proj.bias)
+        return self._rows(self.proj, y)
 
     def project(self, x: Tensor) -> list[Tensor]:
         """Queries, scaled keys and values: [B', K, C] to three of [B', heads, K, d].
 
         The scale 1 / sqrt(d) is folded into the key's weights, which saves a pass over features; if d is a
-        power of four it is a power of two, and exact. One product and one transpose for all three.
+        power of four it is a power of two, and exact. One product and one transpose for all three. A layer in
+        the place of SAM's, as `graph/quantize.py` puts there, has this scale in its own weights.
         """
-        weight, bias = self._scaled(self.qkv.weight), self.qkv.bias
-        projected = self._linear(x, weight, None if bias is None else self._scaled(bias))
+        projected = self._rows(self._scaled_qkv if isinstance(self.qkv, nn.Linear) else self.qkv, x)
         features = projected.view(*x.shape[:2], 3 * self.heads, -1).transpose(1, 2)
         return list(features.chunk(3, 1))
 
-    def _scaled(self, qkv: Tensor) -> Tensor:
+    def _scaled_qkv(self, rows: Tensor) -> Tensor:
+        weight, bias = self.scaled(self.qkv.weight), self.qkv.bias
+        return F.linear(rows, weight, None if bias is None else self.scaled(bias))
+
+    def scaled(self, qkv: Tensor) -> Tensor:
         """A weight or a bias [3 C, ...] of qkv with the part of the keys scaled."""
         query, key, value = qkv.chunk(3)
         return torch.cat([query, key * self.scale, value])
 
     @staticmethod
-    def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _rows(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """A linear layer on [B', K, C], as rows, because ONNX's Gemm, which adds the bias, takes matrices."""
-        return F.linear(x.flatten(0, 1), weight, bias).view(*x.shape[:2], -1)
+        return layer(x.flatten(0, 1)).view(*x.shape[:2], -1)
 
     def _place(self, position: Tensor, size: Tensor | None) -> Tensor:
         """Row of each slot in `distances` and `shares`, [B', K] int32: its position, or its cell."""

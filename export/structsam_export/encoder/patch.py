@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from ..choices import Attention
 from ..merging import Identity, Method, Windows
 from .attention import MergedBlock
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def grid_of(encoder: Any) -> int:
@@ -72,3 +75,11 @@ def remove(encoder: nn.Module) -> None:
 def merged_blocks(encoder: Any) -> list[MergedBlock]:
     """The patched blocks of an encoder, in order; none if it is not patched."""
     return [block for block in encoder.blocks if isinstance(block, MergedBlock)]
+
+
+def shared_copy(module: Module) -> Module:
+    """A copy whose modules are its own, and whose tensors are those of the original."""
+    owners: list[nn.Module] = [module]
+    owners += [block.original for block in module.modules() if isinstance(block, MergedBlock)]
+    tensors = (one for owner in owners for one in (*owner.parameters(), *owner.buffers()))
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})

@@ -5,7 +5,6 @@ The operators exist in the ONNX graph only: neither PyTorch nor ONNX Runtime can
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import MergedBlock, layer_norm
-from .patch import merged_blocks
+from .patch import merged_blocks, shared_copy
 from .walk import WalkedEncoder
 
 DOMAIN = "structsam"
@@ -88,8 +87,7 @@ class PluginEncoder(WalkedEncoder):
     """
 
     def __init__(self, encoder: Any) -> None:
-        shared = {id(tensor): tensor for tensor in [*encoder.parameters(), *encoder.buffers()]}
-        super().__init__(copy.deepcopy(encoder, shared))
+        super().__init__(shared_copy(encoder))
         blocks = self.encoder.blocks
         for index, block in enumerate(merged_blocks(self.encoder)):
             if block.method.has_kernels and block.method.slots(block.windows) < block.windows.tokens:

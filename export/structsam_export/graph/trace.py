@@ -16,6 +16,7 @@ from onnxscript.optimizer import fold_constants
 from torch import Tensor, nn
 
 from ..targets import PORTABLE
+from .quantize import TRANSLATIONS
 
 MAX_SHARED = 2**20
 """Elements of the largest constant that is compared with others. Index tables are smaller; most weights,
@@ -111,6 +112,7 @@ def trace(
                 torch.ops.aten.sort.stable: _sort,
                 torch.ops.aten.floor_divide.default: _divide,
                 torch.ops.aten.take.default: _take,
+                **TRANSLATIONS,
             },
         )
         if program is None:

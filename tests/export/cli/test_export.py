@@ -19,6 +19,8 @@ import torch
 from PIL import Image
 
 from structsam_export import pipeline
+from structsam_export.choices import Precision
+from structsam_export.cli.export import _precision
 from structsam_export.models.checkpoints import build_sam, load_sam
 from structsam_export.verify import Report
 from structsam_runtime.cli.program import structsam
@@ -106,6 +108,12 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "unknown gradient": (["--method", "structsam:gradient=prewitt"], "expected sobel or central"),
     "two precisions": (["--fp16", "--precision", "fp32"], "--fp16 and --precision fp32 exclude each other"),
+    "8 bits and fp32": (["--int8", "--precision", "fp32"], "--int8 and --precision fp32 exclude each other"),
+    "8 bits of no such layer": (
+        ["--int8", "--int8-skip", "fc2"],
+        "--int8-skip fc2 fits no layer; expected auto",
+    ),
+    "layers to skip without 8 bits": (["--int8-skip", "auto"], "--int8-skip is for --int8, not fp32"),
     "unknown precision": (["--precision", "int3"], "--precision"),
     "no recipe": (["--recipe", "missing.json"], "no file missing.json; expected a recipe as JSON"),
     "recipe that is none": (["--recipe", "file"], "file cannot be read as JSON"),
@@ -578,3 +586,21 @@ def test_a_small_sam_is_exported_verified_and_described(command: Command, tmp_pa
     assert content["decoder_meta"]["mask_iou"] > 0.99
     assert content["decoder_meta"]["outputs"][0]["name"] == "masks"
     assert "GMAC" in out
+
+
+@pytest.mark.parametrize(
+    ("named", "flags", "expected"),
+    [
+        (None, (), "fp32"),
+        (None, ("fp16",), "fp16"),
+        (None, ("int8",), "int8"),
+        (None, ("fp16", "int8"), "int8-fp16"),
+        ("int8", ("fp16",), "int8-fp16"),
+        ("fp16", ("int8",), "int8-fp16"),
+        ("int8-fp16", ("fp16", "int8"), "int8-fp16"),
+        ("int8", ("int8",), "int8"),
+    ],
+)
+def test_flags_name_a_precision_together(named: str | None, flags: tuple[str, ...], expected: str) -> None:
+    asked = Precision(named) if named else None
+    assert _precision(asked, "fp16" in flags, "int8" in flags) == expected

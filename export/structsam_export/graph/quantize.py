@@ -1,0 +1,225 @@
+"""Linear layers in 8 bits: the form that TensorRT, ONNX Runtime and OpenVINO all run in integers.
+
+    x -> [Sub shift] -> QuantizeLinear -> DequantizeLinear -> MatMul -> Sub -bias
+                             int8 weight -> DequantizeLinear ---^
+
+Sub, because ONNX Runtime joins MatMul and Add to a Gemm, and has no integer Gemm with a floating-point bias.
+
+Symmetric, zero point 0: activations with one scale for a tensor, weights with one for an output channel. The
+module computes in PyTorch what the graph says, so that both can be compared. Merge plans, the products of
+attention, the softmax, patch embedding and neck stay in floating point.
+
+Two things make 8 bits enough, and both change no function before rounding. What comes out of GELU lies
+between -0.17 and a long positive tail: a constant moves it to the middle of its range, and its product with
+the weight is in the bias. And factors for each channel move from the input of a layer into its weight
+(SmoothQuant, Xiao et al., 2023): norm2 divides by those of `fc1`, and the values of attention, which a
+softmax averages, by those of `proj`. The norm before `qkv` also decides what merges, and keeps its scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from onnxscript import opset20 as op
+from torch import Tensor, nn
+
+from ..choices import Linear
+from ..encoder.attention import MergedBlock
+from ..encoder.patch import merged_blocks, shared_copy
+
+PLACES = {
+    Linear.QKV: "attn.qkv",
+    Linear.PROJ: "attn.proj",
+    Linear.FC1: "mlp.lin1",
+    Linear.FC2: "mlp.lin2",
+}
+"""Where the linear layers are in a block."""
+CODES = 127
+"""Largest code; -128 would have no counterpart."""
+
+
+@torch.library.custom_op("structsam::quantize", mutates_args=())
+def quantize_linear(x: Tensor, scale: Tensor) -> Tensor:
+    """ONNX's QuantizeLinear to int8 with zero point 0: `x` of any shape, a scalar `scale`."""
+    return (x / scale).round().clamp(-128, 127).to(torch.int8)
+
+
+@quantize_linear.register_fake
+def _(x: Tensor, scale: Tensor) -> Tensor:
+    return torch.empty_like(x, dtype=torch.int8)
+
+
+@torch.library.custom_op("structsam::dequantize", mutates_args=())
+def dequantize_linear(codes: Tensor, scale: Tensor) -> Tensor:
+    """ONNX's DequantizeLinear: int8 [..., O], one scale or [O] of them; has the type of `scale`."""
+    return codes.to(scale.dtype) * scale
+
+
+@dequantize_linear.register_fake
+def _(codes: Tensor, scale: Tensor) -> Tensor:
+    return torch.empty_like(codes, dtype=scale.dtype)
+
+
+def _quantize(x: Any, scale: Any) -> Any:
+    zero: Any = op.Constant(value=onnx.numpy_helper.from_array(np.int8(0)))  # its type is that of the codes
+    return op.QuantizeLinear(x, scale, zero)
+
+
+def _dequantize(codes: Any, scale: Any) -> Any:
+    return op.DequantizeLinear(codes, scale, axis=len(codes.shape) - 1)
+
+
+TRANSLATIONS: dict[Any, Callable[..., Any]] = {
+    torch.ops.structsam.quantize.default: _quantize,
+    torch.ops.structsam.dequantize.default: _dequantize,
+}
+"""How the tracer writes them."""
+
+
+def grid(low: float, high: float, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Scale and shift, fp32 scalars, of codes that span a range.
+
+    The shift is a multiple of the scale, so that 0, the commonest value behind GELU, is met exactly.
+
+    Args:
+        low, high: the range; symmetric ones have a shift of 0.
+        dtype: type of the scale in the graph, to which it is rounded.
+    """
+    scale = _rounded(torch.tensor((high - low) / 2 / CODES), dtype)
+    return scale, ((low + high) / 2 / scale).round() * scale
+
+
+def _rounded(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """A scale that `dtype` holds, in fp32: never zero, and no number that a GPU may flush to zero."""
+    return scale.clamp_min(torch.finfo(dtype).tiny).to(dtype).float()
+
+
+class Rows(nn.Module):
+    """A linear layer [N, I] to [N, O] in floating point.
+
+    Args:
+        weight: [O, I].
+        bias: [O]; None for zeros.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight: Tensor
+        self.bias: Tensor
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", weight.new_zeros(len(weight)) if bias is None else bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, I] to [N, O]."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer [N, I] to [N, O] with an int8 weight, on an input in int8.
+
+    Args:
+        layer: the layer in floating point.
+        low, high: range of the input that the codes span; see `grid`.
+        dtype: type of the scales in the graph.
+    """
+
+    def __init__(self, layer: Rows, low: float, high: float, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.weight: Tensor  # [I, O], the order of MatMul
+        self.weight_scale: Tensor  # [O]
+        self.scale: Tensor
+        self.shift: Tensor
+        self.offset: Tensor  # [O], minus the bias
+        scale, shift = grid(low, high, dtype)
+        weight_scale = _rounded(layer.weight.abs().amax(1) / CODES, dtype)
+        codes = (layer.weight / weight_scale[:, None]).round().clamp(-CODES, CODES)
+        # Of the weight as it is in 8 bits: the constant then cancels exactly, whatever rounding did.
+        offset = -(layer.bias + shift * weight_scale * codes.sum(1))
+        self.shifts = bool(shift)
+        values = {"weight": codes.T.contiguous().to(torch.int8), "weight_scale": weight_scale}
+        for name, value in {**values, "scale": scale, "shift": shift, "offset": offset}.items():
+            self.register_buffer(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, I] to [N, O]."""
+        x = x - self.shift if self.shifts else x
+        x = dequantize_linear(quantize_linear(x, self.scale), self.scale)
+        made: Tensor = x @ dequantize_linear(self.weight, self.weight_scale) - self.offset
+        return made
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a linear layer goes into 8 bits.
+
+    Attributes:
+        low, high: range of the input that the codes span, after `factors`.
+        factors: [I], by which the input is divided and the weight multiplied; None for ones. For `fc1` and
+            `proj` only.
+    """
+
+    low: float
+    high: float
+    factors: Tensor | None = None
+
+
+def quantize(
+    encoder: nn.Module, layers: Mapping[str, Quantization], dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """A copy of an encoder with linear layers in 8 bits; what is not changed is shared with the original.
+
+    Args:
+        encoder: patched, in fp32.
+        layers: by name, as `blocks.0.fc2`; all others stay in floating point.
+        dtype: type of what is around them in the graph. The copy is fp32, with scales that this type holds.
+    """
+    made = shared_copy(encoder)
+    for index, block in enumerate(merged_blocks(made)):
+        mine = {kind: layers[kind.of(index)] for kind in Linear if kind.of(index) in layers}
+        migrate(block, {kind: one.factors for kind, one in mine.items() if one.factors is not None})
+        for kind, one in mine.items():
+            put(block, kind, QuantizedLinear(linear(block, kind), one.low, one.high, dtype))
+    return made
+
+
+def linear(block: MergedBlock, kind: Linear) -> Rows:
+    """A linear layer of a block in floating point, as it is computed: keys have the scale of the logits."""
+    layer: Any = block.get_submodule(PLACES[kind])
+    if kind is not Linear.QKV or isinstance(layer, Rows):
+        return Rows(layer.weight, layer.bias)
+    scaled = block.attn.scaled
+    return Rows(scaled(layer.weight), None if layer.bias is None else scaled(layer.bias))
+
+
+def put(block: MergedBlock, kind: Linear, layer: nn.Module) -> None:
+    """Replace a linear layer of a block, in place."""
+    owner, _, name = PLACES[kind].partition(".")
+    setattr(block.get_submodule(owner), name, layer)
+
+
+def migrate(block: MergedBlock, factors: Mapping[Linear, Tensor]) -> None:
+    """Divide inputs of linear layers by factors, and multiply their weights by them, in place.
+
+    The block computes the same function. Its tensors are replaced, not changed.
+
+    Args:
+        block: changed.
+        factors: [I] above 0, for `proj` and `fc1`.
+    """
+    if (factor := factors.get(Linear.PROJ)) is not None:
+        qkv, proj = linear(block, Linear.QKV), linear(block, Linear.PROJ)
+        share = torch.cat([torch.ones_like(factor), torch.ones_like(factor), factor])  # of the values
+        put(block, Linear.QKV, Rows(qkv.weight / share[:, None], qkv.bias / share))
+        put(block, Linear.PROJ, Rows(proj.weight * factor, proj.bias))
+    if (factor := factors.get(Linear.FC1)) is not None:
+        norm, fc1 = block.norm2, linear(block, Linear.FC1)
+        block.norm2 = nn.LayerNorm(norm.normalized_shape, norm.eps, device=factor.device)
+        block.norm2.weight = nn.Parameter(norm.weight / factor, requires_grad=False)
+        block.norm2.bias = nn.Parameter(norm.bias / factor, requires_grad=False)
+        put(block, Linear.FC1, Rows(fc1.weight * factor, fc1.bias))

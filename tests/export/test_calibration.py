@@ -1,0 +1,225 @@
+"""Ranges come from pictures, and those that calibrate do not verify."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import numpy_helper
+from torch import Tensor
+
+from structsam_export import calibration, pipeline
+from structsam_export.calibration import (
+    BUDGET,
+    PICTURES,
+    Calibration,
+    Layer,
+    bundled,
+    calibrate,
+    digest,
+    left_out,
+    parted,
+    smoothing,
+)
+from structsam_export.choices import Linear, Precision
+from structsam_export.comparing import Arrays
+from structsam_export.config import ExportConfig
+from structsam_export.encoder import apply
+from structsam_export.encoder.walk import embed
+from structsam_export.graph.quantize import Quantization, quantize
+from structsam_export.merging import StructSAM
+from structsam_export.verify import read_pictures
+from structsam_runtime.errors import UserError
+from structsam_runtime.progress import Progress
+
+Build = Callable[..., Any]
+Photographs = Callable[[int], Tensor]
+Command = Callable[[str, str], tuple[int | str | None, str, str]]
+
+
+@pytest.fixture(scope="module")
+def encoder(build_encoder: Build) -> Any:
+    """10 x 10 tokens, one window block and one global one."""
+    made = build_encoder(160, depth=2, global_attn_indexes=(1,))
+    apply(made, [StructSAM(0.55)] * 2)
+    return made
+
+
+@pytest.fixture(scope="module")
+def found(encoder: Any, photographs: Photographs) -> dict[str, Layer]:
+    return calibrate(encoder, [{"image": image[None].numpy()} for image in photographs(160)[:2]])
+
+
+def test_every_layer_has_a_range_and_an_error(found: dict[str, Layer]) -> None:
+    assert list(found) == [kind.of(block) for block in range(2) for kind in Linear]
+    for name, layer in found.items():
+        assert 0 < layer.error < 1e-3, name
+        assert layer.how.high > 0
+        if name.endswith(".fc2"):
+            assert -0.1701 < layer.how.low < 0, "the least that GELU gives"
+        else:
+            assert layer.how.low == -layer.how.high
+        assert layer.how.factors is None or name.endswith((".proj", ".fc1"))
+
+
+def test_a_picture_that_did_not_calibrate_is_close(
+    encoder: Any, found: dict[str, Layer], photographs: Photographs
+) -> None:
+    image = photographs(160)[2:]
+    exact, plans = embed(encoder, image)
+    made = embed(quantize(encoder, {name: one.how for name, one in found.items()}), image, None, at(plans))[0]
+    error = float((made - exact).square().sum() / exact.square().sum())
+    assert 0 < error < 2e-3
+
+
+def at(plans: Any) -> Any:
+    """Plans to replay."""
+    return lambda index, _: plans[index]
+
+
+def test_the_ends_of_a_tail_are_cut_where_that_is_better() -> None:
+    """One value of a thousand is a hundred times the others: its column hardly counts."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(1000, 8, generator=generator)
+    rows[0, 0] = 100
+    weight = torch.randn(4, 8, generator=generator)
+    weight[:, 0] = 1e-6
+    how, _ = calibration._ranged(rows, torch.ones(1000), weight, 0.0, 100.0)
+    assert how.high < 20
+
+
+@given(st.integers(0, 99), st.integers(2, 30))
+def test_factors_even_out_channels(seed: int, channels: int) -> None:
+    """With equal weights, largest inputs to the fifth root of their ratios; without input they are safe."""
+    generator = torch.Generator().manual_seed(seed)
+    largest = 10 ** (3 * torch.rand(channels, generator=generator) - 2)
+    factors = smoothing(largest, torch.ones(5, channels))
+    assert float(factors.log().mean()) == pytest.approx(0, abs=1e-3)
+    spread = (largest / factors).log() - (largest / factors).log().mean()
+    assert torch.allclose(spread, 0.2 * (largest.log() - largest.log().mean()), atol=1e-3)
+    largest[0] = 0
+    factors = smoothing(largest, torch.zeros(5, channels))
+    assert torch.isfinite(factors).all()
+    assert (factors > 0).all()
+
+
+layers = st.dictionaries(
+    st.builds(lambda block, kind: kind.of(block), st.integers(0, 5), st.sampled_from(Linear)),
+    st.floats(0, BUDGET).map(lambda error: Layer(Quantization(-1.0, 1.0), error)),
+    min_size=1,
+)
+
+
+@given(layers)
+def test_auto_leaves_out_the_worst_and_no_more_than_it_must(found: dict[str, Layer]) -> None:
+    out = left_out(found, ["auto"])
+    kept = [one.error for name, one in found.items() if name not in out]
+    assert sum(kept) <= BUDGET * (1 + 1e-9)
+    if out:
+        least = min(found[name].error for name in out)
+        assert max(kept, default=0.0) <= least
+        assert sum(kept) + least > BUDGET * (1 - 1e-9)
+
+
+def test_names_have_stars(found: dict[str, Layer]) -> None:
+    assert left_out(found, ["blocks.0.*", "*.fc2"]) == (
+        *("blocks.0.qkv", "blocks.0.proj", "blocks.0.fc1", "blocks.0.fc2"),
+        "blocks.1.fc2",
+    )
+    assert left_out(found, []) == ()
+
+
+def pictures(*shades: int) -> Arrays:
+    return {f"{shade}.png": np.full((2, 3, 3), shade, np.uint8) for shade in shades}
+
+
+@given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30), min_size=1))
+def test_no_picture_calibrates_and_verifies(first: set[int], second: set[int]) -> None:
+    one, other = pictures(*sorted(first or second)), pictures(*sorted(second))
+    if len(second) == 1 and set(one) <= set(other):
+        with pytest.raises(UserError, match="there is only one; give another folder with --calibrate"):
+            parted(one, other)
+        return
+    own, left = parted(one, other)
+    assert 1 <= len(own) <= PICTURES
+    assert left
+    assert not set(own) & set(left)
+    assert set(own) <= set(one)
+    if not set(one) & set(other):
+        assert left == other
+
+
+def test_the_same_pixels_under_another_name_are_the_same_picture() -> None:
+    one, other = pictures(1, 2), {"copy.png": pictures(1)["1.png"], **pictures(3)}
+    own, left = parted(one, other)
+    assert (list(own), list(left)) == (["2.png"], ["copy.png", "3.png"])
+
+
+def test_bundled_pictures_are_no_others(found: dict[str, Layer]) -> None:
+    hashes = {digest(picture) for picture in read_pictures(None).values()}
+    own = bundled()
+    assert all(picture.ndim == 3 and picture.dtype == np.uint8 for picture in own.values())
+    assert not hashes & {digest(picture) for picture in own.values()}
+    table = Calibration({}, found, ("blocks.0.fc2", "blocks.1.fc2")).table().splitlines()
+    assert [line.split()[:2] for line in table[1:]] == [
+        ["qkv", "2"],
+        ["proj", "2"],
+        ["fc1", "2"],
+        ["fc2", "0"],
+    ]
+    assert table[-1].endswith(", in floating point")
+
+
+@pytest.fixture(scope="module")
+def exported_in_8_bits(tmp_path_factory: pytest.TempPathFactory, quiet: Progress) -> Path:
+    """The shipped small model at 256 pixels, one layer in floating point."""
+    folder = tmp_path_factory.mktemp("int8") / "out"
+    config = ExportConfig.of(
+        "vit_nano", image_size=256, precision=Precision.INT8, int8_skip=("blocks.0.fc2",)
+    )
+    pipeline.export(config, folder, None, False, quiet)
+    return folder
+
+
+@pytest.mark.export
+def test_an_export_says_how_it_was_calibrated_and_checks(
+    exported_in_8_bits: Path, run_command: Command
+) -> None:
+    said = json.loads((exported_in_8_bits / "manifest.json").read_text())
+    told = said["quantization"]
+    assert told["float"] == ["blocks.0.fc2"]
+    assert set(told["pictures"]) == set(bundled())
+    assert not set(told["pictures"]) & set(said["verification"]["images"])
+    assert len(told["layers"]) == 24
+    model = onnx.load(exported_in_8_bits / "encoder.onnx")
+    stored = [one for one in model.graph.initializer if one.data_type == onnx.TensorProto.INT8 and one.dims]
+    assert len(stored) == 23
+    code, out, err = run_command("check", f"{exported_in_8_bits} --runner cpu")
+    assert code == 0, out + err
+
+
+@pytest.mark.export
+@pytest.mark.filterwarnings("default::structsam_runtime.errors.Caution")
+@pytest.mark.parametrize("kind", ["mlp.lin1.weight_scale", "mlp.lin2.weight", "mlp.lin2.shift"])
+def test_a_check_finds_a_wrong_layer(
+    exported_in_8_bits: Path, kind: str, tmp_path: Path, run_command: Command
+) -> None:
+    """As an engine computes that mistakes a scale, an order or a shift of one layer."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for path in exported_in_8_bits.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    model = onnx.load(folder / "encoder.onnx")
+    (constant,) = (one for one in model.graph.initializer if one.name == f"encoder.blocks.3.{kind}")
+    values = numpy_helper.to_array(constant)
+    wrong = values[::-1].copy() if values.dtype == np.int8 else values * values.dtype.type(2)
+    constant.CopyFrom(numpy_helper.from_array(wrong, constant.name))
+    onnx.save(model, folder / "encoder.onnx")
+    code, out, err = run_command("check", f"{folder} --runner cpu --unverified")
+    assert code == 3, out + err
