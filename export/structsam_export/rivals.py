@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Rival(StrEnum):
 
     META = "meta"
     META_FUSED = "meta-fused"
+    META_INT8 = "meta-int8"
     EAGER = "eager"
     SDPA = "sdpa"
     COMPILE = "compile"
@@ -41,6 +42,7 @@ class Rival(StrEnum):
         return {
             Rival.META: "Meta's, plain export",
             Rival.META_FUSED: "Meta's, exported with fused attention",
+            Rival.META_INT8: "Meta's, plain export, 8 bits by nncf",
             Rival.EAGER: "Meta's, PyTorch eager",
             Rival.SDPA: "Meta's, PyTorch with fused attention",
             Rival.COMPILE: "Meta's, PyTorch with fused attention, compiled",
@@ -48,8 +50,20 @@ class Rival(StrEnum):
 
     @property
     def exported(self) -> bool:
-        """Whether it is an ONNX file, which runs on the runner of the exports; else it runs in PyTorch."""
-        return self in (Rival.META, Rival.META_FUSED)
+        """Whether it is a file, which runs on the runners of the exports; else it runs in PyTorch."""
+        return self in (Rival.META, Rival.META_FUSED, Rival.META_INT8)
+
+    def runners(self, chosen: Sequence[str]) -> Sequence[str]:
+        """Of the runners of the exports, those to time it on; PyTorch runs on the device of the first.
+
+        Raises:
+            UserError: it needs another one.
+        """
+        if self is Rival.META_INT8:
+            if OPENVINO not in chosen:
+                raise UserError(f"--rival {self} runs in OpenVINO alone; add --runner {OPENVINO}")
+            return [OPENVINO]
+        return chosen if self.exported else chosen[:1]
 
 
 class FusedAttention(nn.Module):

@@ -5,15 +5,12 @@ for arithmetic on shapes: a few integers that say how large the next tensor is, 
 
 A session reports names and operators of the nodes on each device, not their types. Which of them are of
 shapes follows from the model: all that is made of Shape and Size without the values of an input or a weight.
-The runtime has no package that reads ONNX files, and needs only names: they are read here, as Protocol
-Buffers encode them (https://protobuf.dev/programming-guides/encoding).
 """
 
-from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 from ..errors import UserError
+from .protobuf import fields, text, texts
 
 RECORD = ("session.record_ep_graph_assignment_info", "1")
 """The option of a session that keeps where its nodes run."""
@@ -63,15 +60,15 @@ def of_shapes(model: memoryview) -> set[Node]:
         model: the bytes of an ONNX file, whose nodes are in the order in which they run. Two of the same
             operator and name are of shapes if both are.
     """
-    graph = _fields(_fields(model)[_GRAPH][0])
-    values = {_text(one, _VALUE_NAME) for one in graph[_GRAPH_INPUT]}
-    weights = [one for one in graph[_INITIALIZER] if _fields(one)[_TENSOR_TYPE] != [_INT64]]
-    values |= {_text(one, _TENSOR_NAME) for one in weights}  # the type of shapes and axes is int64
+    graph = fields(fields(model)[_GRAPH][0])
+    values = {text(one, _VALUE_NAME) for one in graph[_GRAPH_INPUT]}
+    weights = [one for one in graph[_INITIALIZER] if fields(one)[_TENSOR_TYPE] != [_INT64]]
+    values |= {text(one, _TENSOR_NAME) for one in weights}  # the type of shapes and axes is int64
     shapes: set[str] = set()
     found: dict[bool, set[Node]] = {True: set(), False: set()}
     for node in graph[_NODE]:
-        inputs, outputs = (set(_texts(node, which)) - {""} for which in (_INPUT, _OUTPUT))
-        operator = _text(node, _OPERATOR)
+        inputs, outputs = (set(texts(node, which)) - {""} for which in (_INPUT, _OUTPUT))
+        operator = text(node, _OPERATOR)
         counts = operator in _COUNTING or not (
             values & inputs or shapes.isdisjoint(inputs) or operator in _BRANCHING
         )
@@ -79,7 +76,7 @@ def of_shapes(model: memoryview) -> set[Node]:
             shapes |= outputs
         elif values & inputs or operator in _BRANCHING:
             values |= outputs
-        found[counts].add((operator, _text(node, _NAME)))
+        found[counts].add((operator, text(node, _NAME)))
     return found[True] - found[False]
 
 
@@ -90,40 +87,3 @@ def _on_the_cpu(session: Any) -> list[Node]:
         if part.ep_name == "CPUExecutionProvider"
         for node in part.get_nodes()
     ]
-
-
-def _text(message: memoryview, number: int) -> str:
-    """The text of a field; empty where the message has none."""
-    return next(_texts(message, number), "")
-
-
-def _texts(message: memoryview, number: int) -> Iterator[str]:
-    return (bytes(text).decode() for text in _fields(message)[number])
-
-
-def _fields(message: memoryview) -> dict[int, list[Any]]:
-    """The values of each field of a message: integers, and the bytes of texts and of messages within."""
-    fields: dict[int, list[Any]] = defaultdict(list)
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        number, kind = divmod(key, 8)
-        if kind == 0:
-            value, at = _varint(message, at)
-            fields[number].append(value)
-            continue
-        size, at = _varint(message, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
-        fields[number].append(message[at : at + size])
-        at += size
-    return fields
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """An integer in bytes of seven bits, the lowest first, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
