@@ -1,4 +1,4 @@
-"""Runners for verification: PyTorch modules, ONNX Runtime with plans as outputs, and Polygraphy."""
+"""Runners for verification: PyTorch modules, runners with plans as outputs, and Polygraphy."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from structsam_runtime.errors import NotFiniteError
 from structsam_runtime.runners.base import Array, DeviceArray, Runner, TensorSpec
 from structsam_runtime.runners.onnxruntime import OnnxRuntimeRunner
+from structsam_runtime.runners.openvino import OpenVinoRunner
 
 Arrays = dict[str, NDArray[Any]]
 Specs = Mapping[str, TensorSpec]
@@ -74,7 +75,7 @@ class TorchRunner(Runner):
 
 
 class TappedRunner(OnnxRuntimeRunner):
-    """A runner of an ONNX file with inner tensors of the graph as extra outputs.
+    """ONNX Runtime with inner tensors of the graph as extra outputs.
 
     Args:
         path, provider, threads: see OnnxRuntimeRunner.
@@ -100,8 +101,26 @@ class TappedRunner(OnnxRuntimeRunner):
         return options
 
 
-def tapped(runner: Runner, tensors: Sequence[str]) -> TappedRunner | None:
-    """A second runner of the same file and provider with inner tensors of the graph as extra outputs.
+class TappedOpenVino(OpenVinoRunner):
+    """OpenVINO with inner tensors of the graph as extra outputs.
+
+    Args:
+        path, threads: see OpenVinoRunner.
+        tensors: names of the inner tensors.
+    """
+
+    def __init__(self, path: Path, threads: int | None, tensors: Sequence[str]) -> None:
+        super().__init__(path, threads=threads)
+        self.tensors = tensors
+
+    def _model(self) -> Any:
+        model = super()._model()
+        model.add_outputs(list(self.tensors))
+        return model
+
+
+def tapped(runner: Runner, tensors: Sequence[str]) -> Runner | None:
+    """A second runner of the same file and library with inner tensors of the graph as extra outputs.
 
     Args:
         runner: the first runner.
@@ -110,9 +129,11 @@ def tapped(runner: Runner, tensors: Sequence[str]) -> TappedRunner | None:
     Returns:
         None if there are no tensors, or if the runner is an engine, which has no inner outputs.
     """
-    if not tensors or not isinstance(runner, OnnxRuntimeRunner):
-        return None
-    return TappedRunner(runner.path, runner.provider, runner.threads, tensors)
+    if tensors and isinstance(runner, OnnxRuntimeRunner):
+        return TappedRunner(runner.path, runner.provider, runner.threads, tensors)
+    if tensors and isinstance(runner, OpenVinoRunner):
+        return TappedOpenVino(runner.path, runner.threads, tensors)
+    return None
 
 
 def run_all(runner: Runner, feeds: Sequence[Arrays]) -> list[Arrays]:

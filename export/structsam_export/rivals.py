@@ -17,6 +17,7 @@ from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import Model
 from structsam_runtime.runners import kind_of
 from structsam_runtime.runners.base import Runner, TensorSpec
+from structsam_runtime.runners.openvino import NAME as OPENVINO
 
 from .choices import StrEnum
 from .comparing import Specs, TorchRunner

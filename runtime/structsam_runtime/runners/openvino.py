@@ -28,16 +28,17 @@ OPTIONS = {
 }
 """Options of a compiled model."""
 SHAPES = 256
-"""Sets of input shapes that a compiled model runs before it is compiled anew, in about 0.2 s: it keeps code for
-each. Measured on decoders: 0.5 MB a set, without end, whatever CPU_RUNTIME_CACHE_CAPACITY is."""
+"""Sets of input shapes that a compiled model runs before it is compiled anew, which takes a decoder 0.2 s.
+
+It keeps code for each set: 0.5 MB of a decoder, without end, whatever CPU_RUNTIME_CACHE_CAPACITY is (measured)."""
 _TELEMETRY = "openvino_telemetry"
 
 
 class OpenVinoRunner(Runner):
     """An ONNX file in OpenVINO, on the CPU.
 
-    The precision is that of the file: fp32 is computed in fp32, also on CPUs with bf16, and fp16 in fp16 where
-    the CPU has it, in fp32 elsewhere. Runs take turns, each on all cores.
+    The precision is that of the file: fp32 is computed in fp32, also on CPUs with bf16, and fp16 in fp16
+    where the CPU has it, in fp32 elsewhere. Runs take turns, each on all cores.
 
     :meth:`memory` reports the size of the files as weights; OpenVINO does not report activations.
 
