@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -87,12 +88,7 @@ class TappedRunner(OnnxRuntimeRunner):
         self.tensors = tensors
 
     def _model(self) -> bytes:
-        model = onnx.load(self.path, load_external_data=False)
-        model.graph.output.extend(
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT32, None) for name in self.tensors
-        )
-        content: bytes = model.SerializeToString()
-        return content
+        return _opened_up(self.path, self.tensors)
 
     def _options(self, ort: ModuleType) -> Any:
         options = super()._options(ort)
@@ -106,7 +102,7 @@ class TappedOpenVino(OpenVinoRunner):
 
     Args:
         path, threads: see OpenVinoRunner.
-        tensors: names of the inner tensors.
+        tensors: names of the inner tensors, int32.
     """
 
     def __init__(self, path: Path, threads: int | None, tensors: Sequence[str]) -> None:
@@ -114,9 +110,23 @@ class TappedOpenVino(OpenVinoRunner):
         self.tensors = tensors
 
     def _model(self) -> Any:
-        model = super()._model()
-        model.add_outputs(list(self.tensors))
-        return model
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / self.path.name
+            path.write_bytes(_opened_up(self.path, self.tensors))
+            weights = self.path.with_name(f"{self.path.name}.data").resolve()
+            if weights.is_file():
+                (path.parent / weights.name).symlink_to(weights)
+            return self._core.read_model(path)
+
+
+def _opened_up(path: Path, tensors: Sequence[str]) -> bytes:
+    """An ONNX file with inner tensors, int32, as outputs."""
+    model = onnx.load(path, load_external_data=False)
+    model.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT32, None) for name in tensors
+    )
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def tapped(runner: Runner, tensors: Sequence[str]) -> Runner | None:

@@ -41,8 +41,8 @@ def check_export(path: Path, said: str | None, export: str | None) -> None:
 
 
 def weights(path: Path) -> int:
-    """Bytes of a file and of the second one that may hold its weights."""
-    files = (path, path.with_name(f"{path.name}.data"))
+    """Bytes of a file and of the second one that may hold its weights, as that of OpenVINO's .xml does."""
+    files = (path, path.with_name(f"{path.name}.data"), path.with_suffix(".bin"))
     return sum(file.stat().st_size for file in files if file.is_file())
 
 

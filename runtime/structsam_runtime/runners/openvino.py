@@ -3,7 +3,7 @@
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -67,10 +67,14 @@ class OpenVinoRunner(Runner):
         if not self.path.is_file():
             raise UserError(f"no file {self.path}; expected an ONNX model")
         self._core = library().Core()
-        compiled = self._compile()
-        told = OnnxFile.read(self.path)
-        check_export(self.path, told.metadata.get(EXPORT), self.export)
-        return _specs(compiled.inputs, told.inputs), _specs(compiled.outputs, told.outputs)
+        with ExitStack() as stack:
+            stack.callback(self._close)
+            compiled = self._compile()
+            told = OnnxFile({}, {}, {}) if self.path.suffix == ".xml" else OnnxFile.read(self.path)
+            check_export(self.path, told.metadata.get(EXPORT), self.export)
+            specs = _specs(compiled.inputs, told.inputs), _specs(compiled.outputs, told.outputs)
+            stack.pop_all()
+        return specs
 
     def _close(self) -> None:
         self._core = self._request = None
@@ -125,7 +129,7 @@ def library() -> ModuleType:
     """
     install = f"pip install {TABLE[NAME].install}"
     try:
-        with _unreported():
+        with unreported():
             return importlib.import_module("openvino")
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed; {install}") from error
@@ -134,8 +138,8 @@ def library() -> ModuleType:
 
 
 @contextmanager
-def _unreported() -> Iterator[None]:
-    """Hide the package that reports; OpenVINO does without it."""
+def unreported() -> Iterator[None]:
+    """Hide the package by which OpenVINO and its tools report their use while they are imported."""
     before = sys.modules.get(_TELEMETRY)
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # as of a package that is not installed
     try:
@@ -147,16 +151,19 @@ def _unreported() -> Iterator[None]:
 
 
 def _specs(ports: list[Any], said: Axes) -> dict[str, TensorSpec]:
-    """Inputs or outputs; OpenVINO drops the names of dynamic axes, which the file has."""
-    specs = {}
+    """Inputs or outputs, in the order of the file, with its names for dynamic axes.
+
+    OpenVINO drops them, and computes something from lengths that do not match.
+    A tensor has several names where OpenVINO removes a node that changes nothing: the file's own is meant.
+    """
+    specs: dict[str, TensorSpec] = {}
     for port in ports:
-        name = port.get_any_name()
-        lengths = (int(axis.get_length()) if axis.is_static else None for axis in port.partial_shape)
-        known = said.get(name, ())
-        named = (
-            known[place] if place < len(known) else f"{name}.{place}"
-            for place in range(len(port.partial_shape))
+        own = (name for name in said if name in port.get_names() and name not in specs)
+        name = next(own, None) or port.get_any_name()
+        axes = said.get(name) or [f"{name}.{place}" for place in range(len(port.partial_shape))]
+        shape = tuple(
+            axis.get_length() if axis.is_static else named
+            for axis, named in zip(port.partial_shape, axes, strict=True)
         )
-        shape = tuple(axis if length is None else length for length, axis in zip(lengths, named, strict=True))
         specs[name] = TensorSpec(np.dtype(port.element_type.to_dtype()), shape)
     return specs
