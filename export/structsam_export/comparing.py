@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -113,9 +114,9 @@ class TappedOpenVino(OpenVinoRunner):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / self.path.name
             path.write_bytes(_opened_up(self.path, self.tensors))
-            weights = self.path.with_name(f"{self.path.name}.data").resolve()
-            if weights.is_file():
-                (path.parent / weights.name).symlink_to(weights)
+            weights = self.path.with_name(f"{self.path.name}.data")
+            if weights.is_file():  # OpenVINO follows no link out of the folder
+                shutil.copyfile(weights, path.parent / weights.name)
             return self._core.read_model(path)
 
 

@@ -30,7 +30,7 @@ OPTIONS = {
 SHAPES = 256
 """Sets of input shapes that a compiled model runs before it is compiled anew, which takes a decoder 0.2 s.
 
-It keeps code for each set: 0.5 MB of a decoder, without end, whatever CPU_RUNTIME_CACHE_CAPACITY is (measured)."""
+It keeps code for each set: 0.5 MB of a decoder, without end, whatever CPU_RUNTIME_CACHE_CAPACITY is."""
 _TELEMETRY = "openvino_telemetry"
 
 

@@ -133,9 +133,11 @@ def test_lengths_of_one_name_have_to_be_equal(tmp_path: Path) -> None:
     ends = [("a", TensorProto.FLOAT, ["n", 2]), ("b", TensorProto.FLOAT, ["n", 2])]
     nodes = [helper.make_node("Add", ["a", "b"], ["y"])]
     path = save(tmp_path / "sum.onnx", nodes, ends, [("y", TensorProto.FLOAT, ["n", 2])])
-    with OpenVinoRunner(path, threads=1) as runner:
-        with pytest.raises(UserError, match=r"input 'b' has shape \[3, 2\], expected \[n, 2\], n = 2"):
-            runner.infer({"a": np.ones((2, 2), np.float32), "b": np.ones((3, 2), np.float32)})
+    with (
+        OpenVinoRunner(path, threads=1) as runner,
+        pytest.raises(UserError, match=r"input 'b' has shape \[3, 2\], expected \[n, 2\], n = 2"),
+    ):
+        runner.infer({"a": np.ones((2, 2), np.float32), "b": np.ones((3, 2), np.float32)})
 
 
 IMPORT = """
