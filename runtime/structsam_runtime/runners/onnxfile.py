@@ -75,7 +75,7 @@ class OnnxFile:
     @classmethod
     def read(cls, path: Path) -> "OnnxFile":
         """From a file that a library could load."""
-        model = fields(memoryview(np.memmap(path, np.uint8, "r")))
+        model = fields(np.memmap(path, np.uint8, "r").data)
         graph = fields(model[_GRAPH][0])
         return cls(
             inputs=dict(map(_axes, graph[_INPUT])),
