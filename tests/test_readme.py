@@ -172,10 +172,10 @@ def test_limits_are_those_that_a_check_holds() -> None:
 
 def test_its_times_are_those_that_were_measured() -> None:
     """Some of the rows and of the columns of the result's table."""
-    head, *known = table("benchmarks/cpu-vit_b.md", "| encoder | GMAC | median s |")
-    columns = ["encoder", "GMAC", "median s", "time by medians", "peak memory MB"]
-    names, *told = table("README.md", "| encoder | GMAC | median s |")
-    assert names == [name.removesuffix(" by medians") for name in columns]
+    head, *known = table("benchmarks/cpu-vit_b.md", "| encoder |")
+    names, *told = table("README.md", "| encoder |")
+    assert len(names) >= 5
+    columns = ["time by medians" if name == "time" else name for name in names]
     measured = [[row[head.index(name)] for name in columns] for row in known]
     assert len(told) >= 4
     assert all(row in measured for row in told)

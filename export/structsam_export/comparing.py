@@ -1,7 +1,9 @@
-"""Runners for verification: PyTorch modules, ONNX Runtime with plans as outputs, and Polygraphy."""
+"""Runners for verification: PyTorch modules, runners with plans as outputs, and Polygraphy."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +18,7 @@ from torch import Tensor
 from structsam_runtime.errors import NotFiniteError
 from structsam_runtime.runners.base import Array, DeviceArray, Runner, TensorSpec
 from structsam_runtime.runners.onnxruntime import OnnxRuntimeRunner
+from structsam_runtime.runners.openvino import OpenVinoRunner
 
 Arrays = dict[str, NDArray[Any]]
 Specs = Mapping[str, TensorSpec]
@@ -74,7 +77,7 @@ class TorchRunner(Runner):
 
 
 class TappedRunner(OnnxRuntimeRunner):
-    """A runner of an ONNX file with inner tensors of the graph as extra outputs.
+    """ONNX Runtime with inner tensors of the graph as extra outputs.
 
     Args:
         path, provider, threads: see OnnxRuntimeRunner.
@@ -86,12 +89,7 @@ class TappedRunner(OnnxRuntimeRunner):
         self.tensors = tensors
 
     def _model(self) -> bytes:
-        model = onnx.load(self.path, load_external_data=False)
-        model.graph.output.extend(
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT32, None) for name in self.tensors
-        )
-        content: bytes = model.SerializeToString()
-        return content
+        return _opened_up(self.path, self.tensors)
 
     def _options(self, ort: ModuleType) -> Any:
         options = super()._options(ort)
@@ -100,8 +98,40 @@ class TappedRunner(OnnxRuntimeRunner):
         return options
 
 
-def tapped(runner: Runner, tensors: Sequence[str]) -> TappedRunner | None:
-    """A second runner of the same file and provider with inner tensors of the graph as extra outputs.
+class TappedOpenVino(OpenVinoRunner):
+    """OpenVINO with inner tensors of the graph as extra outputs.
+
+    Args:
+        path, threads: see OpenVinoRunner.
+        tensors: names of the inner tensors, int32.
+    """
+
+    def __init__(self, path: Path, threads: int | None, tensors: Sequence[str]) -> None:
+        super().__init__(path, threads=threads)
+        self.tensors = tensors
+
+    def _model(self) -> Any:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / self.path.name
+            path.write_bytes(_opened_up(self.path, self.tensors))
+            weights = self.path.with_name(f"{self.path.name}.data")
+            if weights.is_file():  # OpenVINO follows no link out of the folder
+                shutil.copyfile(weights, path.parent / weights.name)
+            return self._core.read_model(path)
+
+
+def _opened_up(path: Path, tensors: Sequence[str]) -> bytes:
+    """An ONNX file with inner tensors, int32, as outputs."""
+    model = onnx.load(path, load_external_data=False)
+    model.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT32, None) for name in tensors
+    )
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def tapped(runner: Runner, tensors: Sequence[str]) -> Runner | None:
+    """A second runner of the same file and library with inner tensors of the graph as extra outputs.
 
     Args:
         runner: the first runner.
@@ -110,9 +140,11 @@ def tapped(runner: Runner, tensors: Sequence[str]) -> TappedRunner | None:
     Returns:
         None if there are no tensors, or if the runner is an engine, which has no inner outputs.
     """
-    if not tensors or not isinstance(runner, OnnxRuntimeRunner):
-        return None
-    return TappedRunner(runner.path, runner.provider, runner.threads, tensors)
+    if tensors and isinstance(runner, OnnxRuntimeRunner):
+        return TappedRunner(runner.path, runner.provider, runner.threads, tensors)
+    if tensors and isinstance(runner, OpenVinoRunner):
+        return TappedOpenVino(runner.path, runner.threads, tensors)
+    return None
 
 
 def run_all(runner: Runner, feeds: Sequence[Arrays]) -> list[Arrays]:

@@ -27,7 +27,8 @@ from structsam_runtime.engines import PLUGIN_GRAPH, add_engines
 from structsam_runtime.errors import UserError, printable
 from structsam_runtime.progress import Progress
 from structsam_runtime.reference import FILE
-from structsam_runtime.runners.onnxruntime import EXPORT, OnnxRuntimeRunner
+from structsam_runtime.runners.onnxfile import EXPORT
+from structsam_runtime.runners.onnxruntime import OnnxRuntimeRunner
 from structsam_runtime.thresholds import THRESHOLDS
 
 from .analysis.macs import EncoderMacs, encoder_macs

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import Model
 from structsam_runtime.runners import kind_of
 from structsam_runtime.runners.base import Runner, TensorSpec
+from structsam_runtime.runners.openvino import NAME as OPENVINO
+from structsam_runtime.runners.openvino import library, unreported
 
 from .choices import StrEnum
 from .comparing import Specs, TorchRunner
@@ -31,6 +34,7 @@ class Rival(StrEnum):
 
     META = "meta"
     META_FUSED = "meta-fused"
+    META_INT8 = "meta-int8"
     EAGER = "eager"
     SDPA = "sdpa"
     COMPILE = "compile"
@@ -41,6 +45,7 @@ class Rival(StrEnum):
         return {
             Rival.META: "Meta's, plain export",
             Rival.META_FUSED: "Meta's, exported with fused attention",
+            Rival.META_INT8: "Meta's, plain export, 8 bits by nncf",
             Rival.EAGER: "Meta's, PyTorch eager",
             Rival.SDPA: "Meta's, PyTorch with fused attention",
             Rival.COMPILE: "Meta's, PyTorch with fused attention, compiled",
@@ -48,8 +53,20 @@ class Rival(StrEnum):
 
     @property
     def exported(self) -> bool:
-        """Whether it is an ONNX file, which runs on the runner of the exports; else it runs in PyTorch."""
-        return self in (Rival.META, Rival.META_FUSED)
+        """Whether it is a file, which runs on the runners of the exports; else it runs in PyTorch."""
+        return self in (Rival.META, Rival.META_FUSED, Rival.META_INT8)
+
+    def runners(self, chosen: Sequence[str]) -> Sequence[str]:
+        """Of the runners of the exports, those to time it on; PyTorch runs on the device of the first.
+
+        Raises:
+            UserError: it needs another one.
+        """
+        if self is Rival.META_INT8:
+            if OPENVINO not in chosen:
+                raise UserError(f"--rival {self} runs in OpenVINO alone; add --runner {OPENVINO}")
+            return [OPENVINO]
+        return chosen if self.exported else chosen[:1]
 
 
 class FusedAttention(nn.Module):
@@ -150,21 +167,61 @@ def rival(which: Rival, model: Model, folder: Path, runner: str) -> Callable[[],
         runner: the runner of the exports: the rival runs on the same device, on a GPU in their precision.
 
     Raises:
-        UserError: the rival is an ONNX file and the runner runs engines, or PyTorch finds no GPU.
+        UserError: the rival is an ONNX file and the runner runs engines, nncf is not installed for the one
+            that it makes, or PyTorch finds no GPU.
     """
     kind = kind_of(runner)
     if which.exported:
         if kind.file != "onnx":
             raise UserError(f"--rival {which} is an ONNX file, which {runner} does not run; leave it out")
-        path = folder / f"{which}.onnx"
-        write_plain_export(which, model, path)
-        return partial(kind.open, path, runner)
+        return partial(kind.open, _written(which, model, folder), runner)
     device = kind.device
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--rival {which} runs on the GPU if {runner} does; PyTorch finds none: leave it out")
     half = device == "cuda" and model.precision == "fp16"
     make = partial(encoder_of, which, model)
     return partial(TorchEncoder, which.label, make, model, device, half, which is Rival.COMPILE)
+
+
+def _written(which: Rival, model: Model, folder: Path) -> Path:
+    """The file of a rival, which several runners may share."""
+    if which is Rival.META_INT8:
+        path = folder / f"{which}.xml"
+        quantize(_written(Rival.META, model, folder), model.image_size, path)
+        return path
+    path = folder / f"{which}.onnx"
+    if not path.exists():
+        write_plain_export(which, model, path)
+    return path
+
+
+def quantize(plain: Path, side: int, path: Path) -> None:
+    """Write an encoder in 8 bits, as OpenVINO's own nncf makes them of a transformer.
+
+    It is calibrated on one array of noise: weights are random, and what is timed does not depend on ranges.
+
+    Args:
+        plain: its ONNX file.
+        side: of its pictures.
+        path: the file to write, .xml.
+
+    Raises:
+        UserError: nncf is not installed.
+    """
+    ov = library()
+    try:
+        with unreported():
+            nncf = importlib.import_module("nncf")
+    except ModuleNotFoundError as error:
+        raise UserError(f"--rival {Rival.META_INT8} needs {error.name}; pip install nncf") from error
+    noise = np.random.default_rng(0).standard_normal((1, 3, side, side), np.float32)
+    made = nncf.quantize(
+        ov.Core().read_model(plain),
+        nncf.Dataset([{IMAGE: noise}]),
+        subset_size=1,
+        model_type=nncf.ModelType.TRANSFORMER,
+    )
+    ov.save_model(made, path, compress_to_fp16=False)
 
 
 def encoder_of(which: Rival, model: Model) -> Any:

@@ -7,6 +7,7 @@ from .predict.embedding import Embedding
 from .predict.predictor import Predictor
 from .predict.prompts import Prompt
 from .runners.onnxruntime import OnnxRuntimeRunner
+from .runners.openvino import OpenVinoRunner
 from .runners.tensorrt import TensorRtRunner
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Embedding",
     "Manifest",
     "OnnxRuntimeRunner",
+    "OpenVinoRunner",
     "Predictor",
     "Prompt",
     "TensorRtRunner",

@@ -16,18 +16,18 @@ import numpy as np
 from . import __version__
 from .errors import UserError, printable
 from .runners import RUNNERS, cuda, kind_of
-from .runners.onnxruntime import OnnxRuntimeRunner, library
+from .runners.onnxruntime import library
 from .runners.tensorrt import bindings, logger
 
 _LIBRARIES = (
     ("numpy", ("numpy",), None),
     ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "[cpu] or [cuda]"),
+    ("openvino", ("openvino",), "[openvino]"),
     ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"), "[tensorrt]"),
     ("tensorrt-rtx", ("tensorrt-rtx",), "[rtx]"),
     ("cuda-python", ("cuda-python", "cuda-bindings"), "[tensorrt] or [rtx]"),
     ("torch", ("torch",), "[export]"),
     ("onnx", ("onnx",), "[export]"),
-    ("openvino", ("openvino",), None),
 )
 """Libraries, the distributions that may bring each, and extras of structsam that do."""
 _MODEL = bytes.fromhex(
@@ -169,7 +169,7 @@ def _run_model(runner: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "convolution.onnx"
         path.write_bytes(_MODEL)
-        with OnnxRuntimeRunner(path, runner, threads=1) as opened:
+        with kind_of(runner).open(path, runner, threads=1) as opened:
             found = float(opened.infer({"x": np.full((1, 1, 1, 1), 3, np.float32)})["y"].item())
     if found != 6:
         raise UserError(f"it computes 2 x 3 = {found}")

@@ -9,10 +9,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from structsam_export.comparing import TappedRunner, TorchRunner, run_all, tapped
-from structsam_runtime import OnnxRuntimeRunner, UserError
+from structsam_export.comparing import TappedOpenVino, TappedRunner, TorchRunner, run_all, tapped
+from structsam_runtime import OnnxRuntimeRunner, OpenVinoRunner, UserError
 from structsam_runtime.errors import NotFiniteError
-from structsam_runtime.runners.base import TensorSpec
+from structsam_runtime.runners.base import Runner, TensorSpec
 
 VALUES = TensorSpec(np.dtype(np.float32), ("n",))
 ORDER = TensorSpec(np.dtype(np.int32), ("n",))
@@ -90,7 +90,10 @@ def graph(tmp_path: Path) -> Path:
         "sum",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1000])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
-        [numpy_helper.from_array(weights, "weights")],
+        [
+            numpy_helper.from_array(weights, "weights"),
+            numpy_helper.from_array(np.array([7], np.int32), "constant"),  # as some plans are
+        ],
     )
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     path = tmp_path / "sum.onnx"
@@ -98,15 +101,22 @@ def graph(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_tap_gives_what_is_inside_the_same_file(graph: Path) -> None:
-    shipped, feed = OnnxRuntimeRunner(graph, threads=1), {"x": np.ones(1000, np.float32)}
-    tap = tapped(shipped, ["largest"])
-    assert isinstance(tap, TappedRunner)
-    assert (tap.path, tap.provider, tap.threads) == (graph, "cpu", 1)
+@pytest.mark.parametrize(
+    ("kind", "of_kind"), [(OnnxRuntimeRunner, TappedRunner), (OpenVinoRunner, TappedOpenVino)]
+)
+def test_a_tap_gives_what_is_inside_the_same_file(
+    kind: type[OnnxRuntimeRunner] | type[OpenVinoRunner], of_kind: type[Runner], graph: Path
+) -> None:
+    shipped, feed = kind(graph, threads=1), {"x": np.ones(1000, np.float32)}
+    tap = tapped(shipped, ["largest", "constant"])
+    assert isinstance(tap, TappedRunner | TappedOpenVino)
+    assert isinstance(tap, of_kind)
+    assert (tap.path, tap.threads) == (graph, 1)
     content = graph.read_bytes()
     (told,), (made,) = run_all(tap, [feed]), run_all(shipped, [feed])
     assert made.keys() == {"y"}, "the file that ships tells nothing"
-    assert told.keys() == {"y", "largest"}
+    assert told.keys() == {"y", "largest", "constant"}
+    assert (told["constant"].tolist(), told["constant"].dtype) == ([7], np.int32)
     assert told["y"] == made["y"] == 999 * 500
     assert (told["largest"], told["largest"].dtype) == (999, np.int32)
     assert graph.read_bytes() == content

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from structsam_runtime import OnnxRuntimeRunner, UserError, doctor
+from structsam_runtime import OnnxRuntimeRunner, OpenVinoRunner, UserError, doctor
 from structsam_runtime.doctor import Commands, Findings, Gpu, Library, Trial, attempt, report, tried
 from structsam_runtime.runners import RUNNERS
+from structsam_runtime.runners.base import Runner
 from structsam_runtime.runners.cuda import CudaError
 
 Ended = tuple[int | str | None, str, str]
@@ -52,7 +53,15 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def bare(here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is installed but what the runtime needs."""
-    for module in ("onnxruntime", "tensorrt", "tensorrt_rtx", "cuda.bindings.runtime", "torch", "onnx"):
+    for module in (
+        "onnxruntime",
+        "openvino",
+        "tensorrt",
+        "tensorrt_rtx",
+        "cuda.bindings.runtime",
+        "torch",
+        "onnx",
+    ):
         monkeypatch.setitem(sys.modules, module, None)  # what import finds for a blocked module
 
     def version(name: str) -> str:
@@ -102,12 +111,18 @@ def test_the_model_is_one_convolution_by_two() -> None:
     assert model.SerializeToString() == doctor._MODEL
 
 
-def test_a_runner_works_if_it_computes_what_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert attempt("cpu").startswith("ONNX Runtime ")
+@pytest.mark.parametrize(
+    ("runner", "kind", "name"),
+    [("cpu", OnnxRuntimeRunner, "ONNX Runtime "), ("openvino", OpenVinoRunner, "OpenVINO ")],
+)
+def test_a_runner_works_if_it_computes_what_is_right(
+    runner: str, kind: type[Runner], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert attempt(runner).startswith(name)
     rounded = {"y": np.full((1, 1, 1, 1), 5.75, np.float32)}
-    monkeypatch.setattr(OnnxRuntimeRunner, "infer", lambda *_: rounded)
+    monkeypatch.setattr(kind, "infer", lambda *_: rounded)
     with pytest.raises(UserError, match=r"it computes 2 x 3 = 5\.75"):
-        attempt("cpu")
+        attempt(runner)
 
 
 @pytest.mark.parametrize("runner", ["tensorrt", "tensorrt-rtx"])

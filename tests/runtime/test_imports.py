@@ -21,7 +21,7 @@ PROGRAM = """
     for package in ("structsam_runtime", "structsam_plugins"):
         for name in modules(package):
             importlib.import_module(name)
-    heavy = ("torch", "onnx", "onnxruntime", "structsam_export", "segment_anything")
+    heavy = ("torch", "onnx", "onnxruntime", "openvino", "structsam_export", "segment_anything")
     print(*(name for name in heavy if name in sys.modules), sep=",")
     print(*(name for name in sys.modules if name.startswith("structsam_runtime.")), sep=",")
 """

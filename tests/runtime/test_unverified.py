@@ -41,13 +41,14 @@ def test_it_is_refused_with_the_way_to_load_it(quantised: Path) -> None:
         Predictor.load(quantised)
 
 
+@pytest.mark.parametrize("runner", ["cpu", "openvino"])
 def test_it_loads_on_request_and_computes_what_the_file_does(
-    quantised: Path, export_folder: Path, photos: dict[str, NDArray[np.uint8]]
+    runner: str, quantised: Path, export_folder: Path, photos: dict[str, NDArray[np.uint8]]
 ) -> None:
     with pytest.warns(Caution, match=WORD):
-        changed = Predictor.load(quantised, threads=1, verified=False)
+        changed = Predictor.load(quantised, runner, threads=1, verified=False)
     embeddings = []
-    for predictor in (changed, Predictor.load(export_folder, threads=1)):
+    for predictor in (changed, Predictor.load(export_folder, runner, threads=1)):
         with predictor:
             predictor.set_image(photos["coffee"])
             embeddings.append(predictor.get_image_embedding())

@@ -57,7 +57,7 @@ class Segmenter:
 
     Args:
         job: begun.
-        threads: of the CPU, for ONNX Runtime; default as many as there are cores.
+        threads: of the CPU, for runners on it; default as many as there are cores.
 
     Raises:
         UserError: the model cannot be loaded or, on entering the ``with`` block, opened; or the results were

@@ -22,9 +22,11 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         [median - row["min_s"] for median, row in zip(medians, rows, strict=True)],
         [row["max_s"] - median for median, row in zip(medians, rows, strict=True)],
     ]
+    several = len({row["runner"] for row in rows}) > 1
+    names = [f"{row['name']}, {row['runner']}" if several else row["name"] for row in rows]
     figure = Figure(figsize=(9, 1.2 + 0.4 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    axes.barh([row["name"] for row in rows], medians, xerr=reach, color=code(BLUE), ecolor="black", capsize=3)
+    axes.barh(names, medians, xerr=reach, color=code(BLUE), ecolor="black", capsize=3)
     machine = result["machine"]
     where = ", ".join([*(machine["gpus"] or [machine["processor"]]), machine["library"]])
     axes.set(xlabel="seconds per image: median, fastest to slowest run", title=where)

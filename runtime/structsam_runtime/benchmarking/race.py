@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,32 @@ from ..predict.prior import prior
 from ..predict.prompts import encode
 from ..runners import create, kind_of
 from ..runners.base import Array, Runner
-from ..runners.onnxruntime import OnnxRuntimeRunner
+from ..runners.onnxruntime import PROVIDERS, OnnxRuntimeRunner
 from .profile import operators
 from .timing import as_row, environment, footprint, interleaved, spread
 
-Contestants = Mapping[str, Callable[[], Runner]]
+Feeds = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """An encoder on a runner.
+
+    Attributes:
+        name: the name of its folder, or of the rival.
+        runner: one of RUNNERS, or PYTORCH.
+        on_gpu: whether it runs on a GPU.
+        make: makes the runner; can be pickled.
+    """
+
+    name: str
+    runner: str
+    on_gpu: bool
+    make: Callable[[], Runner]
+
+
+PYTORCH = "pytorch"
+"""What rivals run on that are not exported."""
 
 
 def race(
@@ -34,7 +56,7 @@ def race(
     rivals: Sequence[str],
     picture: NDArray[np.uint8] | None,
     repeat: int,
-    runner: str,
+    runners: Sequence[str],
 ) -> dict[str, Any]:
     """Time encoders in turns on one photograph, rivals first, and the decoder of the first export.
 
@@ -43,17 +65,17 @@ def race(
         rivals: names of `structsam_export.rivals.Rival`: forms of Meta's own encoder, which need PyTorch.
         picture: uint8 RGB [H, W, 3]; by default a photograph of scikit-image.
         repeat: timed runs of each encoder.
-        runner: runner of the exports, one of RUNNERS.
+        runners: at least one of RUNNERS; every export and every rival that is a file runs on each of them.
 
     Returns:
         The content of the result file, which `report.table` shows; times in seconds, memory in bytes.
 
     Raises:
-        UserError: an export does not exist, the exports are not comparable, or a rival or the runner is
+        UserError: an export does not exist, the exports are not comparable, or a rival or a runner is
             unknown or not available.
         ModuleNotFoundError: a rival needs PyTorch, which is not installed.
     """
-    names = _names(outs)
+    names, runners = _names(outs), list(dict.fromkeys(runners))
     manifests = [Manifest.read(out) for out in outs]
     if len({(known.model.arch, known.model.image_size) for known in manifests}) != 1:
         raise UserError("the exports differ in architecture or image size; benchmark one kind per run")
@@ -62,25 +84,29 @@ def race(
     tensor, _ = prepare(picture, model)
     inputs = {IMAGE: tensor, PRIOR: prior(model)}  # without prompts: the latency is the same
     told = {name: _told(out) for name, out in zip(names, outs, strict=True)}
-    ours = {name: partial(create, out, "encoder", runner) for name, out in zip(names, outs, strict=True)}
     with tempfile.TemporaryDirectory() as folder:
-        others = _rivals(rivals, model, Path(folder), runner)
-        contestants: Contestants = {**others, **ours}
+        others = _rivals(rivals, model, Path(folder), runners)
+        contestants = [*others, *_ours(names, outs, runners)]
         seconds, feeds = _times(contestants, inputs, repeat)
-        on_gpu = kind_of(runner).device == "cuda"
-        memory = {name: as_row(footprint(make, feeds[name], on_gpu)) for name, make in contestants.items()}
+        memory = {one: as_row(footprint(one.make, feeds[one], one.on_gpu)) for one in contestants}
         profile = _profile(contestants, feeds, runs=min(repeat, 3))
-    first = next(iter(seconds.values()))
-    facts = {name: {"gmac": told[names[0]]["gmac_unmerged"]} for name in others} | told
+    first = seconds[contestants[0]]
+    facts = {one.name: {"gmac": told[names[0]]["gmac_unmerged"]} for one in others} | told
     return {
-        "machine": environment(runner),
+        "machine": environment(*runners),
         "repeat": repeat,
         "encoders": [
-            {"name": name, **facts[name], **spread(times, first), **memory[name]}
-            for name, times in seconds.items()
+            {
+                "name": one.name,
+                "runner": one.runner,
+                **facts[one.name],
+                **spread(seconds[one], first),
+                **memory[one],
+            }
+            for one in contestants
         ],
         "operators": profile,
-        "decoder": _many_prompts(outs[0], picture, runner),
+        "decoders": [_many_prompts(outs[0], picture, runner) for runner in runners],
     }
 
 
@@ -107,43 +133,56 @@ def _photograph() -> Any:
     return photograph()
 
 
-def _rivals(chosen: Sequence[str], model: Model, folder: Path, runner: str) -> Contestants:
-    """The runners of the chosen rivals, forms of Meta's own encoder."""
+def _ours(names: Sequence[str], outs: Sequence[Path], runners: Sequence[str]) -> list[Contestant]:
+    """Every export on every runner."""
+    return [
+        Contestant(name, runner, kind_of(runner).device == "cuda", partial(create, out, "encoder", runner))
+        for name, out in zip(names, outs, strict=True)
+        for runner in runners
+    ]
+
+
+def _rivals(chosen: Sequence[str], model: Model, folder: Path, runners: Sequence[str]) -> list[Contestant]:
+    """The chosen rivals, forms of Meta's own encoder: files on every runner, PyTorch once."""
     if not chosen:
-        return {}
+        return []
     # Imported by name: the runtime does not depend on modules that need PyTorch.
     found = importlib.import_module("structsam_export.rivals")
     if unknown := set(chosen) - set(found.Rival):
         raise UserError(f"--rival {', '.join(unknown)} is unknown; expected one of {', '.join(found.Rival)}")
-    asked = [found.Rival(which) for which in chosen]
-    return {which.label: found.rival(which, model, folder, runner) for which in asked}
+    made = []
+    for which in map(found.Rival, dict.fromkeys(chosen)):
+        for runner in which.runners(runners):
+            make = found.rival(which, model, folder, runner)
+            on_gpu = kind_of(runner).device == "cuda"
+            made.append(Contestant(which.label, runner if which.exported else PYTORCH, on_gpu, make))
+    return made
 
 
 def _times(
-    contestants: Contestants, inputs: Mapping[str, Array], repeat: int
-) -> tuple[dict[str, list[float]], dict[str, dict[str, Array]]]:
+    contestants: Sequence[Contestant], inputs: Mapping[str, Array], repeat: int
+) -> tuple[dict[Contestant, list[float]], dict[Contestant, Feeds]]:
     """Seconds of every interleaved run, and the inputs of each encoder."""
     with ExitStack() as stack:
-        runners = {name: stack.enter_context(make()) for name, make in contestants.items()}
-        feeds = {name: {key: inputs[key] for key in runner.inputs} for name, runner in runners.items()}
-        calls = {name: partial(runner.infer, feeds[name]) for name, runner in runners.items()}
+        runners = {one: stack.enter_context(one.make()) for one in contestants}
+        feeds = {one: {key: inputs[key] for key in runner.inputs} for one, runner in runners.items()}
+        calls = {one: partial(runner.infer, feeds[one]) for one, runner in runners.items()}
         return interleaved(calls, repeat), feeds
 
 
 def _profile(
-    contestants: Contestants, feeds: Mapping[str, dict[str, Array]], runs: int
+    contestants: Sequence[Contestant], feeds: Mapping[Contestant, Feeds], runs: int
 ) -> dict[str, dict[str, float]]:
     """Seconds by operator, for encoders that ONNX Runtime runs."""
-    made = {name: make() for name, make in contestants.items()}
-    profiles = {
-        name: operators(one.path, one.provider, feeds[name], runs)
-        for name, one in made.items()
-        if isinstance(one, OnnxRuntimeRunner)
-    }
-    return {
-        name: {kind: round(seconds, 5) for kind, seconds in profile.items()}
-        for name, profile in profiles.items()
-    }
+    many = len({one.runner for one in contestants if one.runner in PROVIDERS}) > 1
+    profiles: dict[str, dict[str, float]] = {}
+    for one in contestants:
+        made = one.make()
+        if isinstance(made, OnnxRuntimeRunner):
+            seconds = operators(made.path, made.provider, feeds[one], runs)
+            name = f"{one.name}, {one.runner}" if many else one.name
+            profiles[name] = {kind: round(value, 5) for kind, value in seconds.items()}
+    return profiles
 
 
 def _many_prompts(out: Path, picture: Any, runner: str) -> dict[str, Any]:
@@ -168,6 +207,7 @@ def _many_prompts(out: Path, picture: Any, runner: str) -> dict[str, Any]:
             calls.append(time.perf_counter() - start)
     together, apart = min(one_call), min(calls)
     return {
+        "runner": runner,
         "boxes": len(boxes),
         "one_call_s": round(together, 4),
         "call_for_each_s": round(apart, 4),

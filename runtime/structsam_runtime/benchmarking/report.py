@@ -16,6 +16,7 @@ def table(result: Mapping[str, Any]) -> str:
     clocks = f"Clocks: {'; '.join(machine['clocks']) or 'unknown'}"
     columns = [
         "encoder",
+        "runner",
         "GMAC",
         "median s",
         "min to max s",
@@ -29,6 +30,7 @@ def table(result: Mapping[str, Any]) -> str:
     rows = [
         [
             row["name"],
+            row["runner"],
             f"{row['gmac']:.1f}",
             f"{row['median_s']:.3g}",
             f"{row['min_s']:.3g} to {row['max_s']:.3g}",
@@ -41,13 +43,13 @@ def table(result: Mapping[str, Any]) -> str:
         ]
         for row in result["encoders"]
     ]
-    many = result["decoder"]
-    tail = (
-        f"{many['boxes']} boxes on one picture: {many['one_call_s']:.2f} s in one call of the decoder, "
-        f"{many['call_for_each_s']:.2f} s in {many['boxes']} calls (ratio {many['ratio']:.2f})"
-    )
+    tails = [
+        f"{many['boxes']} boxes on one picture ({many['runner']}): {many['one_call_s']:.2f} s in one call of "
+        f"the decoder, {many['call_for_each_s']:.2f} s in {many['boxes']} calls (ratio {many['ratio']:.2f})"
+        for many in result["decoders"]
+    ]
     profile = [_operator_table(result["operators"])] if result["operators"] else []
-    return "\n\n".join([conditions(result), clocks, markdown([columns, *rows]), *profile, tail]) + "\n"
+    return "\n\n".join([conditions(result), clocks, markdown([columns, *rows]), *profile, *tails]) + "\n"
 
 
 def _megabytes(row: Mapping[str, Any]) -> str:

@@ -22,7 +22,10 @@ from .machine import cores, counted, gpus, processor
 from .memory import peak_memory
 
 Key = TypeVar("Key", bound=Hashable)
-PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt", "tensorrt-rtx", "cuda-python")
+PACKAGES = (
+    *("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch"),
+    *("tensorrt", "tensorrt-rtx", "cuda-python"),
+)
 """Packages whose versions affect timings."""
 _CPUINFO = Path("/proc/cpuinfo")
 _GPU_FACTS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit", "driver_version", "persistence_mode")
@@ -99,14 +102,14 @@ def _footprint(make: Callable[[], Runner], feeds: dict[str, Array], on_device: b
     return Footprint(host[0] if host else None, used)
 
 
-def environment(runner: str) -> dict[str, Any]:
+def environment(*runners: str) -> dict[str, Any]:
     """Date, machine and versions of a measurement, for a result file.
 
     Args:
-        runner: one of RUNNERS.
+        runners: one of RUNNERS, or several.
 
     Raises:
-        UserError: the runner is unknown, or its library is not installed.
+        UserError: a runner is unknown, or its library is not installed.
     """
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -117,8 +120,8 @@ def environment(runner: str) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": versions(),
-        "runner": runner,
-        "library": kind_of(runner).library(runner),
+        "runner": ", ".join(runners),
+        "library": ", ".join(kind_of(runner).library(runner) for runner in runners),
     }
 
 

@@ -1,6 +1,7 @@
 """Time exported encoders and their rivals side by side, in one run.
 
 structsam benchmark OUT [OUT ...] --rival meta --rival sdpa -o benchmarks/cpu.json
+structsam benchmark OUT [OUT ...] --rival meta --runner cpu --runner openvino -o benchmarks/cpu.json
 """
 
 from pathlib import Path
@@ -25,11 +26,15 @@ def main(
         list[str] | None,
         typer.Option(
             help="Meta's own encoder to compare with; again for more: meta (plainly exported), meta-fused "
-            "(exported with fused attention), eager, sdpa and compile (PyTorch)."
+            "(exported with fused attention), meta-int8 (8 bits by nncf, in OpenVINO), eager, sdpa and "
+            "compile (PyTorch)."
         ),
     ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 7,
-    runner: Annotated[str, typer.Option(help=f"One of {', '.join(RUNNERS)}.")] = "cpu",
+    runner: Annotated[
+        list[str] | None,
+        typer.Option(help=f"One of {', '.join(RUNNERS)}; again for more, which all run all. Default: cpu."),
+    ] = None,
     image: Annotated[
         Path | None, typer.Option(metavar="PHOTO", help="Default: a photograph that scikit-image ships.")
     ] = None,
@@ -40,7 +45,7 @@ def main(
     if plot:
         check_output(plot)
         from ..benchmarking.bars import draw  # needs Matplotlib, which is told before anything is timed
-    result = race(outs, rival or [], read_image(image) if image else None, repeat, runner)
+    result = race(outs, rival or [], read_image(image) if image else None, repeat, runner or ["cpu"])
     text = table(result)
     write_result(output, result, text)
     if plot:

@@ -112,9 +112,9 @@ class Predictor:
 
         Args:
             folder: holds ``manifest.json`` and the encoder and decoder, ``.onnx`` or ``.engine``.
-            runner: ``cpu`` or ``cuda`` of ONNX Runtime, or ``tensorrt`` or
-                ``tensorrt-rtx`` for the engines.
-            threads: of the CPU, for ONNX Runtime; default as many as there are cores.
+            runner: ``cpu`` or ``cuda`` of ONNX Runtime, ``openvino``, or ``tensorrt`` or ``tensorrt-rtx`` for
+                the engines.
+            threads: of the CPU, for ONNX Runtime and OpenVINO; default as many as there are cores.
             verified: False also loads .onnx files that were changed, as by quantisation, with a warning.
                 Otherwise every file must have the sha256 of the manifest; hashes of large files are kept in
                 the user's cache.

@@ -47,6 +47,18 @@ def _onnxruntime_version(name: str) -> str:
     return f"ONNX Runtime {require(name).__version__}"
 
 
+def _openvino(path: Path, name: str, **options: Any) -> Runner:
+    from .openvino import OpenVinoRunner
+
+    return OpenVinoRunner(path, **options)
+
+
+def _openvino_version(name: str) -> str:
+    from .openvino import library
+
+    return f"OpenVINO {library().__version__.partition('-')[0]}"
+
+
 def _tensorrt(path: Path, name: str, **options: Any) -> Runner:
     from .tensorrt import TensorRtRunner
 
@@ -61,6 +73,7 @@ def _tensorrt_version(name: str) -> str:
 
 TABLE = {
     "cpu": RunnerKind("onnx", '"structsam[cpu]"', "cpu", _onnxruntime, _onnxruntime_version),
+    "openvino": RunnerKind("onnx", '"structsam[openvino]"', "cpu", _openvino, _openvino_version),
     "cuda": RunnerKind("onnx", '"structsam[cuda]"', "cuda", _onnxruntime, _onnxruntime_version),
     "tensorrt": RunnerKind("engine", '"structsam[tensorrt]"', "cuda", _tensorrt, _tensorrt_version),
     "tensorrt-rtx": RunnerKind("engine", '"structsam[rtx]"', "cuda", _tensorrt, _tensorrt_version),

@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import UserError
 from . import TABLE, refuse_removed
 from .base import Array, DeviceArray, Memory, Runner, TensorSpec
+from .onnxfile import EXPORT, check_export, check_threads, weights
 from .placement import RECORD, require_gpu
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -23,10 +24,6 @@ SETTINGS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 OLDEST = (1, 28)
 """The first ONNX Runtime with a CUDA kernel for every operator of the exports."""
 
-EXPORT = "structsam.export"
-"""Key of the export's id in the metadata of its graphs."""
-MOST_THREADS = 1024
-"""More than the cores of any machine; every thread takes memory at once."""
 FOLDED = str(2**20)
 """Bytes of the largest constant that ONNX Runtime may create by constant folding."""
 _UNINSTALL = "pip uninstall onnxruntime onnxruntime-gpu"
@@ -87,8 +84,7 @@ class OnnxRuntimeRunner(Runner):
         refuse_removed(provider)
         if provider not in PROVIDERS:
             raise UserError(f"provider '{provider}' is unknown, expected one of {', '.join(PROVIDERS)}")
-        if threads is not None and not 1 <= threads <= MOST_THREADS:
-            raise UserError(f"threads is {threads}, expected 1 to {MOST_THREADS}")
+        check_threads(threads)
         super().__init__(str(path), concurrent=provider == "cpu")
         self.path, self.provider, self.threads, self.export = path, provider, threads, export
         self._session: Any = None
@@ -97,9 +93,7 @@ class OnnxRuntimeRunner(Runner):
         if not self.path.is_file():
             raise UserError(f"no file {self.path}; expected an ONNX model")
         session = self._create(require(self.provider)) if self.provider == "cpu" else self._create_on_gpu()
-        said = session.get_modelmeta().custom_metadata_map.get(EXPORT)
-        if self.export and said and said != self.export:
-            raise UserError(f"{self.path} is of another export than its manifest; copy them again together")
+        check_export(self.path, session.get_modelmeta().custom_metadata_map.get(EXPORT), self.export)
         self._session = session
         return _specs(session.get_inputs(), self.path), _specs(session.get_outputs(), self.path)
 
@@ -158,8 +152,7 @@ class OnnxRuntimeRunner(Runner):
         return session
 
     def _memory(self) -> Memory:
-        files = (self.path, self.path.with_name(f"{self.path.name}.data"))  # weights may be in a second file
-        return Memory(weights=sum(file.stat().st_size for file in files if file.is_file()), activations=None)
+        return Memory(weights=weights(self.path), activations=None)
 
     def _options(self, ort: ModuleType) -> Any:
         options = ort.SessionOptions()

@@ -57,11 +57,35 @@ def test_one_run_reports_times_memory_and_operators_of_all(benchmark: Benchmark,
     assert result["operators"].keys() == exported
     assert "Attention" in result["operators"]["Meta's, exported with fused attention"]
     assert all(sum(seconds.values()) > 0 for seconds in result["operators"].values())
+    assert [one["runner"] for one in result["decoders"]] == ["cpu"]
+    assert {row["runner"] for row in rows.values()} == {"cpu", "pytorch"}
     machine = result["machine"]
     assert machine["versions"].keys() >= {"numpy", "onnxruntime", "torch"}
     assert machine["library"] in out
     with Image.open(desk / "times.png") as drawn:
         assert drawn.size[0] > 600
+
+
+def test_every_file_runs_on_every_runner_and_pytorch_once(benchmark: Benchmark, desk: Path) -> None:
+    code, out, err = benchmark(
+        "one --rival meta --rival sdpa --runner cpu --runner openvino --runner cpu --repeat 1 -o both.json"
+    )
+    assert code == 0, err
+    result = json.loads((desk / "both.json").read_text())
+    assert [(row["name"], row["runner"]) for row in result["encoders"]] == [
+        ("Meta's, plain export", "cpu"),
+        ("Meta's, plain export", "openvino"),
+        ("Meta's, PyTorch with fused attention", "pytorch"),
+        ("one", "cpu"),
+        ("one", "openvino"),
+    ]
+    assert result["encoders"][0]["ratio_median"] == 1
+    assert result["operators"].keys() == {"Meta's, plain export", "one"}
+    assert [many["runner"] for many in result["decoders"]] == ["cpu", "openvino"]
+    assert result["machine"]["runner"] == "cpu, openvino"
+    assert "| one | openvino |" in out
+    assert "ONNX Runtime" in out.splitlines()[0]
+    assert "OpenVINO" in out.splitlines()[0]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +102,8 @@ def test_one_run_reports_times_memory_and_operators_of_all(benchmark: Benchmark,
         ),
         ("one --rival meta --runner tensorrt -o result.json", "--rival meta is an ONNX file, which tensorrt"),
         ("one --rival sdpa --runner tensorrt -o result.json", "PyTorch finds none: leave it out"),
+        ("one --runner openvino --runner npu -o result.json", "runner 'npu' is unknown"),
+        ("one --rival meta-int8 -o result.json", "meta-int8 runs in OpenVINO alone; add --runner openvino"),
         ("one -o result.md", "does not end in .json"),
         ("one -o result.json --plot no/times.png", "no/times.png"),
     ],

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from structsam_runtime import OnnxRuntimeRunner, Predictor, TensorRtRunner, UserError
+from structsam_runtime import OnnxRuntimeRunner, OpenVinoRunner, Predictor, TensorRtRunner, UserError
 from structsam_runtime.benchmarking.timing import environment
 from structsam_runtime.contract import decoder_specs, encoder_specs
 from structsam_runtime.errors import Caution
@@ -71,13 +71,13 @@ def refused(folder: Path, runner: str) -> str:
 
 
 def test_every_runner_has_a_name() -> None:
-    assert RUNNERS == ("cpu", "cuda", "tensorrt", "tensorrt-rtx")
+    assert RUNNERS == ("cpu", "openvino", "cuda", "tensorrt", "tensorrt-rtx")
 
 
 def test_the_table_has_library_file_and_device_of_every_runner() -> None:
-    assert {name for name, kind in TABLE.items() if kind.file == "onnx"} == set(PROVIDERS)
+    assert {name for name, kind in TABLE.items() if kind.file == "onnx"} == {*PROVIDERS, "openvino"}
     assert {name for name, kind in TABLE.items() if kind.file == "engine"} == set(LIBRARIES)
-    assert [name for name, kind in TABLE.items() if kind.device == "cpu"] == ["cpu"]
+    assert [name for name, kind in TABLE.items() if kind.device == "cpu"] == ["cpu", "openvino"]
 
 
 class Constant(Runner):
@@ -113,7 +113,7 @@ def test_a_missing_library_is_reported_with_the_command_that_installs_it(
     export_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["AzureExecutionProvider"])
-    for module in LIBRARIES.values():
+    for module in ("openvino", *LIBRARIES.values()):
         monkeypatch.setitem(sys.modules, module, None)  # what import finds for a blocked module
     for name in RUNNERS:
         with pytest.raises(UserError) as error:
@@ -129,6 +129,12 @@ def test_providers_run_the_onnx_file(export_folder: Path, name: str, monkeypatch
     runner = create(export_folder, "decoder", name, threads=2)
     assert isinstance(runner, OnnxRuntimeRunner)
     assert (runner.path, runner.provider, runner.threads) == (export_folder / "decoder.onnx", name, 2)
+
+
+def test_openvino_runs_the_onnx_file(export_folder: Path) -> None:
+    runner = create(export_folder, "decoder", "openvino", threads=2)
+    assert isinstance(runner, OpenVinoRunner)
+    assert (runner.path, runner.threads) == (export_folder / "decoder.onnx", 2)
 
 
 def test_plugins_of_an_export_come_with_it_and_are_checked(folder: Path, library: Any) -> None:

@@ -20,8 +20,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 import structsam_export
 import structsam_runtime
 from structsam_runtime import OnnxRuntimeRunner, UserError
-from structsam_runtime.runners.base import Array, DeviceArray, HostArray, Memory
-from structsam_runtime.runners.onnxruntime import EXPORT, PROVIDERS, OrtArray, library
+from structsam_runtime.runners.base import Array, DeviceArray
+from structsam_runtime.runners.onnxruntime import PROVIDERS, OrtArray, library
 
 
 def _feeds(prompts: int = 2, points: int = 3) -> dict[str, Any]:
@@ -32,68 +32,6 @@ def _feeds(prompts: int = 2, points: int = 3) -> dict[str, Any]:
         "mask_input": np.zeros((prompts, 1, 256, 256), np.float32),
         "has_mask_input": np.zeros(prompts, np.float32),
     }
-
-
-def test_inputs_and_outputs_are_those_of_the_file(export_folder: Path) -> None:
-    with OnnxRuntimeRunner(export_folder / "decoder.onnx", threads=1) as runner:
-        assert set(runner.inputs) == set(_feeds())
-        assert runner.inputs["point_labels"].dtype == np.int32
-        assert runner.inputs["point_coords"].shape == ("prompts", "points", 2)
-        assert runner.outputs["masks"].shape == ("prompts", 4, 256, 256)
-        outputs = runner.infer(_feeds())
-    assert {name: array.shape for name, array in outputs.items()} == {
-        "masks": (2, 4, 256, 256),
-        "iou_predictions": (2, 4),
-    }
-
-
-def test_the_engine_lives_inside_the_block_and_can_be_entered_again(export_folder: Path) -> None:
-    runner = OnnxRuntimeRunner(export_folder / "decoder.onnx", threads=1)
-    message = "is not open; use the runner inside a `with` block"
-    with pytest.raises(UserError, match=message):
-        runner.infer(_feeds())
-    for _ in range(2):
-        with runner:
-            runner.infer(_feeds())
-        with pytest.raises(UserError, match=message):
-            runner.infer(_feeds())
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"mask_input": None},
-            "got the inputs has_mask_input, image_embedding, point_coords, point_labels, exp",
-        ),
-        (
-            {"image": np.zeros(1)},
-            "got the inputs has_mask_input, image, image_embedding, .*, expected has_mask",
-        ),
-        ({"has_mask_input": [0.0]}, "input 'has_mask_input' is list, expected a NumPy array"),
-        ({"point_labels": np.ones((2, 3), np.int64)}, "input 'point_labels' is int64, expected int32"),
-        (
-            {"has_mask_input": np.zeros((2, 1), np.float32)},
-            r"shape \[2, 1\], expected \[prompts\], prompts = 2",
-        ),
-        (
-            {"point_coords": np.ones((2, 3, 3), np.float32)},
-            r"input 'point_coords' has shape \[2, 3, 3\], expected \[prompts, points, 2\]",
-        ),
-        (
-            {"point_labels": np.ones((2, 4), np.int32)},
-            r"'point_labels' has shape \[2, 4\], expected \[prompts, points\], prompts = 2, points = 3",
-        ),
-    ],
-)
-def test_refuses_feeds_before_running(export_folder: Path, change: dict[str, Any], message: str) -> None:
-    feeds = {name: value for name, value in (_feeds() | change).items() if value is not None}
-    with (
-        OnnxRuntimeRunner(export_folder / "decoder.onnx", threads=1) as runner,
-        pytest.raises(UserError, match=message) as error,
-    ):
-        runner.infer(feeds)
-    assert "\n" not in str(error.value)
 
 
 def _photo() -> Array:
@@ -146,31 +84,6 @@ def test_a_device_array_of_the_runner_is_not_copied(
         else:
             found = decoder.infer(feeds)["iou_predictions"]
     np.testing.assert_allclose(found[0] - 7, (0.9, 0.5, 0.8, 0.7), atol=1e-5)
-
-
-def test_a_device_array_of_another_kind_is_copied_after_the_same_checks(export_folder: Path) -> None:
-    with OnnxRuntimeRunner(export_folder / "decoder.onnx", threads=1) as runner:
-        feeds = _feeds()
-        expected = runner.infer(feeds)["masks"]
-        foreign = {name: HostArray(values) for name, values in feeds.items()}
-        np.testing.assert_array_equal(runner.infer(foreign)["masks"], expected)
-        for wrong in (np.zeros((1, 256, 64, 63), np.float32), np.zeros((1, 256, 64, 64))):
-            for infer in (runner.infer, runner.infer_on_device):
-                with pytest.raises(UserError, match="input 'image_embedding' "):
-                    infer(feeds | {"image_embedding": HostArray(wrong)})
-
-
-def test_memory_of_an_open_engine_is_reported(export_folder: Path, tmp_path: Path) -> None:
-    runner = OnnxRuntimeRunner(export_folder / "encoder.onnx")
-    with pytest.raises(UserError, match="is not open"):
-        runner.memory()
-    size = (export_folder / "encoder.onnx").stat().st_size
-    with runner:
-        assert runner.memory() == Memory(weights=size, activations=None)
-    for name in ("encoder.onnx", "encoder.onnx.data"):  # weights that are kept apart
-        (tmp_path / name).write_bytes((export_folder / "encoder.onnx").read_bytes())
-    with OnnxRuntimeRunner(tmp_path / "encoder.onnx") as runner:
-        assert runner.memory().weights == 2 * size
 
 
 def test_refuses_a_file_that_is_missing_or_no_model(tmp_path: Path) -> None:
@@ -304,24 +217,6 @@ def test_a_gpu_computes_what_the_cpu_does(export_folder: Path) -> None:
             assert isinstance(values, OrtArray)
             assert values.value.device_name() != "cpu"
             np.testing.assert_allclose(values.numpy(), expected[name], rtol=1e-4, atol=1e-4)
-
-
-def test_a_file_of_another_export_is_refused_if_it_says_so(export_folder: Path, tmp_path: Path) -> None:
-    model = onnx.load(export_folder / "decoder.onnx")
-    onnx.helper.set_model_props(model, {EXPORT: "mine"})
-    onnx.save(model, tmp_path / "decoder.onnx")
-    for path, said in (
-        (tmp_path / "decoder.onnx", "mine"),
-        (tmp_path / "decoder.onnx", None),  # an export from before ids
-        (export_folder / "decoder.onnx", "mine"),  # a file that lost its own
-    ):
-        with OnnxRuntimeRunner(path, threads=1, export=said) as runner:
-            assert set(runner.inputs) == set(_feeds())
-    with (
-        pytest.raises(UserError, match=r"decoder\.onnx is of another export than its manifest"),
-        OnnxRuntimeRunner(tmp_path / "decoder.onnx", threads=1, export="other"),
-    ):
-        pass
 
 
 SESSION = """
