@@ -83,7 +83,7 @@ class Bench:
         pool: all pictures.
         notebook: keeps every measurement.
         model: tells the model from others.
-        folder: where recipes are written.
+        output: the result; recipes are written beside it.
     """
 
     encoder: Any
@@ -91,7 +91,7 @@ class Bench:
     pool: list[Picture]
     notebook: Notebook
     model: str
-    folder: Path
+    output: Path
 
     def tuning(self, pictures: Sequence[Picture]) -> Tuning:
         """A search on some pictures."""
@@ -148,7 +148,7 @@ def budgets(bench: Bench) -> Iterator[dict[str, Any]]:
             "tried_on": asdict(found.best.agreement),
             "unseen": asdict(best.agreement),
         }
-        with whole_file(bench.folder / f"{found.best.recipe.name}.json") as part:
+        with whole_file(bench.output.with_name(f"{bench.output.stem}-{found.best.recipe.name}.json")) as part:
             part.write_text(json.dumps(found.best.recipe.as_json(), indent=2) + "\n", encoding="utf-8")
         for method, mlp in RIVALS:
             row["rivals"].append(rival(bench, method, mlp, best.agreement.mean))
@@ -313,7 +313,7 @@ def main(
     weights = Evidence.named(weights_source(config))
     known = f"{weights} {config.image_size}" if image_size else weights
     decoder, notes = PromptedMaskDecoder(sam).eval(), Notebook(measured)
-    bench = Bench(sam.image_encoder, decoder, pool, notes, known, output.parent)
+    bench = Bench(sam.image_encoder, decoder, pool, notes, known, output)
     content: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
     content |= {"weights": weights, "machine": machine(), "pool": len(pool), "image_size": config.image_size}
     content = {"budgets": [], "splits": [], "methods": []} | content
