@@ -53,8 +53,8 @@ except ModuleNotFoundError as error:
 BUDGETS = (0.98, 0.95, 0.9)
 TUNED_ON, UNSEEN = 24, 12
 """Pictures that tune gets, and pictures of the rest on which recipes are compared."""
-STEP = 10
-"""Percent between two rates of a rival."""
+STEP, MOST = 10, 70
+"""Percent between two rates of a rival at first, and the highest."""
 RIVALS = (("structsam", False), ("adjacent", False), ("adjacent", True), ("tomesd", False))
 """Methods, and whether their MLP runs on slots: one rate for all blocks."""
 SPLITS, SPLIT_ON, SPLIT_POOL = 20, 9, 40
@@ -83,7 +83,7 @@ class Bench:
         pool: all pictures.
         notebook: keeps every measurement.
         model: tells the model from others.
-        folder: where recipes are written.
+        output: the result; recipes are written beside it.
     """
 
     encoder: Any
@@ -91,7 +91,7 @@ class Bench:
     pool: list[Picture]
     notebook: Notebook
     model: str
-    folder: Path
+    output: Path
 
     def tuning(self, pictures: Sequence[Picture]) -> Tuning:
         """A search on some pictures."""
@@ -148,7 +148,7 @@ def budgets(bench: Bench) -> Iterator[dict[str, Any]]:
             "tried_on": asdict(found.best.agreement),
             "unseen": asdict(best.agreement),
         }
-        with whole_file(bench.folder / f"{found.best.recipe.name}.json") as part:
+        with whole_file(bench.output.with_name(f"{bench.output.stem}-{found.best.recipe.name}.json")) as part:
             part.write_text(json.dumps(found.best.recipe.as_json(), indent=2) + "\n", encoding="utf-8")
         for method, mlp in RIVALS:
             row["rivals"].append(rival(bench, method, mlp, best.agreement.mean))
@@ -158,27 +158,33 @@ def budgets(bench: Bench) -> Iterator[dict[str, Any]]:
 def rival(bench: Bench, method: str, mlp: bool, least: float) -> dict[str, Any]:
     """The cost at which one rate for all blocks agrees so well on the unseen pictures.
 
-    Rates are multiples of `STEP` percent; between two of them agreement and cost are interpolated.
+    Rates are searched in steps of `STEP` percent; then the interpolated one is measured too, and agreement
+    and cost are interpolated between it and its neighbour.
     """
-    low, high = 0, 70 // STEP
-    unmerged = bench.tried(bench.unseen[:3], everywhere(UNMERGED, bench.encoder), bench.prices([]).whole)
-    found: dict[int, Tried] = {0: unmerged}
-    while high - low > 1:
-        middle = (low + high) // 2
-        found[middle] = bench.uniform(BlockRecipe(MethodSpec(method), STEP * middle / 100, mlp))
-        low, high = (middle, high) if found[middle].agreement.mean >= least else (low, middle)
-    if high not in found:
-        found[high] = bench.uniform(BlockRecipe(MethodSpec(method), STEP * high / 100, mlp))
-    after, before = found[high], found[low]
-    agreements = [after.agreement.mean, before.agreement.mean]
-    at = {
-        name: float(np.interp(least, agreements, ends))
-        for name, ends in (
-            ("rate", (STEP * high / 100, STEP * low / 100)),
-            ("macs", (after.macs, before.macs)),
-        )
-    }
-    return {"method": method, "merge_mlp": mlp, "rate": round(at["rate"], 3), "gmac": at["macs"] / 1e9}
+    whole = bench.prices([]).whole
+    found = {0: bench.tried(bench.unseen[:3], everywhere(UNMERGED, bench.encoder), whole)}
+
+    def keeps(percent: int) -> bool:
+        if percent not in found:
+            found[percent] = bench.uniform(BlockRecipe(MethodSpec(method), percent / 100, mlp))
+        return found[percent].agreement.mean >= least
+
+    low, high = 0, MOST
+    while high - low > STEP:
+        middle = (low + high) // 2 // STEP * STEP
+        low, high = (middle, high) if keeps(middle) else (low, middle)
+    keeps(high)
+    middle = round(between(found[high], found[low], least, high, low))
+    if low < middle < high:
+        low, high = (middle, high) if keeps(middle) else (low, middle)
+    gmac = between(found[high], found[low], least, found[high].macs / 1e9, found[low].macs / 1e9)
+    rate = between(found[high], found[low], least, high / 100, low / 100)
+    return {"method": method, "merge_mlp": mlp, "rate": round(rate, 3), "gmac": gmac}
+
+
+def between(worse: Tried, better: Tried, least: float, first: float, second: float) -> float:
+    """A value of two recipes, interpolated to an agreement between theirs."""
+    return float(np.interp(least, [worse.agreement.mean, better.agreement.mean], [first, second]))
 
 
 def splits(bench: Bench) -> Iterator[dict[str, Any]]:
@@ -238,7 +244,7 @@ def table(content: dict[str, Any]) -> str:
         parts += [
             f"Tune gets {TUNED_ON} pictures, and recipes are compared on {UNSEEN} others. Below each recipe, "
             "for each method, the one rate for all blocks that agrees as well on these, interpolated between "
-            f"rates {STEP} % apart:",
+            "two rates:",
             markdown(list(budget_rows(content["budgets"]))),
         ]
     if kept := [one["kept"] for one in content["splits"]]:
@@ -313,7 +319,7 @@ def main(
     weights = Evidence.named(weights_source(config))
     known = f"{weights} {config.image_size}" if image_size else weights
     decoder, notes = PromptedMaskDecoder(sam).eval(), Notebook(measured)
-    bench = Bench(sam.image_encoder, decoder, pool, notes, known, output.parent)
+    bench = Bench(sam.image_encoder, decoder, pool, notes, known, output)
     content: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
     content |= {"weights": weights, "machine": machine(), "pool": len(pool), "image_size": config.image_size}
     content = {"budgets": [], "splits": [], "methods": []} | content
