@@ -110,7 +110,7 @@ class OpenVinoRunner(Runner):
         It is read first: OpenVINO's cache tells models apart by their content, but files only by their paths,
         and would go on with the weights that were in one before.
         """
-        return self._core.read_model(self.path)
+        return stable(self._core.read_model(self.path))
 
     def _options(self) -> dict[str, str]:
         threads = {"INFERENCE_NUM_THREADS": str(self.threads)} if self.threads else {}
@@ -156,6 +156,17 @@ def unreported() -> Iterator[None]:
         del sys.modules[_TELEMETRY]
         if before is not None:
             sys.modules[_TELEMETRY] = before
+
+
+def stable(model: Any) -> Any:
+    """A model whose TopK takes the lower index of equal values first, as ONNX says; changed in place.
+
+    OpenVINO takes any of them unless it is told so, and plans of merging would differ.
+    """
+    for node in model.get_ops():
+        if node.get_type_name() == "TopK":
+            node.set_attribute("stable", True)
+    return model
 
 
 def _specs(ports: list[Any], said: Axes) -> dict[str, TensorSpec]:
