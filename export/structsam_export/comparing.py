@@ -18,7 +18,7 @@ from torch import Tensor
 from structsam_runtime.errors import NotFiniteError
 from structsam_runtime.runners.base import Array, DeviceArray, Runner, TensorSpec
 from structsam_runtime.runners.onnxruntime import OnnxRuntimeRunner
-from structsam_runtime.runners.openvino import OpenVinoRunner
+from structsam_runtime.runners.openvino import OpenVinoRunner, stable
 
 Arrays = dict[str, NDArray[Any]]
 Specs = Mapping[str, TensorSpec]
@@ -117,7 +117,7 @@ class TappedOpenVino(OpenVinoRunner):
             weights = self.path.with_name(f"{self.path.name}.data")
             if weights.is_file():  # OpenVINO follows no link out of the folder
                 shutil.copyfile(weights, path.parent / weights.name)
-            return self._core.read_model(path)
+            return stable(self._core.read_model(path))
 
 
 def _opened_up(path: Path, tensors: Sequence[str]) -> bytes:

@@ -1,6 +1,7 @@
 """OpenVINO, on the CPU."""
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -31,6 +32,8 @@ SHAPES = 256
 """Sets of input shapes that a compiled model runs before it is compiled anew, which takes a decoder 0.2 s.
 
 It keeps code for each set: 0.5 MB of a decoder, without end, whatever CPU_RUNTIME_CACHE_CAPACITY is."""
+CACHE = "STRUCTSAM_OPENVINO_CACHE"
+"""Environment variable: a folder for compiled models, which open faster; without it none are kept."""
 _TELEMETRY = "openvino_telemetry"
 
 
@@ -102,12 +105,17 @@ class OpenVinoRunner(Runner):
         return Memory(weights=weights(self.path), activations=None)
 
     def _model(self) -> Any:
-        """The model to compile."""
-        return self._core.read_model(self.path)
+        """The model to compile.
+
+        It is read first: OpenVINO's cache tells models apart by their content, but files only by their paths,
+        and would go on with the weights that were in one before.
+        """
+        return stable(self._core.read_model(self.path))
 
     def _options(self) -> dict[str, str]:
         threads = {"INFERENCE_NUM_THREADS": str(self.threads)} if self.threads else {}
-        return {**OPTIONS, **threads}
+        cache = {"CACHE_DIR": os.environ[CACHE]} if os.environ.get(CACHE) else {}
+        return {**OPTIONS, **threads, **cache}
 
     @contextmanager
     def _one_line(self, what: str) -> Iterator[None]:
@@ -148,6 +156,17 @@ def unreported() -> Iterator[None]:
         del sys.modules[_TELEMETRY]
         if before is not None:
             sys.modules[_TELEMETRY] = before
+
+
+def stable(model: Any) -> Any:
+    """A model whose TopK takes the lower index of equal values first, as ONNX says; changed in place.
+
+    OpenVINO takes any of them unless it is told so, and plans of merging would differ.
+    """
+    for node in model.get_ops():
+        if node.get_type_name() == "TopK":
+            node.set_attribute("stable", True)
+    return model
 
 
 def _specs(ports: list[Any], said: Axes) -> dict[str, TensorSpec]:

@@ -140,6 +140,22 @@ def test_lengths_of_one_name_have_to_be_equal(tmp_path: Path) -> None:
         runner.infer({"a": np.ones((2, 2), np.float32), "b": np.ones((3, 2), np.float32)})
 
 
+def test_compiled_models_are_kept_on_request_and_told_apart_by_their_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, x = tmp_path / "cache", np.ones((1, 32), np.float32)
+    for kept in (False, True):
+        if kept:
+            monkeypatch.setenv(openvino.CACHE, str(cache))
+        for seed, loaded in ((0, False), (0, kept), (1, False)):  # another file of the same name and size
+            weight = np.random.default_rng(seed).random((32, 32), np.float32)
+            with OpenVinoRunner(product(tmp_path / "product.onnx", weight), threads=1) as runner:
+                np.testing.assert_allclose(runner.infer({"x": x})["y"][0], weight.sum(0), rtol=1e-5)
+                assert runner._request.get_compiled_model().get_property("LOADED_FROM_CACHE") == loaded
+        assert cache.exists() == kept
+        assert {path.name for path in tmp_path.iterdir()} == {"product.onnx", *(["cache"] if kept else [])}
+
+
 IMPORT = """
 import pathlib, sys
 from structsam_runtime import OpenVinoRunner
