@@ -114,6 +114,7 @@ def test_everything_it_installs_is_an_extra() -> None:
     ("page", "result"),
     [
         ("docs/results.md", "cpu-vit_b"),
+        ("docs/results.md", "quality/int8"),
         ("docs/methods.md", "planning-cpu"),
         ("docs/methods.md", "methods-vit_b"),
         ("docs/graphs.md", "attention-cpu"),
