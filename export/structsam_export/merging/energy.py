@@ -140,7 +140,11 @@ def _places(x: Tensor, shape: Sequence[int], *steps: tuple[int, int]) -> Tensor:
 def _shifted(size: int, step: int, length: int, device: torch.device) -> Tensor:
     """[size] int32: `step` (-1, 0 or 1), step + 1, ..., where -1 and `length` are replicated borders.
 
-    Cut from a longer list, since `torch.compile` (PyTorch 2.13) does not bound indices that were clamped.
+    Not clamped: `torch.compile` (PyTorch 2.13) does not bound indices that were.
     """
-    inside = count(length, device)
-    return torch.cat([inside[:1], inside, inside[-1:]])[1 + step : 1 + step + size]
+    place = count(size, device) + step
+    if step < 0:
+        place = place + (place < 0).to(torch.int32)
+    if size + step > length:
+        place = place - (place >= length).to(torch.int32)
+    return place
