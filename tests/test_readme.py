@@ -114,6 +114,7 @@ def test_everything_it_installs_is_an_extra() -> None:
     ("page", "result"),
     [
         ("docs/results.md", "cpu-vit_b"),
+        ("docs/results.md", "cpu-openvino-vit_b"),
         ("docs/results.md", "quality/int8"),
         ("docs/methods.md", "planning-cpu"),
         ("docs/methods.md", "methods-vit_b"),
@@ -180,6 +181,17 @@ def test_its_times_are_those_that_were_measured() -> None:
     measured = [[row[head.index(name)] for name in columns] for row in known]
     assert len(told) >= 4
     assert all(row in measured for row in told)
+
+
+def test_eight_bits_take_the_time_that_was_measured() -> None:
+    """Relative to Meta's plain export in each runner, by medians: the slower of two methods."""
+    result = json.loads((ROOT / "benchmarks" / "cpu-openvino-vit_b.json").read_text())
+    times = {(row["name"], row["runner"]): row["median_s"] for row in result["encoders"]}
+    plain = [times["Meta's, plain export", runner] for runner in ("cpu", "openvino")]
+    ours = max(times[f"vit_b-{method}-r55-int8", "openvino"] for method in ("structsam", "adjacent"))
+    told = re.search(r"took \*\*(.*?)\*\* of the time.*?and (.*?) of that in OpenVINO", README, re.DOTALL)
+    assert told
+    assert told.groups() == tuple(f"{ours / one:.2f}" for one in plain)
 
 
 def test_times_on_a_gpu_are_those_that_were_measured() -> None:
