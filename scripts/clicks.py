@@ -38,7 +38,7 @@ except ModuleNotFoundError as error:
 SIDE = 2400
 """Width of the photograph that is clicked on, in pixels; its masks are computed for the screen."""
 PHOTOS = ("coffee", "chelsea", "astronaut")
-WINDOW = (1280, 800)
+VIEWPORT = (1280, 800)
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 RUNNER = "cpu"
 
@@ -120,7 +120,7 @@ def click_many(server: Server, clicks: int) -> dict[str, Any]:
     with sync_playwright() as playwright:
         path = shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=path, args=QUIET)
-        page = browser.new_page(viewport={"width": WINDOW[0], "height": WINDOW[1]})
+        page = browser.new_page(viewport={"width": VIEWPORT[0], "height": VIEWPORT[1]})
         page.goto(f"http://127.0.0.1:{server.port}/")
         photo = {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": jpeg(enlarged())}
         page.locator("#file").set_input_files(photo)  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def click_many(server: Server, clicks: int) -> dict[str, Any]:
     return {
         "clicks": clicks,
         "picture": [SIDE, SIDE * 2 // 3],
-        "window": list(WINDOW),
+        "window": list(VIEWPORT),
         "median_ms": round(statistics.median(times), 1),
         "p90_ms": round(sorted(times)[int(0.9 * len(times))], 1),
         "min_ms": round(min(times), 1),

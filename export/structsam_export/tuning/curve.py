@@ -10,7 +10,7 @@ from html import escape
 from .trying import Tried
 
 WIDTH, HEIGHT = 560, 400
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 50
+LEFT, RIGHT, TOP, BOTTOM = 58, 16, 16, 50
 """Margins of the plot for numbers and names of the axes."""
 MARKS = ("c", "s", "d", "t")
 """Marks of series: circle, square, diamond, triangle."""

@@ -95,4 +95,5 @@ def test_no_other_file_knows_the_size_of_a_window() -> None:
         if (isinstance(node, ast.Constant) and node.value == 14)
         or (isinstance(node, ast.Name) and node.id in ("PATCH", "WINDOW") and path.name != "choices.py")
     }
-    assert known == {"architectures.py", "lint.py"}, "lint.py has 14 as a version of ONNX"
+    # In two of them 14 is something else: a version of ONNX, and a field of its files.
+    assert known == {"architectures.py", "lint.py", "onnxfile.py"}
