@@ -122,7 +122,8 @@ def test_the_graph_lies_beside_the_encoder_which_has_no_plugins(
 ) -> None:
     asked, folder = config(), tmp_path / "out"
     folder.mkdir()
-    encoder = pipeline.build_encoder(asked, pipeline.load(asked), folder / "encoder.onnx", quiet)
+    encoder = pipeline.load(asked).image_encoder
+    pipeline.build_encoder(asked, encoder, folder / "encoder.onnx", quiet)
     pipeline.build_plugin_graph(asked, encoder, folder, quiet)
     domains = {
         path.name: {node.domain for node in onnx.load(path, load_external_data=False).graph.node}
