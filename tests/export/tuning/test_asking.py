@@ -25,7 +25,7 @@ def model(sam: Model) -> Model:
 
 @given(st.integers(8, 3000), st.integers(8, 3000), st.booleans())
 def test_a_grid_lies_within_any_picture(height: int, width: int, boxes_only: bool) -> None:
-    frame = Frame.of(height, width, 64)
+    frame = Frame.of(height, width, 1024)
     asked = grid(frame, boxes_only)
     assert len(asked) == (9 if boxes_only else 18)
     boxes, points = asked.point_coords[:9], asked.point_coords[9:, 0]
