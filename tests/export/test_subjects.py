@@ -327,7 +327,7 @@ def test_usage_errors_with_exports_are_one_line(exported: Exported, tmp_path: Pa
         ([good, good], "cpu", "two exports have the same name"),
         ([good, twin], "cpu", "two exports have the same name"),
         ([tmp_path / "none"], "cpu", "no manifest.json in"),
-        ([good], "gpu", "runner 'gpu' is unknown, expected one of cpu, cuda"),
+        ([good], "gpu", "runner 'gpu' is unknown, expected one of cpu, openvino, cuda"),
         ([good], "cuda", "provider 'cuda' is not in this ONNX Runtime, which offers cpu"),
         ([hashed], "cpu", "another hash; give that file with --checkpoint"),
     ]
