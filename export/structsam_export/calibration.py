@@ -52,7 +52,8 @@ CLIPS = tuple(0.9**step for step in range(20))
 MARGIN = 1.5
 """How much further the range of `proj` reaches than calibration asks for. Sharp attention on few tokens gives
 larger values on some pictures than on those that calibrate, and cutting them off costs more than coarser
-codes: with `proj` alone in 8 bits 98.2 % of the masks of vit_nano agree without this, and 99.6 % with it."""
+codes: with `proj` alone in 8 bits masks of vit_nano agree by 98.2 % without this, 99.6 % with 1.5 and 99.5 %
+with 2, on six held-out pictures."""
 MIGRATION = 0.8
 """Power of the inputs in the factors of channels, SmoothQuant's alpha."""
 
