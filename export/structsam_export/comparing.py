@@ -6,19 +6,19 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from structsam_runtime.errors import NotFiniteError
 from structsam_runtime.runners.base import Array, DeviceArray, Runner, TensorSpec
+from structsam_runtime.runners.onnxfile import with_outputs
 from structsam_runtime.runners.onnxruntime import OnnxRuntimeRunner
 from structsam_runtime.runners.openvino import OpenVinoRunner, stable
+from structsam_runtime.runners.tapped import TappedRunner
 
 Arrays = dict[str, NDArray[Any]]
 Specs = Mapping[str, TensorSpec]
@@ -76,28 +76,6 @@ class TorchRunner(Runner):
         }
 
 
-class TappedRunner(OnnxRuntimeRunner):
-    """ONNX Runtime with inner tensors of the graph as extra outputs.
-
-    Args:
-        path, provider, threads: see OnnxRuntimeRunner.
-        tensors: names of the inner tensors, int32.
-    """
-
-    def __init__(self, path: Path, provider: str, threads: int | None, tensors: Sequence[str]) -> None:
-        super().__init__(path, provider, threads)
-        self.tensors = tensors
-
-    def _model(self) -> bytes:
-        return _opened_up(self.path, self.tensors)
-
-    def _options(self, ort: ModuleType) -> Any:
-        options = super()._options(ort)
-        key = "session.model_external_initializers_file_folder_path"  # for a model in memory
-        options.add_session_config_entry(key, str(self.path.parent))
-        return options
-
-
 class TappedOpenVino(OpenVinoRunner):
     """OpenVINO with inner tensors of the graph as extra outputs.
 
@@ -113,21 +91,11 @@ class TappedOpenVino(OpenVinoRunner):
     def _model(self) -> Any:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / self.path.name
-            path.write_bytes(_opened_up(self.path, self.tensors))
+            path.write_bytes(with_outputs(self.path, self.tensors))
             weights = self.path.with_name(f"{self.path.name}.data")
             if weights.is_file():  # OpenVINO follows no link out of the folder
                 shutil.copyfile(weights, path.parent / weights.name)
             return stable(self._core.read_model(path))
-
-
-def _opened_up(path: Path, tensors: Sequence[str]) -> bytes:
-    """An ONNX file with inner tensors, int32, as outputs."""
-    model = onnx.load(path, load_external_data=False)
-    model.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT32, None) for name in tensors
-    )
-    content: bytes = model.SerializeToString()
-    return content
 
 
 def tapped(runner: Runner, tensors: Sequence[str]) -> Runner | None:

@@ -9,10 +9,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from structsam_export.comparing import TappedOpenVino, TappedRunner, TorchRunner, run_all, tapped
+from structsam_export.comparing import TappedOpenVino, TorchRunner, run_all, tapped
 from structsam_runtime import OnnxRuntimeRunner, OpenVinoRunner, UserError
 from structsam_runtime.errors import NotFiniteError
 from structsam_runtime.runners.base import Runner, TensorSpec
+from structsam_runtime.runners.tapped import TappedRunner
 
 VALUES = TensorSpec(np.dtype(np.float32), ("n",))
 ORDER = TensorSpec(np.dtype(np.int32), ("n",))

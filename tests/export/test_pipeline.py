@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from structsam_export import pipeline
 from structsam_export.check import compare
 from structsam_export.choices import DecoderLayout, Engine, Precision, Target
-from structsam_export.comparing import Arrays, TappedRunner
+from structsam_export.comparing import Arrays
 from structsam_export.config import ExportConfig
 from structsam_export.recipe import Recipe
 from structsam_export.subjects import from_export
@@ -30,6 +30,7 @@ from structsam_runtime.progress import Progress
 from structsam_runtime.reference import Reference
 from structsam_runtime.runners import create, cuda
 from structsam_runtime.runners.base import HostArray
+from structsam_runtime.runners.tapped import TappedRunner
 
 SIZE = 320
 

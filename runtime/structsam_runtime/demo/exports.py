@@ -21,7 +21,8 @@ from ..predict.predictor import Predictor
 from ..predict.prior import prior_of
 from ..predict.prompts import Encoded, Prompt, encode
 from ..runners.onnxruntime import OnnxRuntimeRunner
-from .taps import Plan, Tap, TappedEncoder, plan_of, taps
+from ..runners.tapped import TappedRunner
+from .taps import Plan, Tap, plan_of, taps
 
 
 @dataclass
@@ -80,7 +81,8 @@ class Export:
         self.taps: list[Tap] = []
         if isinstance(encoder, OnnxRuntimeRunner) and not self.model.prior:
             self.taps = taps(encoder.path, said)
-            self._tapped = TappedEncoder(encoder, self.taps)
+            inner = [name for tap in self.taps for name in tap.names]
+            self._tapped = TappedRunner(encoder.path, encoder.provider, encoder.threads, inner)
         self._tapped_is_open = False
         blank = np.zeros((self.model.image_size, self.model.image_size, 3), np.uint8)
         self.look(blank)  # the first run of a session takes longer than those after it

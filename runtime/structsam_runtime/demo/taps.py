@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from ..manifest import FILE_NAME, entry
 from ..runners.base import Array
-from ..runners.onnxruntime import OnnxRuntimeRunner
-from ..runners.protobuf import field, fields, text, texts
+from ..runners.protobuf import fields, text, texts
 
 # Numbers of fields in onnx.proto.
 _GRAPH = 7  # of a model
-_NODE, _OUTPUT = 1, 12  # of a graph
+_NODE = 1  # of a graph
 _NODE_INPUT, _NODE_OUTPUT, _OPERATOR = 1, 2, 4  # of a node
-_VALUE_NAME = 1
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,11 @@ class Tap:
     windows: int
     slot: str
     norm: str | None
+
+    @property
+    def names(self) -> list[str]:
+        """Of the tensors in the graph."""
+        return [name for name in (self.slot, self.norm) if name]
 
 
 @dataclass(frozen=True)
@@ -95,30 +98,6 @@ def _norms(encoder: Path) -> dict[int, str]:
             if part == "norm1" and path[-2] == "blocks" and path[-1].isdigit():
                 found[int(path[-1])] = text(node, _NODE_OUTPUT)
     return found
-
-
-class TappedEncoder(OnnxRuntimeRunner):
-    """The encoder of an export with taps as further outputs.
-
-    Args:
-        shipped: the runner that the embedding comes from; file, provider and threads are its own.
-        tapped: at least one.
-    """
-
-    def __init__(self, shipped: OnnxRuntimeRunner, tapped: list[Tap]) -> None:
-        super().__init__(shipped.path, shipped.provider, shipped.threads)
-        self.names = [name for tap in tapped for name in (tap.slot, tap.norm) if name]
-
-    def _model(self) -> bytes:
-        # ONNX Runtime infers the types of outputs that have a name alone.
-        outputs = (field(_OUTPUT, field(_VALUE_NAME, name.encode())) for name in self.names)
-        return self.path.read_bytes() + field(_GRAPH, b"".join(outputs))
-
-    def _options(self, ort: Any) -> Any:
-        options = super()._options(ort)
-        key = "session.model_external_initializers_file_folder_path"  # for a model in memory
-        options.add_session_config_entry(key, str(self.path.parent))
-        return options
 
 
 def plan_of(tap: Tap, made: Mapping[str, Array], height: int, width: int) -> Plan:

@@ -1,5 +1,6 @@
 """What all runners of ONNX files check and tell, and what a file says of itself."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from .protobuf import fields, text
+from .protobuf import field, fields, text
 
 EXPORT = "structsam.export"
 """Key of the export's id in the metadata of its graphs."""
@@ -95,3 +96,12 @@ def _axes(value: memoryview) -> tuple[str, tuple[int | str, ...]]:
 def _axis(axis: memoryview, unnamed: str) -> int | str:
     told: dict[int, list[Any]] = fields(axis)
     return int(told[_LENGTH][0]) if told[_LENGTH] else text(axis, _PARAMETER) or unnamed
+
+
+def with_outputs(path: Path, tensors: Iterable[str]) -> bytes:
+    """An ONNX file with inner tensors of its graph as further outputs, by their names.
+
+    Libraries infer the types of outputs that have a name alone.
+    """
+    outputs = (field(_OUTPUT, field(_NAME, name.encode())) for name in tensors)
+    return path.read_bytes() + field(_GRAPH, b"".join(outputs))
