@@ -11,7 +11,6 @@ nncf and neural-compressor would do this too, with 0.6 to 1 GB of packages for f
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from structsam_runtime.contract import IMAGE, PRIOR
@@ -27,7 +25,7 @@ from structsam_runtime.errors import UserError
 from structsam_runtime.progress import Phases
 
 from .choices import AUTO, Linear
-from .comparing import Arrays
+from .comparing import Arrays, digest
 from .encoder.attention import MergedBlock
 from .encoder.patch import merged_blocks, shared_copy
 from .encoder.walk import Stage, enter, walk
@@ -150,9 +148,8 @@ def bundled() -> Arrays:
 
     names = ("rocket", "camera", "coins", "immunohistochemistry", "retina", "hubble_deep_field")
     pictures = {name: getattr(data, name)() for name in names}
-    pictures |= {
-        name: getattr(data, name)()[0] for name in ("stereo_motorcycle",)
-    }  # of two, and their distance
+    # The first of two pictures; scikit-image has no types for it.
+    pictures["stereo_motorcycle"] = data.stereo_motorcycle()[0]  # type: ignore[no-untyped-call]
     return {
         f"skimage.{name}": picture if picture.ndim == 3 else np.stack([picture] * 3, -1)
         for name, picture in pictures.items()
@@ -183,11 +180,6 @@ def parted(calibrating: Arrays, verifying: Arrays) -> tuple[Arrays, Arrays]:
             "give another folder with --calibrate"
         )
     return {name: calibrating[name] for name in names}, left
-
-
-def digest(picture: NDArray[np.uint8]) -> str:
-    """sha256 of pixels [H, W, 3]."""
-    return hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).hexdigest()
 
 
 class Tap(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -113,6 +114,14 @@ def tapped(runner: Runner, tensors: Sequence[str]) -> Runner | None:
     if tensors and isinstance(runner, OpenVinoRunner):
         return TappedOpenVino(runner.path, runner.threads, tensors)
     return None
+
+
+def digest(*arrays: Array) -> str:
+    """sha256 of the shapes and values of arrays, such as the pixels of a picture."""
+    made = hashlib.sha256()
+    for array in arrays:
+        made.update(repr(array.shape).encode() + array.tobytes())
+    return made.hexdigest()
 
 
 def run_all(runner: Runner, feeds: Sequence[Arrays]) -> list[Arrays]:

@@ -33,9 +33,9 @@ from structsam_runtime.thresholds import THRESHOLDS
 
 from .analysis.macs import EncoderMacs, encoder_macs
 from .answers import reference
-from .calibration import Calibration, bundled, calibrate, digest, left_out, parted
+from .calibration import Calibration, bundled, calibrate, left_out, parted
 from .choices import Precision
-from .comparing import Arrays, run_all, tapped
+from .comparing import Arrays, digest, run_all, tapped
 from .config import ExportConfig
 from .description import PLACES, export_id, manifest, merging, model_of, write
 from .encoder.decoder import PromptedMaskDecoder

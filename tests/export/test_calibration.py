@@ -22,13 +22,12 @@ from structsam_export.calibration import (
     Layer,
     bundled,
     calibrate,
-    digest,
     left_out,
     parted,
     smoothing,
 )
 from structsam_export.choices import Linear, Precision
-from structsam_export.comparing import Arrays
+from structsam_export.comparing import Arrays, digest
 from structsam_export.config import ExportConfig
 from structsam_export.encoder import apply
 from structsam_export.encoder.walk import embed

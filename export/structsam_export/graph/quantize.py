@@ -67,9 +67,8 @@ def _(codes: Tensor, scale: Tensor) -> Tensor:
 
 
 def _quantize(x: Any, scale: Any) -> Any:
-    zero: Any = op.Constant(
-        value=onnx.numpy_helper.from_array(np.array(0, np.int8))
-    )  # its type is that of the codes
+    # Its type is that of the codes.
+    zero: Any = op.Constant(value=onnx.numpy_helper.from_array(np.array(0, np.int8)))
     return op.QuantizeLinear(x, scale, zero)
 
 

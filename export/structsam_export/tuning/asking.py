@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +13,13 @@ from structsam_runtime.manifest import Model
 from structsam_runtime.predict.image import Frame
 from structsam_runtime.predict.prompts import Encoded, encode
 
+from ..comparing import digest
 from ..verify import Sample, samples
 
 SIDE = 3
 """Rows and columns of the grid."""
+DIGITS = 24
+"""Of a digest."""
 
 
 def grid(frame: Frame, boxes_only: bool = False) -> Encoded:
@@ -66,19 +67,12 @@ class Picture:
     @cached_property
     def digest(self) -> str:
         """Tells its pixels from those of other pictures."""
-        return _digest(self.sample.pixels)
+        return digest(self.sample.pixels)[:DIGITS]
 
     @cached_property
     def asked(self) -> str:
         """Tells its prompts from others."""
-        return _digest(self.prompts.point_coords, self.prompts.point_labels)
-
-
-def _digest(*arrays: NDArray[Any]) -> str:
-    made = hashlib.sha256()
-    for array in arrays:
-        made.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
-    return made.hexdigest()[:24]
+        return digest(self.prompts.point_coords, self.prompts.point_labels)[:DIGITS]
 
 
 def pictures_of(
