@@ -50,8 +50,8 @@ CLIPS = {
     torch.int8: tuple(0.9**step for step in range(20)),
     FLOAT8: tuple(1.1**step for step in range(8)),
 }
-"""What the end of the range is of the largest input, as it is tried for each type of codes. Floats lose nothing
-where the range is longer, up to twice: the same codes, a power of two apart."""
+"""Ends of the range that are tried for each type of codes, as multiples of the largest input. A longer range
+costs floats nothing: twice the range has the same steps, but for the smallest values."""
 MARGIN = 1.5
 """How much further the range of `proj` reaches than calibration asks for. Sharp attention on few tokens gives
 larger values on some pictures than on those that calibrate, and cutting them off costs more than coarser

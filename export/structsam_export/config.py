@@ -19,7 +19,7 @@ from .merging.registry import METHODS, MethodSpec
 from .models.architectures import ARCHITECTURES, Architecture
 from .models.family import FAMILIES
 from .recipe import RATE, Recipe, Uniform
-from .targets import BFLOAT16, DIALECTS, FUSED, Dialect, dialect, natural
+from .targets import BFLOAT16, DIALECTS, FUSED, Dialect, dialect, natural, supports
 
 if TYPE_CHECKING:
     from .merging import Method
@@ -231,12 +231,10 @@ class ExportConfig:
             raise UserError(
                 f"engines with --attention {self.form} need fp16; add --fp16 or leave --attention out"
             )
-        if self.precision is Precision.BF16 and self.dialect.opset < BFLOAT16.opset:
-            having = " or ".join(
-                target for target in DIALECTS if dialect(target, self.precision).opset >= BFLOAT16.opset
-            )
+        if not supports(self.written_for, self.precision):
+            having = " or ".join(target for target in Target if supports(target, self.precision))
             raise UserError(
-                f"bf16 needs ONNX opset {BFLOAT16.opset}, and --target {self.written_for} has "
+                f"{self.precision} needs ONNX opset {BFLOAT16.opset}, and --target {self.written_for} has "
                 f"{self.dialect.opset}; expected --target {having}"
             )
 

@@ -50,9 +50,14 @@ TensorRT it is the form that its documentation says it fuses, for `cuda` the for
 
 
 def dialect(target: Target, precision: Precision) -> Dialect:
-    """The dialect of a target in a precision."""
+    """The dialect of a target in a precision, if it supports it."""
     own = DIALECTS[target]
     return BFLOAT16 if precision is Precision.BF16 and own is PORTABLE else own
+
+
+def supports(target: Target, precision: Precision) -> bool:
+    """Whether the opset of a target has the types of a precision."""
+    return precision is not Precision.BF16 or dialect(target, precision).opset >= BFLOAT16.opset
 
 
 def natural(engine: Engine | None) -> Target:

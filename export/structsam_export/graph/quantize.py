@@ -15,9 +15,9 @@ the weight is in the bias. And factors for each channel move from the input of a
 (SmoothQuant, Xiao et al., 2023): norm2 divides by those of `fc1`, and the values of attention, which a
 softmax averages, by those of `proj`. The norm before `qkv` also decides what merges, and keeps its scale.
 
-Codes are int8, or floats of 8 bits (e4m3: a sign, 4 bits of exponent, 3 of mantissa), which TensorRT multiplies
-from compute capability 8.9 on and others compute in wider floats. Those have a step that grows with the value:
-nothing is gained from a shift.
+Codes are int8, or floats of 8 bits (e4m3: 4 bits of exponent, 3 of mantissa), which TensorRT multiplies from
+compute capability 8.9 on, and ONNX Runtime and OpenVINO compute in wider floats. Their step grows with the
+value, so that a shift gains nothing.
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ PLACES = {
 FLOAT8 = torch.float8_e4m3fn
 LARGEST = {torch.int8: 127, FLOAT8: 448}
 """Largest code of each type; -128 would have no counterpart."""
-TYPES = {
-    one: FLOAT8 if one.parts[0] is Precision.FP8 else torch.int8 for one in Precision if one.quantized
-}
+TYPES = {one: FLOAT8 if one.parts[0] is Precision.FP8 else torch.int8 for one in Precision if one.quantized}
 """The type of the codes in each precision of 8 bits."""
 
 
@@ -182,7 +180,6 @@ class QuantizedLinear(nn.Module):
         # Of the weight as it is in 8 bits: the constant then cancels exactly, whatever rounding did.
         offset = -(layer.bias + shift * weight_scale * weight.sum(1))
         self.shifts = bool(shift)
-        self.quantize = quantize_linear if codes is torch.int8 else quantize_float8
         values = {"weight": weight.T.contiguous().to(codes), "weight_scale": weight_scale}
         for name, value in {**values, "scale": scale, "shift": shift, "offset": offset}.items():
             self.register_buffer(name, value)
@@ -190,7 +187,8 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, I] to [N, O]."""
         x = x - self.shift if self.shifts else x
-        x = dequantize_linear(self.quantize(x, self.scale), self.scale)
+        quantized = (quantize_float8 if self.weight.dtype is FLOAT8 else quantize_linear)(x, self.scale)
+        x = dequantize_linear(quantized, self.scale)
         made: Tensor = x @ dequantize_linear(self.weight, self.weight_scale) - self.offset
         return made
 

@@ -154,8 +154,8 @@ def create(
 
     Raises:
         UserError: there is no such runner or its library is not installed; the folder is no export, its files
-            were changed, or the runner lacks its precision; for an engine also as in :func:`.tensorrt.check_engine`, or if ``threads`` is
-            given.
+            were changed, or the runner lacks its precision; for an engine also as in
+            :func:`.tensorrt.check_engine`, or if ``threads`` is given.
     """
     kind, file, manifest = kind_of(runner), file_of(part, runner), Manifest.read(folder)
     check_precision(manifest.model.precision, runner)
