@@ -113,7 +113,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["--int8", "--int8-skip", "fc2"],
         "--int8-skip fc2 fits no layer; expected auto",
     ),
-    "layers to skip without 8 bits": (["--int8-skip", "auto"], "--int8-skip is for --int8, not fp32"),
+    "layers to skip without 8 bits": (["--int8-skip", "auto"], "--int8-skip is for int8 and fp8, not fp32"),
+    "bf16 and 8 bits": (["--int8", "--precision", "bf16"], "--int8 and --precision bf16 exclude each other"),
     "unknown precision": (["--precision", "int3"], "--precision"),
     "no recipe": (["--recipe", "missing.json"], "no file missing.json; expected a recipe as JSON"),
     "recipe that is none": (["--recipe", "file"], "file cannot be read as JSON"),
@@ -598,6 +599,11 @@ def test_a_small_sam_is_exported_verified_and_described(command: Command, tmp_pa
         ("fp16", ("int8",), "int8-fp16"),
         ("int8-fp16", ("fp16", "int8"), "int8-fp16"),
         ("int8", ("int8",), "int8"),
+        ("int8-fp16", (), "int8-fp16"),
+        ("bf16", (), "bf16"),
+        ("fp8", (), "fp8"),
+        ("fp8", ("fp16",), "fp8-fp16"),
+        ("fp8-fp16", ("fp16",), "fp8-fp16"),
     ],
 )
 def test_flags_name_a_precision_together(named: str | None, flags: tuple[str, ...], expected: str) -> None:
