@@ -486,7 +486,7 @@ def summary(made: Export) -> str:
     gmac, unmerged = macs.total / 1e9, macs.unmerged / 1e9
     plans = "" if report.plans is None else f", plans agree in {100 * report.plans:.2f} % of the tokens"
     weights = ["weights are random: its masks mean nothing"] if made.config.random_weights else []
-    folder = shlex.quote(str(made.folder))
+    folder, runner = shlex.quote(str(made.folder)), verifier(made.config.precision)
     removed = ", ".join(f"{share:.1%} in {PLACES[kind]}" for kind, share in made.removed.items())
     if isinstance(made.config.merging, Recipe):
         removed = "see the recipe" if removed else ""  # blocks of one kind may differ
@@ -501,7 +501,8 @@ def summary(made: Export) -> str:
             *tuned(made.config),
             *fragile(made),
             *weights,
-            f"next: structsam predict {folder} photo.jpg --box 100 80 400 360 -o overlay.png",
+            f"next: structsam predict {folder} photo.jpg --box 100 80 400 360 -o overlay.png"
+            + ("" if runner == "cpu" else f" --runner {runner}"),
         ]
     )
 
