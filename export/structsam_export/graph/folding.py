@@ -57,7 +57,7 @@ def _is_constant(node: fx.Node, known: dict[fx.Node, Any]) -> bool:
 def _constant(program: ExportedProgram, name: str, value: Tensor, first: fx.Node) -> fx.Node:
     """Give a program a constant: an input in its signature, before those of the user."""
     with program.graph.inserting_before(first):
-        node = program.graph.placeholder(name)
+        node: fx.Node = program.graph.placeholder(name)
     node.meta["val"] = first.meta["val"].fake_mode.from_tensor(value, static_shapes=True)
     place = list(program.graph.find_nodes(op="placeholder")).index(node)
     spec = InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(node.name), name)
