@@ -28,10 +28,13 @@ try:
     from structsam_export.config import ExportConfig
     from structsam_export.models.architectures import ARCHITECTURES
     from structsam_export.pipeline import LintError
-    from structsam_export.targets import DIALECTS
+    from structsam_export.targets import Dialect, dialect, supports
     from structsam_runtime.progress import Progress
 except ModuleNotFoundError as error:
     missing(error)
+
+CODES = {"int8": b"Int8", "fp8": b"FP8"}
+"""Types of 8 bits, and what an engine calls them."""
 
 
 def main(
@@ -49,22 +52,25 @@ def main(
         raise UserError(
             f"--archs {', '.join(unknown)} is unknown; expected some of {','.join(ARCHITECTURES)}"
         )
-    targets = {dialect: [one for one in Target if DIALECTS[one] is dialect] for dialect in DIALECTS.values()}
+    alike: dict[Dialect, list[Target]] = {}
+    for one in Target:
+        if supports(one, precision):
+            alike.setdefault(dialect(one, precision), []).append(one)
     configs = [
         ExportConfig(
             arch,
             random_weights=True,
             image_size=image_size,
             precision=precision,
-            target=alike[0],
+            target=targets[0],
         )
         for arch in archs.split(",")
-        for alike in targets.values()
+        for targets in alike.values()
     ]
-    builder = EngineBuilder(engine)
+    builder = EngineBuilder(engine, precision=precision)
     try:
         known: dict[str, Calibration] = {}
-        builds = [_built(config, builder, targets[config.dialect], known) for config in configs]
+        builds = [_built(config, builder, alike[config.dialect], known) for config in configs]
     except (LintError, BuildError) as error:
         typer.echo(f"failed: {error}", err=True)
         raise typer.Exit(FAILED) from error
@@ -105,7 +111,7 @@ def _built(
             "attention": config.form,
             "nodes": len(onnx.load(graph, load_external_data=False).graph.node),
             "engine_bytes": built.stat().st_size,
-            "int8_products": int8_products(built),
+            **{f"{kind}_products": products(built, name) for kind, name in CODES.items()},
             "seconds": round(seconds, 1),
         }
 
@@ -122,9 +128,9 @@ def _encoder(config: ExportConfig, known: dict[str, Calibration]) -> nn.Module:
     return pipeline.quantized(config, encoder, known[config.arch])
 
 
-def int8_products(engine: Path) -> int:
-    """How many matrix products of a TensorRT-RTX engine have a constant of 8 bits, by its layers' text."""
-    return len(re.findall(rb"fully_connected=\{[^\n]*?_constantInt8\"", engine.read_bytes()))
+def products(engine: Path, name: bytes) -> int:
+    """How many matrix products of a TensorRT-RTX engine have a constant of a type, by its layers' text."""
+    return len(re.findall(rb"fully_connected=\{[^\n]*?_constant%s\"" % name, engine.read_bytes()))
 
 
 def _table(result: dict[str, Any]) -> str:
@@ -135,15 +141,15 @@ def _table(result: dict[str, Any]) -> str:
         f"capabilities {', '.join(result['capabilities'])} on {machine['processor']}, {machine['date']}."
     )
     rows = [["encoder", "pixels", "targets", "opset", "attention", "nodes", "engine MB", "build s"]]
-    int8 = any(row["int8_products"] for row in result["builds"])
-    rows[0] += ["int8 products"] * int8
+    kinds = [kind for kind in CODES if any(row[f"{kind}_products"] for row in result["builds"])]
+    rows[0] += [f"{kind} products" for kind in kinds]
     for row in result["builds"]:
         rows.append(
             [
                 *(row["arch"], str(row["image_size"]), ", ".join(row["targets"])),
                 *(str(row["opset"]), row["attention"], str(row["nodes"])),
                 *(f"{row['engine_bytes'] / 1e6:.0f}", f"{row['seconds']:.0f}"),
-                *[str(row["int8_products"])] * int8,
+                *(str(row[f"{kind}_products"]) for kind in kinds),
             ]
         )
     return f"{head}\n\n{markdown(rows)}\n"

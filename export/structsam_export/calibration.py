@@ -30,10 +30,11 @@ from .encoder.attention import MergedBlock
 from .encoder.patch import merged_blocks, shared_copy
 from .encoder.walk import Stage, enter, walk
 from .graph.quantize import (
+    FLOAT8,
     Quantization,
-    QuantizedLinear,
     Rows,
     linear,
+    made_of,
     migrate,
     put,
 )
@@ -45,8 +46,12 @@ PROBES = 2
 ROWS = 1024
 """Rows of a layer's input that its range is chosen by, over all pictures: half of them those with the largest
 values, which are cut off first, and half random ones, which count for all others."""
-CLIPS = tuple(0.9**step for step in range(20))
-"""Shares of the largest input that are tried as the end of the range."""
+CLIPS = {
+    torch.int8: tuple(0.9**step for step in range(20)),
+    FLOAT8: tuple(1.1**step for step in range(8)),
+}
+"""Ends of the range that are tried for each type of codes, as multiples of the largest input. A longer range
+costs floats nothing: twice the range has the same steps, but for the smallest values."""
 MARGIN = 1.5
 """How much further the range of `proj` reaches than calibration asks for. Sharp attention on few tokens gives
 larger values on some pictures than on those that calibrate, and cutting them off costs more than coarser
@@ -89,6 +94,11 @@ class Calibration:
     skipped: tuple[str, ...]
 
     @property
+    def codes(self) -> str:
+        """The type of the 8 bits."""
+        return str(next(iter(self.layers.values())).how.codes).removeprefix("torch.")
+
+    @property
     def chosen(self) -> dict[str, Quantization]:
         """How the layers that go into 8 bits do so, by name."""
         return {name: one.how for name, one in self.layers.items() if name not in self.skipped}
@@ -96,8 +106,8 @@ class Calibration:
     def as_json(self) -> dict[str, Any]:
         """For the manifest."""
         return {
-            "weights": "int8, symmetric, by output channel",
-            "activations": "int8, symmetric, by tensor",
+            "weights": f"{self.codes}, symmetric, by output channel",
+            "activations": f"{self.codes}, symmetric, by tensor",
             "ranges": "least error of the layer's output",
             "pictures": dict(self.pictures),
             "float": list(self.skipped),
@@ -215,13 +225,19 @@ class Tap(nn.Module):
 
 
 @torch.no_grad()
-def calibrate(encoder: Any, feeds: Sequence[Arrays], phases: Phases | None = None) -> dict[str, Layer]:
+def calibrate(
+    encoder: Any,
+    feeds: Sequence[Arrays],
+    phases: Phases | None = None,
+    codes: torch.dtype = torch.int8,
+) -> dict[str, Layer]:
     """Find how every linear layer goes into 8 bits.
 
     Args:
         encoder: patched ImageEncoderViT in fp32; not changed.
         feeds: the encoder's inputs for each picture, at least one.
         phases: are told how far it is.
+        codes: type of the 8 bits; see `quantize.LARGEST`.
 
     Returns:
         By name, as `blocks.0.fc2`.
@@ -242,7 +258,7 @@ def calibrate(encoder: Any, feeds: Sequence[Arrays], phases: Phases | None = Non
             put(block, kind, tap.layer)
         probes = list(zip(stages, after, priors, strict=True))[:PROBES]
         for kind, tap in taps.items():
-            how = _choice(kind, tap)
+            how = _choice(kind, tap, codes)
             found[kind.of(index)] = Layer(how, _error(block, kind, how, probes))
         stages = after
         if phases:
@@ -252,21 +268,24 @@ def calibrate(encoder: Any, feeds: Sequence[Arrays], phases: Phases | None = Non
     return found
 
 
-def _choice(kind: Linear, tap: Tap) -> Quantization:
+def _choice(kind: Linear, tap: Tap, codes: torch.dtype) -> Quantization:
     """The best way into 8 bits for a layer, by the error of its output on the rows that were kept."""
     rows, counts = torch.cat(tap.kept), torch.cat(tap.counts)
     least, most = torch.stack(tap.least).amin(0), torch.stack(tap.most).amax(0)  # [I]
     weight = tap.layer.weight
-    if kind is Linear.FC2:
-        return _ranged(rows, counts, weight, float(least.min()), float(most.max()), shifted=True)[0]
+    if kind is Linear.FC2 and codes is torch.int8:
+        return _ranged(rows, counts, weight, float(least.min()), float(most.max()), codes)[0]
     largest = torch.maximum(-least, most)
-    plain = _ranged(rows, counts, weight, 0.0, float(largest.max()))
-    if kind is Linear.QKV:
+    plain = _ranged(rows, counts, weight, None, float(largest.max()), codes)
+    if kind in (Linear.QKV, Linear.FC2):
         return plain[0]
     factors = smoothing(largest, weight)
-    smooth, loss = _ranged(rows / factors, counts, weight * factors, 0.0, float((largest / factors).max()))
+    smooth, loss = _ranged(
+        rows / factors, counts, weight * factors, None, float((largest / factors).max()), codes
+    )
     how = replace(smooth, factors=factors) if loss < plain[1] else plain[0]
-    return replace(how, low=MARGIN * how.low, high=MARGIN * how.high) if kind is Linear.PROJ else how
+    margin = MARGIN if kind is Linear.PROJ and codes is torch.int8 else 1
+    return replace(how, low=margin * how.low, high=margin * how.high)
 
 
 def smoothing(largest: Tensor, weight: Tensor) -> Tensor:
@@ -284,21 +303,22 @@ def smoothing(largest: Tensor, weight: Tensor) -> Tensor:
 
 
 def _ranged(
-    rows: Tensor, counts: Tensor, weight: Tensor, low: float, high: float, shifted: bool = False
+    rows: Tensor, counts: Tensor, weight: Tensor, low: float | None, high: float, codes: torch.dtype
 ) -> tuple[Quantization, float]:
     """The range with the least squared error of the output, weight in 8 bits included, and that error.
 
     Args:
         rows, counts: [N, I] inputs, and [N] how often each of them counts.
         weight: [O, I].
-        low, high: extremes of all inputs; `low` stays as it is with `shifted`, and is -`high` without.
+        low, high: extremes of all inputs; `low` stays as it is, and is -`high` where it is None.
+        codes: type of the 8 bits.
     """
     exact, zeros = rows @ weight.T, weight.new_zeros(len(weight))
     best: tuple[float, Quantization] | None = None
-    for clip in CLIPS:
+    for clip in CLIPS[codes]:
         end = max(high * clip, 1e-12)
-        how = Quantization(low if shifted else -end, end)
-        made = QuantizedLinear(Rows(weight, zeros), how.low, how.high)(rows)
+        how = Quantization(-end if low is None else low, end, codes=codes)
+        made = made_of(how, Rows(weight, zeros))(rows)
         loss = float((made - exact).square().sum(1) @ counts)
         if best is None or loss < best[0]:
             best = loss, how
@@ -316,7 +336,7 @@ def _error(
     """`Layer.error`; `block` is in floating point and stays so, and its plans are those of the probes."""
     alone = shared_copy(block)
     migrate(alone, {} if how.factors is None else {kind: how.factors})
-    put(alone, kind, QuantizedLinear(linear(alone, kind), how.low, how.high))
+    put(alone, kind, made_of(how, linear(alone, kind)))
     wrong = signal = 0.0
     for before, after, prior in probes:
         x, _ = alone.forward_with_plans(before.x, prior, after.plans[-1])

@@ -16,18 +16,31 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     FP16 = "fp16"  # with fp32 islands; see `graph/precision.py`
+    BF16 = "bf16"  # the same islands; the range of fp32, and 8 bits of mantissa
     INT8 = "int8"  # the encoder's linear layers in 8 bits, all else in fp32; see `graph/quantize.py`
     INT8_FP16 = "int8-fp16"  # the same, all else in fp16
+    FP8 = "fp8"  # the same layers in floating point of 8 bits, e4m3
+    FP8_FP16 = "fp8-fp16"
+
+    @property
+    def parts(self) -> tuple[Precision, ...]:
+        """The precisions that it is made of: int8 and fp16 of int8-fp16, and otherwise itself."""
+        return tuple(Precision(part) for part in self.split("-"))
 
     @property
     def quantized(self) -> bool:
         """Whether linear layers are in 8 bits."""
-        return self in (Precision.INT8, Precision.INT8_FP16)
+        return self.parts[0] in (Precision.INT8, Precision.FP8)
 
     @property
     def around(self) -> Precision:
         """The precision of all that is not in 8 bits."""
-        return {Precision.INT8: Precision.FP32, Precision.INT8_FP16: Precision.FP16}.get(self, self)
+        return (self if not self.quantized else Precision.FP32) if len(self.parts) == 1 else self.parts[1]
+
+    @property
+    def decoder(self) -> Precision:
+        """The precision of the decoder. In bf16 it alone would cost 1 % of the masks' IoU."""
+        return Precision.FP32 if self is Precision.BF16 else self.around
 
 
 class Linear(StrEnum):

@@ -19,7 +19,7 @@ from .merging.registry import METHODS, MethodSpec
 from .models.architectures import ARCHITECTURES, Architecture
 from .models.family import FAMILIES
 from .recipe import RATE, Recipe, Uniform
-from .targets import DIALECTS, FUSED, Dialect, natural
+from .targets import BFLOAT16, DIALECTS, FUSED, Dialect, dialect, natural, supports
 
 if TYPE_CHECKING:
     from .merging import Method
@@ -231,6 +231,12 @@ class ExportConfig:
             raise UserError(
                 f"engines with --attention {self.form} need fp16; add --fp16 or leave --attention out"
             )
+        if not supports(self.written_for, self.precision):
+            having = " or ".join(target for target in Target if supports(target, self.precision))
+            raise UserError(
+                f"{self.precision} needs ONNX opset {BFLOAT16.opset}, and --target {self.written_for} has "
+                f"{self.dialect.opset}; expected --target {having}"
+            )
 
     def _check_plugins(self) -> None:
         if not self.has_plugin_graph:
@@ -239,6 +245,8 @@ class ExportConfig:
         if self.plugins and self.engine is not Engine.TENSORRT:
             without = f"{self.engine} supports no plugins" if self.engine else "ONNX graphs use no plugins"
             raise UserError(f"--plugins needs --engine {Engine.TENSORRT}: {without}")
+        if self.precision is Precision.BF16:
+            raise UserError(f"{option} has no kernels for {self.precision}; leave one of them out")
         for block, method in zip(self.recipe.blocks, self.methods(), strict=True):
             if block.merges and not method.has_kernels:
                 raise UserError(f"{option} has no kernels for --method {block.method}; leave one of them out")
@@ -275,7 +283,7 @@ class ExportConfig:
     @property
     def dialect(self) -> Dialect:
         """The ONNX dialect of the target."""
-        return DIALECTS[self.written_for]
+        return dialect(self.written_for, self.precision)
 
     @property
     def form(self) -> Attention:
@@ -321,8 +329,7 @@ class ExportConfig:
         words += ["--seed", str(self.seed)] if self.seed else []
         if self.image_size != self.architecture.image_size:
             words += ["--image-size", str(self.image_size)]
-        words += {Precision.FP32: [], Precision.FP16: ["--fp16"]}[self.precision.around]
-        words += ["--int8"] if self.precision.quantized else []
+        words += _typed(self.precision)
         words += ["--calibrate", str(self.calibrate)] if self.calibrate else []
         words += ["--int8-skip", ",".join(self.int8_skip)] if self.int8_skip else []
         words += ["--dynamic-batch"] if self.dynamic_batch else []
@@ -366,6 +373,14 @@ class ExportConfig:
         return cls(
             **mine, merging=_recipe(values["recipe"]) if "recipe" in values else Uniform.from_json(flags)
         )
+
+
+def _typed(precision: Precision) -> list[str]:
+    """A precision on the command line: by its flags if it has them."""
+    if precision is Precision.FP32:
+        return []
+    flags = [f"--{part}" for part in reversed(precision.parts) if part in (Precision.FP16, Precision.INT8)]
+    return flags if len(flags) == len(precision.parts) else ["--precision", str(precision)]
 
 
 def _file(recipe: Recipe) -> dict[str, Any]:

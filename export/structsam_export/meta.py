@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from structsam_runtime.contract import HAS_MASK_INPUT, MASK_INPUT
 from structsam_runtime.manifest import Model
 from structsam_runtime.predict.image import Frame
-from structsam_runtime.runners.onnxruntime import OnnxRuntimeRunner
+from structsam_runtime.runners.base import Runner
 
 from .choices import DecoderLayout
 from .comparing import Arrays, run_all
@@ -37,12 +37,12 @@ def write_meta(folder: Path, model: Model, layout: DecoderLayout) -> dict[str, A
 
 
 def meta_iou(
-    folder: Path, sam: Any, layout: DecoderLayout, embedding: NDArray[np.float32], frame: Frame
+    runner: Runner, sam: Any, layout: DecoderLayout, embedding: NDArray[np.float32], frame: Frame
 ) -> float:
     """Hold FILE against Meta's SamOnnxModel in PyTorch, on one picture.
 
     Args:
-        folder: holds FILE.
+        runner: of FILE, opened and closed here.
         sam: the model, in fp32.
         layout: what FILE was written with.
         embedding: [1, C, h, w] of the picture.
@@ -55,7 +55,7 @@ def meta_iou(
     feeds = [{"image_embeddings": embedding, **prompt} for prompt in asked]
     theirs = reference(sam, layout)
     ious = []
-    for feed, made in zip(feeds, run_all(OnnxRuntimeRunner(folder / FILE), feeds), strict=True):
+    for feed, made in zip(feeds, run_all(runner, feeds), strict=True):
         with torch.no_grad():
             expected = theirs(*(torch.from_numpy(values) for values in feed.values()))[0].numpy() > 0
         union = (expected | (made["masks"] > 0)).sum((2, 3))

@@ -27,8 +27,9 @@ from structsam_runtime.engines import PLUGIN_GRAPH, add_engines
 from structsam_runtime.errors import UserError, printable
 from structsam_runtime.progress import Progress
 from structsam_runtime.reference import FILE
+from structsam_runtime.runners import TABLE
+from structsam_runtime.runners.base import Runner
 from structsam_runtime.runners.onnxfile import EXPORT
-from structsam_runtime.runners.onnxruntime import OnnxRuntimeRunner
 from structsam_runtime.thresholds import THRESHOLDS
 
 from .analysis.macs import EncoderMacs, encoder_macs
@@ -44,8 +45,8 @@ from .encoder.patch import apply, shared_copy, windows_of
 from .encoder.plugins import PluginEncoder
 from .graph.lint import lint
 from .graph.passes import run_passes
-from .graph.precision import set_precision
-from .graph.quantize import quantize
+from .graph.precision import DTYPES, set_precision
+from .graph.quantize import TYPES, quantize
 from .graph.save import save
 from .graph.trace import trace
 from .meta import FILE as META_FILE
@@ -58,6 +59,9 @@ from .triton import check_repository, names, write_repository
 from .verify import Answered, Report, read_pictures, samples, verify
 
 Dynamic = Mapping[str, Mapping[int, str]]
+
+VERIFIERS = {"cpu": "onnxruntime CPUExecutionProvider", "openvino": "openvino"}
+"""Runners that verify exports, and what the report calls them."""
 
 
 class LintError(Exception):
@@ -115,11 +119,17 @@ def export(
     check_folder(output, force)
     if repository and config.plugins:
         raise UserError("--triton-repository with --plugins: a server loads plugins its own way; drop one")
+    if repository and config.precision is Precision.BF16 and not config.engine:
+        raise UserError(
+            f"--triton-repository with --precision {config.precision}: Triton serves ONNX files with ONNX "
+            "Runtime, which does not compute it on a CPU; choose another precision"
+        )
     if repository:
         check_repository(repository, output, config.engine, force)
     builder = EngineBuilder(config.engine, config.plugins) if config.engine else None
     if builder:
         builder.require(config.dialect.tensorrt)
+    require_verifier(config.precision)
     calibrating, pictures = read_all(config, verify_images)
     fetch(config)  # before the steps, whose spinner would fight with the progress bar
     with disk(output), staged(output.resolve()) as folder:  # a link to a folder stays a link
@@ -180,7 +190,7 @@ def calibrated(config: ExportConfig, sam: Any, pictures: Arrays, progress: Progr
     """
     with progress.phases("calibrate 8 bits") as (notes, phases):
         feeds = [sample.feed for sample in samples(pictures, model_of(config, sam))]
-        layers = calibrate(sam.image_encoder, feeds, phases)
+        layers = calibrate(sam.image_encoder, feeds, phases, TYPES[config.precision])
         notes.append(f"on {', '.join(pictures)}, which verification leaves out")
     hashes = {name: digest(picture) for name, picture in pictures.items()}
     return Calibration(hashes, layers, left_out(layers, config.int8_skip))
@@ -188,8 +198,7 @@ def calibrated(config: ExportConfig, sam: Any, pictures: Arrays, progress: Progr
 
 def quantized(config: ExportConfig, encoder: nn.Module, calibration: Calibration) -> nn.Module:
     """A copy of a patched encoder with linear layers in 8 bits, which is what is traced."""
-    half = config.precision.around is Precision.FP16
-    return quantize(encoder, calibration.chosen, torch.float16 if half else torch.float32)
+    return quantize(encoder, calibration.chosen, DTYPES[config.precision.around])
 
 
 def verified(
@@ -216,22 +225,46 @@ def verified(
     Raises:
         VerificationError: they are not what PyTorch computes.
     """
-    model, shipped = model_of(config, sam), OnnxRuntimeRunner(folder / "encoder.onnx")
+    model, shipped = model_of(config, sam), runner_of(config, folder / "encoder.onnx")
     with progress.step("verify against PyTorch") as notes:
         report, answered = verify(
             sam.image_encoder,
             decoder,
             model,
             shipped,
-            OnnxRuntimeRunner(folder / "decoder.onnx"),
+            runner_of(config, folder / "decoder.onnx"),
             tapped(shipped, output_names(sam.image_encoder)[1:]),
             samples(pictures, model),
-            runner="onnxruntime CPUExecutionProvider",
+            runner=VERIFIERS[verifier(config.precision)],
         )
         notes.append(f"mask IoU {report.mask_iou:.4f} over {report.prompts} prompts")
     if misses := report.misses(config.precision):
         raise VerificationError("; ".join(misses))
     return report, answered
+
+
+def verifier(precision: Precision) -> str:
+    """The runner that verifies exports of a precision, a key of VERIFIERS: the first one that computes it."""
+    return next(name for name in VERIFIERS if precision not in TABLE[name].lacks)
+
+
+def require_verifier(precision: Precision) -> None:
+    """Check that the runner that verifies is installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    name = verifier(precision)
+    try:
+        TABLE[name].library(name)
+    except UserError as error:
+        raise UserError(f"{precision} is verified with --runner {name}: {error}") from error
+
+
+def runner_of(config: ExportConfig, path: Path) -> Runner:
+    """The runner that verifies, of one of the graphs."""
+    name = verifier(config.precision)
+    return TABLE[name].open(path, name)
 
 
 def write_reference(
@@ -244,7 +277,7 @@ def write_reference(
 ) -> None:
     """Write what PyTorch answered, and say which pictures travel with it."""
     with progress.step(f"write {FILE}") as notes:
-        runner, name = OnnxRuntimeRunner(folder / "decoder.onnx"), export_id(config, weights)
+        runner, name = runner_of(config, folder / "decoder.onnx"), export_id(config, weights)
         made = reference(encoder, runner, config.precision, name, answered)
         made.save(folder / FILE)
         notes.append(f"with {', '.join(one.name for one in made.answers)}")
@@ -301,7 +334,8 @@ def build_decoder(config: ExportConfig, sam: Any, path: Path, progress: Progress
     """Write the decoder's graph; returns the fp32 module that it was made from."""
     decoder = PromptedMaskDecoder(sam).eval()
     outputs = FAMILIES[config.family].decoder_outputs
-    build(config, decoder, *example_prompts(config), outputs, path, progress)
+    precision = config.precision.decoder
+    build(config, decoder, *example_prompts(config), outputs, path, progress, precision)
     return decoder
 
 
@@ -316,14 +350,15 @@ def build_meta(
     Raises:
         VerificationError: its masks are not those of Meta's own.
     """
-    layout, model = config.decoder_layout, model_of(config, sam)
+    layout, model, tools = config.decoder_layout, model_of(config, sam), verifier(config.precision.decoder)
     if layout is None:
         return {}
     with progress.step(f"write {META_FILE}") as notes:
         said = write_meta(folder, model, layout)
         sample = samples(dict(list(pictures.items())[:1]), model)[0]
-        (made,) = run_all(OnnxRuntimeRunner(folder / "encoder.onnx"), [sample.feed])
-        said["mask_iou"] = meta_iou(folder, sam, layout, made[EMBEDDING], sample.frame)
+        (made,) = run_all(runner_of(config, folder / "encoder.onnx"), [sample.feed])
+        runner = TABLE[tools].open(folder / META_FILE, tools)
+        said["mask_iou"] = meta_iou(runner, sam, layout, made[EMBEDDING], sample.frame)
         notes.append(f"mask IoU with Meta's {said['mask_iou']:.4f}")
     least = THRESHOLDS[config.precision].mask_iou
     if least is not None and not said["mask_iou"] >= least:
@@ -359,17 +394,19 @@ def build(
     outputs: Sequence[str],
     path: Path,
     progress: Progress,
+    precision: Precision | None = None,
 ) -> None:
     """Trace a module, clean its graph, check it and write it.
 
-    Outputs that tell plans stay in the graph under their names, but are no outputs of the file.
+    Outputs that tell plans stay in the graph under their names, but are no outputs of the file. The precision
+    is the config's, or another of this graph alone.
 
     Raises:
         LintError: TensorRT would refuse the graph.
     """
     what = path.stem
-    with progress.step(f"trace {what} in {config.precision}"):
-        model = traced(config, module, inputs, dynamic, outputs)
+    with progress.step(f"trace {what} in {precision or config.precision}"):
+        model = traced(config, module, inputs, dynamic, outputs, precision)
     with progress.step(f"clean {what}") as notes:
         before = len(model.graph.node)
         model, _ = run_passes(model)
@@ -395,9 +432,13 @@ def traced(
     inputs: Mapping[str, Tensor],
     dynamic: Dynamic | None,
     outputs: Sequence[str],
+    precision: Precision | None = None,
 ) -> onnx.ModelProto:
-    """A module's graph in the config's precision and dialect, as the tracer leaves it; the module stays."""
-    precision = config.precision.around
+    """A module's graph in the config's dialect, as the tracer leaves it; the module stays.
+
+    The precision is the config's, or another of this graph alone.
+    """
+    precision = (precision or config.precision).around
     ready = set_precision(_copy(module, precision), precision)
     return trace(ready, inputs, outputs, dynamic, config.dialect.opset)
 

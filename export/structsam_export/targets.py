@@ -29,11 +29,14 @@ PATTERN = Dialect(20, dict.fromkeys(Precision, Attention.MASK), "10.3")
 """Opset 20 with attention in the pattern that TensorRT fuses: keys and values have the same head size."""
 FUSED = Dialect(
     23,
-    {one: Attention.OPERATOR if one.around is Precision.FP16 else Attention.MASK for one in Precision},
+    {one: Attention.MASK if one.around is Precision.FP32 else Attention.OPERATOR for one in Precision},
     "10.14",
 )
 """Opset 23 is the oldest with Attention, which TensorRT reads from 10.14 on. TensorRT has kernels for it in
-fp16, and does not build it in fp32."""
+fp16 and bf16, and does not build it in fp32."""
+
+BFLOAT16 = Dialect(FUSED.opset, PORTABLE.forms, FUSED.tensorrt)
+"""bf16 on every runtime but those before TensorRT 10.14: Conv takes it from opset 22 on."""
 
 DIALECTS = {
     Target.CPU: PORTABLE,
@@ -44,6 +47,17 @@ DIALECTS = {
 }
 """The form for `cpu` is measured (benchmarks/attention-cpu.md). The others are not measured on a GPU: for
 TensorRT it is the form that its documentation says it fuses, for `cuda` the form for `cpu`."""
+
+
+def dialect(target: Target, precision: Precision) -> Dialect:
+    """The dialect of a target in a precision, if it supports it."""
+    own = DIALECTS[target]
+    return BFLOAT16 if precision is Precision.BF16 and own is PORTABLE else own
+
+
+def supports(target: Target, precision: Precision) -> bool:
+    """Whether the opset of a target has the types of a precision."""
+    return precision is not Precision.BF16 or dialect(target, precision).opset >= BFLOAT16.opset
 
 
 def natural(engine: Engine | None) -> Target:

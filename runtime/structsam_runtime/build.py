@@ -14,6 +14,8 @@ from .runners import cuda
 from .runners.tensorrt import LIBRARIES, bindings, load_plugins, logger
 
 TENSORRT, TENSORRT_RTX = LIBRARIES
+AMPERE, ADA = 80, 89
+"""Compute capabilities, times ten."""
 
 Shape = tuple[int, ...]
 Profile = Mapping[str, tuple[Shape, Shape, Shape]]
@@ -42,7 +44,8 @@ class EngineBuilder:
     """Builds engines with one of the two libraries. Both take the precision from the ONNX file; TF32 is off.
 
     TensorRT times kernels and needs the GPU that will run the engine. TensorRT-RTX compiles ahead of time
-    without a GPU, for all supported RTX GPUs from Ampere on, and finishes the compilation on the device.
+    without a GPU, for all supported RTX GPUs from Ampere on, or from Ada on for fp8, and finishes the
+    compilation on the device.
 
     Args:
         library: ``tensorrt`` or ``tensorrt-rtx``.
@@ -50,6 +53,7 @@ class EngineBuilder:
         workspace: GPU memory in MiB that a layer of the engine may use; None for all there is.
         timing_cache: a file that keeps times of kernels for later builds; only TensorRT takes them. It is
             made where there is none.
+        precision: of the export.
 
     Raises:
         UserError: the library is unknown or not installed, there is no GPU and it needs one, plugins do not
@@ -60,6 +64,7 @@ class EngineBuilder:
     plugins: Path | None = None
     workspace: int | None = None
     timing_cache: Path | None = None
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if self.library not in LIBRARIES:
@@ -128,13 +133,17 @@ class EngineBuilder:
         if self.library == TENSORRT:
             here = cuda.gpu()
             return Hardware(here.name, (here.capability,))
-        numbers = (divmod(int(capability), 10) for capability in self._ampere_on())
+        numbers = (divmod(int(capability), 10) for capability in self._capabilities())
         return Hardware(None, tuple(f"{major}.{minor}" for major, minor in numbers))
 
-    def _ampere_on(self) -> list[Any]:
-        """Compute capabilities of one TensorRT-RTX engine: Ampere and newer. Turing needs its own engine."""
+    def _capabilities(self) -> list[Any]:
+        """Compute capabilities of one TensorRT-RTX engine: Ampere and newer. Turing needs its own engine.
+
+        It builds nothing at all if one of them lacks a type of the graph, as GPUs before Ada lack fp8.
+        """
+        oldest = ADA if self.precision.startswith("fp8") else AMPERE
         known = self.trt.ComputeCapability.__members__.values()
-        return sorted((capability for capability in known if int(capability) >= 80), key=int)
+        return sorted((capability for capability in known if int(capability) >= oldest), key=int)
 
     def build(
         self, onnx_path: Path, engine_path: Path, profile: Profile, phases: Phases | None = None
@@ -192,7 +201,7 @@ class EngineBuilder:
         if self.workspace is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.workspace << 20)
         if self.library == TENSORRT_RTX:  # set explicitly, so that `hardware` is exact in every version
-            capabilities = self._ampere_on()
+            capabilities = self._capabilities()
             config.num_compute_capabilities = len(capabilities)
             for index, capability in enumerate(capabilities):
                 config.set_compute_capability(capability, index)

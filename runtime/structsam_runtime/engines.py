@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ def add_engines(
     if base.is_dir():
         recover(base)
     manifest = Manifest.read(folder)
+    builder = replace(builder, precision=manifest.model.precision)
     said, before = content(folder), (base / FILE_NAME).read_bytes()
     parts = parts_of(folder, max_prompts, builder.plugins is not None)
     if oldest := _oldest(said):

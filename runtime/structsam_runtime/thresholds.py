@@ -67,6 +67,16 @@ THRESHOLDS = {
         decoder_iou=0.98,
         predicted_iou=0.02,
     ),
+    "bf16": Thresholds(
+        error=0.1,
+        cosine=0.9995,
+        plans=0.95,
+        cosine_end_to_end=0.99,
+        mask_iou=0.95,
+        least_error=0.8,
+        decoder_iou=0.99,
+        predicted_iou=2e-4,
+    ),
 }
 """Limits by precision."""
 # 8 bits are held against the same model in floating point: what they cost is the question, and a bad
@@ -85,6 +95,8 @@ _INT8 = {
 THRESHOLDS |= {
     "int8": replace(THRESHOLDS["fp32"], **_INT8),
     "int8-fp16": replace(THRESHOLDS["fp16"], **_INT8),
+    "fp8": Thresholds(),
+    "fp8-fp16": Thresholds(),
 }
 FRAGILE = {
     # PiToMe's ranks alternate between source and destination, so rounding that swaps two neighbours swaps
@@ -94,7 +106,8 @@ FRAGILE = {
     "fp32": replace(THRESHOLDS["fp32"], plans=0.99, cosine_end_to_end=0.9, mask_iou=None, least_error=None),
     **{
         name: replace(THRESHOLDS[name], plans=None, cosine_end_to_end=0.9, mask_iou=None, least_error=None)
-        for name in ("fp16", "int8", "int8-fp16")
+        for name in THRESHOLDS
+        if name != "fp32"
     },
 }
 """Limits for methods whose plans are sensitive to rounding."""

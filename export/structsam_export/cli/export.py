@@ -317,15 +317,13 @@ def main(
 
 def _precision(named: Precision | None, fp16: bool, int8: bool) -> Precision:
     """The precision that `--precision`, `--fp16` and `--int8` select."""
-    both = {Precision.FP16, Precision.INT8}
     flags = {one for one, given in ((Precision.FP16, fp16), (Precision.INT8, int8)) if given}
     asked = flags | ({named} if named else set())
-    if asked == both or (Precision.INT8_FP16 in asked and asked - both == {Precision.INT8_FP16}):
-        return Precision.INT8_FP16
-    if len(asked) > 1:
-        typed = " and ".join(f"--{one}" for one in sorted(flags))
-        raise UserError(f"{typed} and --precision {named} exclude each other; give one of them")
-    return next(iter(asked), Precision.FP32)
+    for one in Precision:
+        if asked <= {one, *one.parts}:
+            return one
+    typed = " and ".join(f"--{one}" for one in sorted(flags))
+    raise UserError(f"{typed} and --precision {named} exclude each other; give one of them")
 
 
 def _refuse_beside_recipe(flags: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""fp16 with fp32 islands, set in the module that is traced.
+"""fp16 or bf16 with fp32 islands, set in the module that is traced.
 
 TensorRT 11 and TensorRT-RTX are strongly typed: the types in the ONNX graph are the precision. Weights and
-features become fp16; computations that overflow or round badly stay fp32: the statistics of every
+features become half as wide; computations that overflow or round badly stay fp32: the statistics of every
 normalisation, the energy and the rest of the merge plan, and the position encoding of prompts.
 """
 
@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..choices import Precision
+
+DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+"""The type of weights and features in each precision, outside of 8 bits."""
 
 
 class LayerNormFp32(nn.Module):
@@ -51,16 +55,15 @@ def set_precision(module: nn.Module, precision: Precision) -> nn.Module:
 
     Args:
         module: with fp32 parameters.
-        precision: `fp16` converts all parameters to fp16, except those of normalisations and of the position
-            encoding.
+        precision: a key of DTYPES: the type of all parameters, except those of normalisations and of the
+            position encoding.
 
     Returns:
         The same module.
     """
-    if precision is Precision.FP16:
-        for child in module.modules():
-            if not _stays_fp32(child):
-                _halve(child)
+    for child in module.modules():
+        if not _stays_fp32(child):
+            _convert(child, DTYPES[precision])
     for name, child in list(module.named_modules()):
         if isinstance(child, nn.LayerNorm):
             _replace(module, name, LayerNormFp32(child))
@@ -80,11 +83,11 @@ def _is_sam(module: nn.Module, name: str) -> bool:
     return type(module).__name__ == name
 
 
-def _halve(module: nn.Module) -> None:
-    """Convert the module's own tensors to fp16, not those of its children."""
+def _convert(module: nn.Module, dtype: torch.dtype) -> None:
+    """Convert the module's own tensors to a type, not those of its children."""
     for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.half()
+        if tensor.dtype == torch.float32:  # and not weights of 8 bits
+            tensor.data = tensor.data.to(dtype)
 
 
 def _replace(module: nn.Module, name: str, new: nn.Module) -> None:

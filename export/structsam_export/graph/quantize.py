@@ -1,7 +1,7 @@
 """Linear layers in 8 bits: the form that TensorRT, ONNX Runtime and OpenVINO all run in integers.
 
     x -> [Sub shift] -> QuantizeLinear -> DequantizeLinear -> MatMul -> Sub -bias
-                             int8 weight -> DequantizeLinear ---^
+                           8-bit weight -> DequantizeLinear ---^
 
 Sub, because ONNX Runtime joins MatMul and Add to a Gemm, and has no integer Gemm with a floating-point bias.
 
@@ -14,6 +14,10 @@ between -0.17 and a long positive tail: a constant moves it to the middle of its
 the weight is in the bias. And factors for each channel move from the input of a layer into its weight
 (SmoothQuant, Xiao et al., 2023): norm2 divides by those of `fc1`, and the values of attention, which a
 softmax averages, by those of `proj`. The norm before `qkv` also decides what merges, and keeps its scale.
+
+Codes are int8, or floats of 8 bits (e4m3: 4 bits of exponent, 3 of mantissa), which TensorRT multiplies from
+compute capability 8.9 on, and ONNX Runtime and OpenVINO compute in wider floats. Their step grows with the
+value, so that a shift gains nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ import torch.nn.functional as F
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 
-from ..choices import Linear
+from ..choices import Linear, Precision
 from ..encoder.attention import MergedBlock
 from ..encoder.patch import merged_blocks, shared_copy
 
@@ -40,8 +44,11 @@ PLACES = {
     Linear.FC2: "mlp.lin2",
 }
 """Where the linear layers are in a block."""
-CODES = 127
-"""Largest code; -128 would have no counterpart."""
+FLOAT8 = torch.float8_e4m3fn
+LARGEST = {torch.int8: 127, FLOAT8: 448}
+"""Largest code of each type; -128 would have no counterpart."""
+TYPES = {one: FLOAT8 if one.parts[0] is Precision.FP8 else torch.int8 for one in Precision if one.quantized}
+"""The type of the codes in each precision of 8 bits."""
 
 
 @torch.library.custom_op("structsam::quantize", mutates_args=())
@@ -55,9 +62,21 @@ def _(x: Tensor, scale: Tensor) -> Tensor:
     return torch.empty_like(x, dtype=torch.int8)
 
 
+@torch.library.custom_op("structsam::quantize_float8", mutates_args=())
+def quantize_float8(x: Tensor, scale: Tensor) -> Tensor:
+    """ONNX's QuantizeLinear to e4m3, which saturates: `x` of any shape, a scalar `scale`."""
+    largest = LARGEST[FLOAT8]
+    return (x / scale).clamp(-largest, largest).to(FLOAT8)
+
+
+@quantize_float8.register_fake
+def _(x: Tensor, scale: Tensor) -> Tensor:
+    return torch.empty_like(x, dtype=FLOAT8)
+
+
 @torch.library.custom_op("structsam::dequantize", mutates_args=())
 def dequantize_linear(codes: Tensor, scale: Tensor) -> Tensor:
-    """ONNX's DequantizeLinear: int8 [..., O], one scale or [O] of them; has the type of `scale`."""
+    """ONNX's DequantizeLinear: codes [..., O], one scale or [O] of them; has the type of `scale`."""
     return codes.to(scale.dtype) * scale
 
 
@@ -72,18 +91,26 @@ def _quantize(x: Any, scale: Any) -> Any:
     return op.QuantizeLinear(x, scale, zero)
 
 
+def _quantize_float8(x: Any, scale: Any) -> Any:
+    zero: Any = op.Constant(value=onnx.helper.make_tensor("", onnx.TensorProto.FLOAT8E4M3FN, (), [0.0]))
+    return op.QuantizeLinear(x, scale, zero)
+
+
 def _dequantize(codes: Any, scale: Any) -> Any:
     return op.DequantizeLinear(codes, scale, axis=len(codes.shape) - 1)
 
 
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.structsam.quantize.default: _quantize,
+    torch.ops.structsam.quantize_float8.default: _quantize_float8,
     torch.ops.structsam.dequantize.default: _dequantize,
 }
 """How the tracer writes them."""
 
 
-def grid(low: float, high: float, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+def grid(
+    low: float, high: float, dtype: torch.dtype = torch.float32, codes: torch.dtype = torch.int8
+) -> tuple[Tensor, Tensor]:
     """Scale and shift, fp32 scalars, of codes that span a range.
 
     The shift is a multiple of the scale, so that 0, the commonest value behind GELU, is met exactly.
@@ -91,8 +118,9 @@ def grid(low: float, high: float, dtype: torch.dtype = torch.float32) -> tuple[T
     Args:
         low, high: the range; symmetric ones have a shift of 0.
         dtype: type of the scale in the graph, to which it is rounded.
+        codes: a key of LARGEST; floats of 8 bits take symmetric ranges alone.
     """
-    scale = _rounded(torch.tensor((high - low) / 2 / CODES), dtype)
+    scale = _rounded(torch.tensor((high - low) / 2 / LARGEST[codes]), dtype)
     return scale, ((low + high) / 2 / scale).round() * scale
 
 
@@ -122,35 +150,45 @@ class Rows(nn.Module):
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer [N, I] to [N, O] with an int8 weight, on an input in int8.
+    """A linear layer [N, I] to [N, O] with a weight in 8 bits, on an input in 8 bits.
 
     Args:
         layer: the layer in floating point.
         low, high: range of the input that the codes span; see `grid`.
         dtype: type of the scales in the graph.
+        codes: a key of LARGEST.
     """
 
-    def __init__(self, layer: Rows, low: float, high: float, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        layer: Rows,
+        low: float,
+        high: float,
+        dtype: torch.dtype = torch.float32,
+        codes: torch.dtype = torch.int8,
+    ) -> None:
         super().__init__()
         self.weight: Tensor  # [I, O], the order of MatMul
         self.weight_scale: Tensor  # [O]
         self.scale: Tensor
         self.shift: Tensor
         self.offset: Tensor  # [O], minus the bias
-        scale, shift = grid(low, high, dtype)
-        weight_scale = _rounded(layer.weight.abs().amax(1) / CODES, dtype)
-        codes = (layer.weight / weight_scale[:, None]).round().clamp(-CODES, CODES)
+        scale, shift = grid(low, high, dtype, codes)
+        weight_scale = _rounded(layer.weight.abs().amax(1) / LARGEST[codes], dtype)
+        weight = (layer.weight / weight_scale[:, None]).clamp(-LARGEST[codes], LARGEST[codes])
+        weight = weight.round() if codes is torch.int8 else weight
         # Of the weight as it is in 8 bits: the constant then cancels exactly, whatever rounding did.
-        offset = -(layer.bias + shift * weight_scale * codes.sum(1))
+        offset = -(layer.bias + shift * weight_scale * weight.sum(1))
         self.shifts = bool(shift)
-        values = {"weight": codes.T.contiguous().to(torch.int8), "weight_scale": weight_scale}
+        values = {"weight": weight.T.contiguous().to(codes), "weight_scale": weight_scale}
         for name, value in {**values, "scale": scale, "shift": shift, "offset": offset}.items():
             self.register_buffer(name, value)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, I] to [N, O]."""
         x = x - self.shift if self.shifts else x
-        x = dequantize_linear(quantize_linear(x, self.scale), self.scale)
+        quantized = (quantize_float8 if self.weight.dtype is FLOAT8 else quantize_linear)(x, self.scale)
+        x = dequantize_linear(quantized, self.scale)
         made: Tensor = x @ dequantize_linear(self.weight, self.weight_scale) - self.offset
         return made
 
@@ -163,11 +201,13 @@ class Quantization:
         low, high: range of the input that the codes span, after `factors`.
         factors: [I], by which the input is divided and the weight multiplied; None for ones. For `fc1` and
             `proj` only.
+        codes: a key of LARGEST, their type.
     """
 
     low: float
     high: float
     factors: Tensor | None = None
+    codes: torch.dtype = torch.int8
 
 
 def quantize(
@@ -185,8 +225,13 @@ def quantize(
         mine = {kind: layers[kind.of(index)] for kind in Linear if kind.of(index) in layers}
         migrate(block, {kind: one.factors for kind, one in mine.items() if one.factors is not None})
         for kind, one in mine.items():
-            put(block, kind, QuantizedLinear(linear(block, kind), one.low, one.high, dtype))
+            put(block, kind, made_of(one, linear(block, kind), dtype))
     return made
+
+
+def made_of(how: Quantization, layer: Rows, dtype: torch.dtype = torch.float32) -> QuantizedLinear:
+    """A layer in 8 bits, from one in floating point that has its factors already."""
+    return QuantizedLinear(layer, how.low, how.high, dtype, how.codes)
 
 
 def linear(block: MergedBlock, kind: Linear) -> Rows:

@@ -26,6 +26,7 @@ class RunnerKind:
             The runner is opened by its ``with`` block.
         library: returns name and version of the library, from the runner's name. Raises UserError if the
             library is not installed or lacks a provider.
+        lacks: precisions of exports that it does not compute.
     """
 
     file: Literal["onnx", "engine"]
@@ -33,6 +34,7 @@ class RunnerKind:
     device: Literal["cpu", "cuda"]
     open: Callable[..., Runner]
     library: Callable[[str], str]
+    lacks: tuple[str, ...] = ()
 
 
 def _onnxruntime(path: Path, name: str, **options: Any) -> Runner:
@@ -72,7 +74,8 @@ def _tensorrt_version(name: str) -> str:
 
 
 TABLE = {
-    "cpu": RunnerKind("onnx", '"structsam[cpu]"', "cpu", _onnxruntime, _onnxruntime_version),
+    # Its CPU provider has no products of bf16: of the operators that exports have, Gather is one of few.
+    "cpu": RunnerKind("onnx", '"structsam[cpu]"', "cpu", _onnxruntime, _onnxruntime_version, ("bf16",)),
     "openvino": RunnerKind("onnx", '"structsam[openvino]"', "cpu", _openvino, _openvino_version),
     "cuda": RunnerKind("onnx", '"structsam[cuda]"', "cuda", _onnxruntime, _onnxruntime_version),
     "tensorrt": RunnerKind("engine", '"structsam[tensorrt]"', "cuda", _tensorrt, _tensorrt_version),
@@ -120,6 +123,20 @@ def file_of(part: str, runner: str) -> str:
     return f"{part}.{kind_of(runner).file}"
 
 
+def check_precision(precision: str, runner: str) -> None:
+    """Check that a runner computes a precision.
+
+    Raises:
+        UserError: there is no such runner, or it lacks the precision.
+    """
+    if precision in kind_of(runner).lacks:
+        others = " or ".join(name for name, kind in TABLE.items() if precision not in kind.lacks)
+        raise UserError(
+            f"runner '{runner}' does not compute {precision}, the precision of the export; use --runner "
+            f"{others}, or export in fp32"
+        )
+
+
 def create(
     folder: Path, part: str, runner: str = "cpu", threads: int | None = None, verified: bool = True
 ) -> Runner:
@@ -136,11 +153,12 @@ def create(
             name another export. Engines, which contain code, are always checked.
 
     Raises:
-        UserError: there is no such runner or its library is not installed; the folder is no export or its
-            files were changed; for an engine also as in :func:`.tensorrt.check_engine`, or if ``threads`` is
-            given.
+        UserError: there is no such runner or its library is not installed; the folder is no export, its files
+            were changed, or the runner lacks its precision; for an engine also as in
+            :func:`.tensorrt.check_engine`, or if ``threads`` is given.
     """
     kind, file, manifest = kind_of(runner), file_of(part, runner), Manifest.read(folder)
+    check_precision(manifest.model.precision, runner)
     if kind.file == "engine":
         if not verified:
             raise UserError(f"--unverified is for .onnx files, and {runner} runs engines; leave it out")
