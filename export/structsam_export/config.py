@@ -211,7 +211,7 @@ class ExportConfig:
         object.__setattr__(self, "int8_skip", tuple(self.int8_skip))  # a list where it comes from JSON
         given = {"--calibrate": self.calibrate, "--int8-skip": self.int8_skip}
         if not self.precision.quantized and (named := [name for name, value in given.items() if value]):
-            raise UserError(f"{' and '.join(named)} is for --int8, not {self.precision}; leave it out")
+            raise UserError(f"{' and '.join(named)} is for int8 and fp8, not {self.precision}; leave it out")
         known = [kind.of(block) for block in range(self.architecture.depth) for kind in Linear]
         for pattern in self.int8_skip:
             if pattern != AUTO and not fnmatch.filter(known, pattern):

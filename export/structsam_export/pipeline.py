@@ -118,18 +118,10 @@ def export(
         VerificationError: the export is not what PyTorch computes.
     """
     check_folder(output, force)
-    if repository and config.plugins:
-        raise UserError("--triton-repository with --plugins: a server loads plugins its own way; drop one")
-    if repository and config.precision is Precision.BF16 and not config.engine:
-        raise UserError(
-            f"--triton-repository with --precision {config.precision}: Triton serves ONNX files with ONNX "
-            "Runtime, which does not compute it on a CPU; choose another precision"
-        )
     if repository:
+        check_served(config)
         check_repository(repository, output, config.engine, force)
-    builder = EngineBuilder(config.engine, config.plugins) if config.engine else None
-    if builder:
-        builder.require(config.dialect.tensorrt)
+    builder = builder_of(config)
     require_verifier(config.precision)
     if config.precision.quantized and config.calibrate is None:
         config = replace(config, calibrate=verify_images)  # half of them; the manifest's command says so
@@ -163,6 +155,34 @@ def export(
             notes.append(", ".join(names(output)))
     removed = {kind: counts["effective_rate"] for kind, counts in merging(encoder).items()}
     return Export(config, output, removed, macs, report, calibration)
+
+
+def check_served(config: ExportConfig) -> None:
+    """Refuse an export that Triton does not serve.
+
+    Raises:
+        UserError: it has plugins, or ONNX files in a precision that ONNX Runtime does not compute.
+    """
+    if config.plugins:
+        raise UserError("--triton-repository with --plugins: a server loads plugins its own way; drop one")
+    if config.precision in TABLE["cpu"].lacks and not config.engine:
+        raise UserError(
+            f"--triton-repository with --precision {config.precision}: Triton serves ONNX files with ONNX "
+            "Runtime, which does not compute it on a CPU; choose another precision"
+        )
+
+
+def builder_of(config: ExportConfig) -> EngineBuilder | None:
+    """What builds the engines of an export; None if it is to have none.
+
+    Raises:
+        UserError: see `EngineBuilder` and its `require`.
+    """
+    if config.engine is None:
+        return None
+    builder = EngineBuilder(config.engine, config.plugins, precision=config.precision)
+    builder.require(config.dialect.tensorrt)
+    return builder
 
 
 def read_all(config: ExportConfig, verify_images: Path | None) -> tuple[Arrays, Arrays]:
@@ -482,7 +502,7 @@ def summary(made: Export) -> str:
     gmac, unmerged = macs.total / 1e9, macs.unmerged / 1e9
     plans = "" if report.plans is None else f", plans agree in {100 * report.plans:.2f} % of the tokens"
     weights = ["weights are random: its masks mean nothing"] if made.config.random_weights else []
-    folder = shlex.quote(str(made.folder))
+    folder, runner = shlex.quote(str(made.folder)), verifier(made.config.precision)
     removed = ", ".join(f"{share:.1%} in {PLACES[kind]}" for kind, share in made.removed.items())
     if isinstance(made.config.merging, Recipe):
         removed = "see the recipe" if removed else ""  # blocks of one kind may differ
@@ -497,7 +517,8 @@ def summary(made: Export) -> str:
             *tuned(made.config),
             *fragile(made),
             *weights,
-            f"next: structsam predict {folder} photo.jpg --box 100 80 400 360 -o overlay.png",
+            f"next: structsam predict {folder} photo.jpg --box 100 80 400 360 -o overlay.png"
+            + ("" if runner == "cpu" else f" --runner {runner}"),
         ]
     )
 

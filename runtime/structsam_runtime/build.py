@@ -98,9 +98,10 @@ class EngineBuilder:
         both = (self.version, oldest)
         here, needed = ([int(part) for part in re.findall(r"\d+", text)[:2]] for text in both)
         if self.library == TENSORRT and here < needed:
+            # No graph of bf16 is for older ones.
+            remedy = "in another precision" if self.precision == "bf16" else "with --target tensorrt10"
             raise UserError(
-                f"the graph needs TensorRT {oldest}, installed is {self.version}; "
-                "export with --target tensorrt10"
+                f"the graph needs TensorRT {oldest}, installed is {self.version}; export {remedy}"
             )
 
     def require_gpu(self) -> None:

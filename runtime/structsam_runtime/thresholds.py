@@ -67,12 +67,16 @@ THRESHOLDS = {
         decoder_iou=0.98,
         predicted_iou=0.02,
     ),
+    # Features round to 8 bits of mantissa; the decoder is fp32. Measured on a small trained SAM, on ten
+    # pictures: with the same plans error 0.02 to 0.06 and cosine 0.99998 or more. Nearly equal scores swap:
+    # plans 0.988 or more, and end to end error 0.1 to 0.7, masks of IoU 0.96 or more; where nothing merges
+    # 0.03 and 0.995. A decoder in bf16 alone would cost 0.01 of the IoU, and 0.005 of the predicted.
     "bf16": Thresholds(
-        error=0.1,
-        cosine=0.9995,
+        error=0.3,
+        cosine=0.998,
         plans=0.95,
         cosine_end_to_end=0.99,
-        mask_iou=0.95,
+        mask_iou=0.93,
         least_error=0.8,
         decoder_iou=0.99,
         predicted_iou=2e-4,
@@ -95,8 +99,13 @@ _INT8 = {
 THRESHOLDS |= {
     "int8": replace(THRESHOLDS["fp32"], **_INT8),
     "int8-fp16": replace(THRESHOLDS["fp16"], **_INT8),
-    "fp8": Thresholds(),
-    "fp8-fp16": Thresholds(),
+}
+# Floats of 8 bits have 4 of mantissa, whatever the range is. Measured as above: with the same plans error
+# 0.16 to 0.36 and cosine 0.9995 or more, plans 0.96, end to end error 0.4 to 0.8, masks of IoU 0.91 to 0.94.
+_FP8 = _INT8 | {"error": 0.8, "mask_iou": 0.85, "least_error": 1.2}
+THRESHOLDS |= {
+    "fp8": replace(THRESHOLDS["fp32"], **_FP8),
+    "fp8-fp16": replace(THRESHOLDS["fp16"], **_FP8),
 }
 FRAGILE = {
     # PiToMe's ranks alternate between source and destination, so rounding that swaps two neighbours swaps

@@ -95,7 +95,7 @@ def test_those_of_a_prompt_aware_encoder_differ_in_picture_and_prior(encoder: An
     assert [bool(one.prior.any()) for one in kept if one.prior is not None] == [False, True, True]
 
 
-EVERY = {"fp32": 3e-4, "fp16": 0.05, "int8": 0.5, "int8-fp16": 0.5}
+EVERY = {"fp32": 3e-4, "fp16": 0.05, "bf16": 0.3, "int8": 0.5, "int8-fp16": 0.5, "fp8": 0.8, "fp8-fp16": 0.8}
 """The limit of the error of every picture where nothing merges."""
 
 

@@ -80,6 +80,8 @@ PROMPTED = {"prompt_windows": 2, "rate_background": 0.75, "rate_window": 0.35, "
         (HALF, "vit_b-structsam-r55-fp16"),
         ({"precision": Precision.INT8}, "vit_b-structsam-r55-int8"),
         (EIGHT, "vit_b-structsam-r55-int8-fp16-mixed"),
+        ({"precision": Precision.BF16}, "vit_b-structsam-r55-bf16"),
+        ({"precision": Precision.FP8_FP16, "target": Target.RTX}, "vit_b-structsam-r55-rtx-fp8-fp16"),
         ({"arch": "vit_h", "rate_window": 0.0, "rate_global": 0.0}, "vit_h-structsam-r0-fp32"),
         ({"rate_window": 0.3}, "vit_b-structsam-r30w55g-fp32"),
         ({"rate_window": 0.125, "rate_global": 0.125}, "vit_b-structsam-r12.5-fp32"),
@@ -138,7 +140,7 @@ def configs_with_every_field(margin: float) -> list[ExportConfig]:
         PLUGGED,
         {"family": "medsam"},
         EIGHT,
-        {"precision": Precision.INT8},
+        *({"precision": precision} for precision in Precision),
     ]
     fields = {field.name for field in dataclasses.fields(ExportConfig)} - {"merging"}
     assert set().union(*changes) == {*fields, *FLAGS}
@@ -493,8 +495,11 @@ def test_a_refused_cell_is_not_offered(cell: int, image_size: int) -> None:
             "--int8-skip blocks.12.fc2 fits no layer; expected auto, or names",
         ),
         ({"int8_skip": ("*.fc1", "fc2")}, "--int8-skip fc2 fits no layer"),
-        ({"precision": Precision.FP16, "int8_skip": ("auto",)}, "--int8-skip is for --int8, not fp16"),
-        ({"precision": Precision.FP32, "calibrate": Path("photos")}, "--calibrate is for --int8, not fp32"),
+        ({"precision": Precision.FP16, "int8_skip": ("auto",)}, "--int8-skip is for int8 and fp8, not fp16"),
+        (
+            {"precision": Precision.FP32, "calibrate": Path("photos")},
+            "--calibrate is for int8 and fp8, not fp32",
+        ),
         ({"method": "structsam:cells=no"}, "sorts all tokens, and int8 changes that order"),
     ],
 )
@@ -507,4 +512,44 @@ def test_what_8_bits_cannot_be_asked_for(changes: dict[str, Any], message: str) 
 def test_an_operator_needs_half_precision_around_8_bits_too(precision: Precision) -> None:
     """TensorRT has no kernels for Attention in fp32."""
     config = ExportConfig.of("vit_b", precision=precision, target=Target.RTX)
-    assert (config.form is Attention.OPERATOR) == (precision.around is Precision.FP16)
+    assert (config.form is Attention.OPERATOR) == (precision.around is not Precision.FP32)
+
+
+def test_every_precision_is_made_of_others_or_of_itself() -> None:
+    """And flags name it in an export's own command, if it has them."""
+    assert {one: one.around for one in Precision} == {
+        **dict.fromkeys([Precision.FP32, Precision.INT8, Precision.FP8], Precision.FP32),
+        **dict.fromkeys([Precision.FP16, Precision.INT8_FP16, Precision.FP8_FP16], Precision.FP16),
+        Precision.BF16: Precision.BF16,
+    }
+    assert [one for one in Precision if one.quantized] == list(Precision)[3:]
+    assert [one for one in Precision if one.decoder is not one.around] == [Precision.BF16]
+    words = {one: ExportConfig.of("vit_b", precision=one).command().split()[4:] for one in Precision}
+    assert {one: " ".join(told) for one, told in words.items()} == {
+        Precision.FP32: "",
+        Precision.FP16: "--fp16",
+        Precision.BF16: "--precision bf16",
+        Precision.INT8: "--int8",
+        Precision.INT8_FP16: "--fp16 --int8",
+        Precision.FP8: "--precision fp8",
+        Precision.FP8_FP16: "--precision fp8-fp16",
+    }
+
+
+@pytest.mark.parametrize("target", Target)
+def test_bf16_is_written_in_an_opset_that_has_it(target: Target) -> None:
+    """Conv takes it from 22 on; TensorRT 10.3, which reads up to 20, is another target's."""
+    asked: dict[str, Any] = {"precision": Precision.BF16, "target": target}
+    if target is Target.TENSORRT10:
+        told = "bf16 needs ONNX opset 23, and --target tensorrt10 has 20; expected --target cpu or cuda or "
+        with pytest.raises(UserError, match=f"^{told}tensorrt11 or rtx$"):
+            ExportConfig.of("vit_b", **asked)
+        return
+    config = ExportConfig.of("vit_b", **asked)
+    assert (config.dialect.opset, config.dialect.tensorrt) == (23, "10.14")
+    assert config.form is ExportConfig.of("vit_b", precision=Precision.FP16, target=target).form
+
+
+def test_plugins_have_no_kernels_for_bf16() -> None:
+    with pytest.raises(UserError, match=r"^--plugin-graph has no kernels for bf16; leave one of them out$"):
+        ExportConfig.of("vit_b", precision=Precision.BF16, plugin_graph=True)

@@ -85,11 +85,13 @@ def test_tensorrt_rtx_builds_encoder_and_decoder_without_a_gpu(
     for name in ("encoder", "decoder"):
         weights = (folder / f"{name}.onnx").stat().st_size
         assert (folder / f"{name}.engine").stat().st_size > 0.5 * weights
-    builder, record = EngineBuilder(Engine.TENSORRT_RTX), Manifest.read(folder).engine
+    builder = EngineBuilder(Engine.TENSORRT_RTX, precision=precision)
+    record = Manifest.read(folder).engine
     assert record == EngineRecord(
         "tensorrt-rtx", builder.version, None, builder.hardware.capabilities, tf32=False
     )
-    assert {"8.6", "8.9", "12.0"} <= set(builder.hardware.capabilities)
+    assert {"8.9", "12.0"} <= set(builder.hardware.capabilities)
+    assert ("8.6" in builder.hardware.capabilities) == ("fp8" not in precision)
     said = content(folder)["engine"]
     assert said["profiles"]["decoder"]["has_mask_input"] == [[1], [1], [64]]
     assert (said["precision"], said["tf32"]) == (precision, False)
@@ -104,6 +106,28 @@ def test_half_precision_passes_its_own_thresholds_with_float32_at_both_ends(expo
     for part in ("encoder", "decoder"):
         types = {tensor["dtype"] for side in said[part].values() for tensor in side}
         assert types <= {"float32", "int32"}
+
+
+@pytest.mark.export
+def test_bf16_is_verified_and_checked_where_it_is_computed(exported: Exported, run_command: Command) -> None:
+    folder = exported(precision=Precision.BF16, decoder_layout=DecoderLayout.META)
+    said = content(folder)
+    assert said["verification"]["runner"] == "openvino"
+    assert said["graph"]["opset"] == 23
+    assert said["decoder_meta"]["mask_iou"] >= 0.99
+    types = {
+        part: {one.data_type for one in onnx.load(folder / f"{part}.onnx").graph.initializer if one.dims}
+        for part in ("encoder", "decoder", "decoder.meta")
+    }
+    assert {onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT} <= types["encoder"], "norms stay in fp32"
+    assert not any(onnx.TensorProto.BFLOAT16 in types[part] for part in ("decoder", "decoder.meta"))
+    code, out, err = run_command("check", f"{folder} --runner openvino")
+    assert code == 0, out + err
+    code, _, err = run_command("check", str(folder))
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(
+        "error: runner 'cpu' does not compute bf16, the precision of the export; use --runner"
+    )
 
 
 @pytest.mark.engine
@@ -295,6 +319,7 @@ def traced(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> ExportConfig:
         outputs: object,
         path: Path,
         progress: Progress,
+        precision: Precision | None = None,
     ) -> None:
         shutil.copy(folder / path.name, path)
 
@@ -482,7 +507,7 @@ def test_engines_compute_what_pytorch_computes(
         capability = cuda.gpu().capability
     except UserError as error:
         pytest.skip(f"engines were built, but cannot be run here: {error}")
-    if capability not in EngineBuilder(Engine.TENSORRT_RTX).hardware.capabilities:
+    if capability not in EngineBuilder(Engine.TENSORRT_RTX, precision=precision).hardware.capabilities:
         pytest.skip(f"TensorRT-RTX does not support compute capability {capability}")
     folder = exported(precision=precision, engine=Engine.TENSORRT_RTX)
     _, misses = compare(folder, None, "tensorrt-rtx", None, quiet)

@@ -71,8 +71,8 @@ def test_every_dialect_is_built(tiny: str, run_script: RunScript, tmp_path: Path
 
 
 @pytest.mark.export
-@pytest.mark.parametrize("precision", ["int8", "int8-fp16"])
-def test_engines_multiply_all_linear_layers_in_integers(
+@pytest.mark.parametrize("precision", ["int8", "int8-fp16", "fp8-fp16"])
+def test_engines_multiply_all_linear_layers_in_8_bits(
     tiny: str, precision: str, run_script: RunScript, tmp_path: Path
 ) -> None:
     """Four in each of two blocks, in every dialect."""
@@ -80,9 +80,23 @@ def test_engines_multiply_all_linear_layers_in_integers(
     line = f"-o {tmp_path}/builds.json --archs tiny --image-size 224 --precision {precision}"
     code, out, err = run_script("builds", line)
     assert code == 0, err
-    assert "int8 products" in out
+    kind, other = ("int8", "fp8") if "int8" in precision else ("fp8", "int8")
+    assert f"{kind} products" in out
+    assert f"{other} products" not in out
+    result = json.loads((tmp_path / "builds.json").read_text())
+    assert [row[f"{kind}_products"] for row in result["builds"]] == [8, 8, 8]
+    assert ("8.6" in result["capabilities"]) == (kind == "int8")
+
+
+@pytest.mark.export
+def test_bf16_is_built_in_the_dialects_that_have_it(tiny: str, run_script: RunScript, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    line = f"-o {tmp_path}/builds.json --archs tiny --image-size 224 --precision bf16"
+    code, _, err = run_script("builds", line)
+    assert code == 0, err
     builds = json.loads((tmp_path / "builds.json").read_text())["builds"]
-    assert [row["int8_products"] for row in builds] == [8, 8, 8]
+    told = [(row["targets"], row["opset"], row["attention"]) for row in builds]
+    assert told == [(["cpu", "cuda"], 23, "widened"), (["tensorrt11", "rtx"], 23, "operator")]
 
 
 def test_a_graph_that_does_not_build_is_one_line(

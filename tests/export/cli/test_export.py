@@ -25,7 +25,7 @@ from structsam_export.models.checkpoints import build_sam, load_sam
 from structsam_export.verify import Report
 from structsam_runtime.cli.program import structsam
 from structsam_runtime.errors import NotFiniteError, UserError
-from structsam_runtime.runners import cuda
+from structsam_runtime.runners import cuda, openvino
 
 ROOT = Path(__file__).parents[3]
 GOOD = ("--arch", "tiny", "--image-size", "224", "--random-weights", "--output", "made")
@@ -113,8 +113,17 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["--int8", "--int8-skip", "fc2"],
         "--int8-skip fc2 fits no layer; expected auto",
     ),
-    "layers to skip without 8 bits": (["--int8-skip", "auto"], "--int8-skip is for --int8, not fp32"),
+    "layers to skip without 8 bits": (["--int8-skip", "auto"], "--int8-skip is for int8 and fp8, not fp32"),
+    "bf16 and 8 bits": (["--int8", "--precision", "bf16"], "--int8 and --precision bf16 exclude each other"),
     "unknown precision": (["--precision", "int3"], "--precision"),
+    "bf16 for JetPack 6": (
+        ["--precision", "bf16", "--target", "tensorrt10"],
+        "bf16 needs ONNX opset 23, and --target tensorrt10 has 20; expected --target cpu or cuda or",
+    ),
+    "bf16 for Triton": (
+        ["--precision", "bf16", "--triton-repository", "models"],
+        "--triton-repository with --precision bf16: Triton serves ONNX files with ONNX Runtime, which",
+    ),
     "no recipe": (["--recipe", "missing.json"], "no file missing.json; expected a recipe as JSON"),
     "recipe that is none": (["--recipe", "file"], "file cannot be read as JSON"),
     "recipe and flags": (
@@ -318,6 +327,33 @@ def test_an_export_that_is_not_disturbed_is_whole(command: Command, tmp_path: Pa
         f"made/{name}": "new" for name in ("encoder.onnx", "decoder.onnx", "reference.npz", "manifest.json")
     }
     assert "next: structsam predict made" in out
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("precision", Precision)
+def test_the_next_command_runs_what_was_verified(command: Command, precision: Precision) -> None:
+    if precision.quantized:
+        pytest.skip("its calibration is not replaced here, and its runner is that of fp32")
+    code, out, err = command(*GOOD, "--precision", precision)
+    assert code == 0, err
+    (line,) = (line for line in out.splitlines() if line.startswith("next: "))
+    assert line.endswith(" --runner openvino") == (precision is Precision.BF16)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_precision_whose_runner_is_not_installed_is_one_line(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise UserError('openvino is not installed; pip install "structsam[openvino]"')
+
+    monkeypatch.setattr(openvino, "library", missing)
+    code, out, err = command(*GOOD, "--precision", "bf16")
+    assert (code, out) == (2, "")
+    told = 'openvino is not installed; pip install "structsam[openvino]"'
+    assert err == f"error: bf16 is verified with --runner openvino: {told}\n"
+    assert not left(tmp_path)
+    assert command(*GOOD, "--precision", "fp16")[0] == 0
 
 
 @pytest.mark.usefixtures("quick")
@@ -598,6 +634,11 @@ def test_a_small_sam_is_exported_verified_and_described(command: Command, tmp_pa
         ("fp16", ("int8",), "int8-fp16"),
         ("int8-fp16", ("fp16", "int8"), "int8-fp16"),
         ("int8", ("int8",), "int8"),
+        ("int8-fp16", (), "int8-fp16"),
+        ("bf16", (), "bf16"),
+        ("fp8", (), "fp8"),
+        ("fp8", ("fp16",), "fp8-fp16"),
+        ("fp8-fp16", ("fp16",), "fp8-fp16"),
     ],
 )
 def test_flags_name_a_precision_together(named: str | None, flags: tuple[str, ...], expected: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from structsam_export.choices import Precision
 from structsam_export.encoder import apply
-from structsam_export.graph.precision import LayerNorm2dFp32, LayerNormFp32, set_precision
+from structsam_export.graph.precision import DTYPES, LayerNorm2dFp32, LayerNormFp32, set_precision
 from structsam_export.merging import StructSAM
 from structsam_export.models.checkpoints import sam_modules
 
@@ -32,33 +32,33 @@ def test_layer_norm_2d_is_sams(layer_norm_2d: Any, scale: float) -> None:
     assert torch.allclose(LayerNorm2dFp32(layer_norm_2d)(x), layer_norm_2d(x), rtol=0, atol=1e-5)
 
 
-def test_norms_of_half_inputs_have_fp32_statistics(layer_norm_2d: Any) -> None:
-    """Squares of 300 summed over 32 channels overflow fp16; the result is exact to one rounding to fp16."""
-    x = (torch.randn(2, 32, 5, 7) * 300).half()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_norms_of_half_inputs_have_fp32_statistics(layer_norm_2d: Any, dtype: torch.dtype) -> None:
+    """Squares of 300 summed over 32 channels overflow fp16; the result is exact to one rounding."""
+    x = (torch.randn(2, 32, 5, 7) * 300).to(dtype)
     for module, reference in (
         (LayerNorm2dFp32(layer_norm_2d), layer_norm_2d),
         (LayerNormFp32(nn.LayerNorm(7)), nn.LayerNorm(7)),
     ):
         result = module(x)
-        assert result.dtype == torch.float16
-        assert torch.allclose(result.float(), reference(x.float()), rtol=2**-10, atol=1e-5)
+        assert result.dtype == dtype
+        assert torch.allclose(result.float(), reference(x.float()), rtol=torch.finfo(dtype).eps, atol=1e-5)
 
 
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("precision", DTYPES)
 def test_preparing_leaves_norms_in_fp32(
-    build_encoder: Callable[..., Any], half: bool, structsam: StructSAM
+    build_encoder: Callable[..., Any], precision: Precision, structsam: StructSAM
 ) -> None:
     encoder = build_encoder(160)
     apply(encoder, [structsam] * 4)
-    assert set_precision(encoder, Precision.FP16 if half else Precision.FP32) is encoder
-    dtype = torch.float16 if half else torch.float32
+    assert set_precision(encoder, precision) is encoder
     norms = [m for m in encoder.modules() if isinstance(m, nn.LayerNorm) or type(m).__name__ == "LayerNorm2d"]
     assert len(norms) == 2 * 4 + 2
     assert all(value.dtype == torch.float32 for norm in norms for value in norm.parameters())
     inside = {id(value) for norm in norms for value in norm.parameters()}
     others = [value for value in encoder.parameters() if id(value) not in inside]
     assert len(others) == sum(1 for _ in encoder.parameters()) - 2 * len(norms)
-    assert all(value.dtype == dtype for value in others)
+    assert all(value.dtype == DTYPES[precision] for value in others)
 
 
 def test_preparing_fp32_changes_nothing_but_rounding(
@@ -72,13 +72,17 @@ def test_preparing_fp32_changes_nothing_but_rounding(
     assert torch.equal(encoder(image), expected), "the original is left alone"
 
 
+@pytest.mark.parametrize(("precision", "cosine"), [(Precision.FP16, 0.9999), (Precision.BF16, 0.999)])
 def test_a_half_encoder_stays_close_to_fp32(
-    build_encoder: Callable[..., Any], photographs: Callable[[int], Tensor]
+    build_encoder: Callable[..., Any],
+    photographs: Callable[[int], Tensor],
+    precision: Precision,
+    cosine: float,
 ) -> None:
-    """Nothing merges, so only fp16's 5e-4 per operation shows: cosine 0.9999 after four blocks."""
+    """Nothing merges, so only the rounding of each operation shows, 5e-4 in fp16 and 4e-3 in bf16."""
     encoder, image = build_encoder(160), photographs(160)[:1]
     apply(encoder, [StructSAM(0.0)] * 4)
     expected = encoder(image)
-    made = set_precision(copy.deepcopy(encoder), Precision.FP16)(image.half()).float()
+    made = set_precision(copy.deepcopy(encoder), precision)(image.to(DTYPES[precision])).float()
     assert torch.isfinite(made).all()
-    assert torch.nn.functional.cosine_similarity(made.flatten(), expected.flatten(), dim=0) > 0.9999
+    assert torch.nn.functional.cosine_similarity(made.flatten(), expected.flatten(), dim=0) > cosine

@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from structsam_export.choices import Linear, Precision
+from structsam_export.choices import Linear
 from structsam_export.encoder import apply
 from structsam_export.encoder.patch import merged_blocks, shared_copy
 from structsam_export.encoder.walk import embed
 from structsam_export.graph.passes import run_passes
-from structsam_export.graph.precision import set_precision
+from structsam_export.graph.precision import DTYPES, set_precision
 from structsam_export.graph.quantize import (
+    FLOAT8,
+    LARGEST,
+    TYPES,
     Quantization,
     QuantizedLinear,
     Rows,
@@ -46,6 +49,13 @@ def layer_of(seed: int, inputs: int, outputs: int) -> tuple[Rows, Tensor]:
     return layer, torch.randn(9, inputs, generator=generator) ** 3
 
 
+def in_float8(x: NDArray[Any]) -> NDArray[np.float64]:
+    """The nearest e4m3 of numbers, ties to even: 4 bits of mantissa from 2^-6 on, steps of 2^-9 below."""
+    exponent = np.floor(np.log2(np.maximum(np.abs(x), 2.0**-6)))
+    step = 2.0 ** (exponent - 3)
+    return np.clip(np.rint(x.astype(np.float64) / step) * step, -448, 448)
+
+
 def by_hand(layer: Rows, x: NDArray[np.float32], low: float, high: float) -> NDArray[np.float64]:
     """What integers compute, with ONNX's definitions: int32 sums, scales and bias afterwards."""
     scale, shift = (float(value) for value in grid(low, high))
@@ -67,6 +77,35 @@ def test_a_layer_computes_what_integers_do(
     assert made.weight.shape == (inputs, outputs)
     assert int(made.weight.min()) >= -127, "-128 has no counterpart"
     np.testing.assert_allclose(made(x), by_hand(layer, x.numpy(), low, high), rtol=0, atol=1e-4)
+
+
+@given(st.integers(0, 99), st.integers(1, 40), st.integers(1, 20), st.floats(0.01, 90))
+def test_a_layer_in_floats_of_8_bits_computes_what_its_codes_say(
+    seed: int, inputs: int, outputs: int, high: float
+) -> None:
+    """Also where the input is beyond the range: it saturates."""
+    layer, x = layer_of(seed, inputs, outputs)
+    made = QuantizedLinear(layer, -high, high, codes=FLOAT8)
+    assert (made.weight.dtype, made.shifts) == (FLOAT8, False)
+    scale, weight_scale = made.scale.numpy(), made.weight_scale.numpy()
+    np.testing.assert_allclose(scale, high / 448, rtol=1e-6)
+    np.testing.assert_allclose(weight_scale, layer.weight.abs().amax(1) / 448, rtol=1e-6)
+    weight = in_float8(layer.weight.numpy() / weight_scale[:, None]) * weight_scale[:, None]
+    expected = in_float8(x.numpy() / scale) * scale @ weight.T + layer.bias.numpy()
+    np.testing.assert_allclose(made(x), expected, rtol=0, atol=1e-4)
+
+
+@given(st.integers(0, 99), st.floats(0.1, 9))
+def test_the_error_of_floats_of_8_bits_is_relative(seed: int, high: float) -> None:
+    """Half a step of 1 in 8 of input and weight each; absolute where they are below 2^-6 of their scale."""
+    layer, x = layer_of(seed, 24, 8)
+    x = x.clamp(-high, high)
+    rough, fine = 1 / 16, 2.0**-10
+    weights = layer.weight.abs() * rough + layer.weight.abs().amax(1, keepdim=True) / 448 * fine
+    inputs = x.abs() * rough + high / 448 * fine
+    bound = inputs @ layer.weight.abs().T + (x.abs() + inputs) @ weights.T
+    made = QuantizedLinear(layer, -high, high, codes=FLOAT8)(x)
+    assert ((made - layer(x)).abs() <= bound + ROUNDING).all()
 
 
 @given(st.integers(0, 99), st.floats(-2, 0), st.floats(0.1, 9))
@@ -91,10 +130,11 @@ def test_a_grid_meets_zero_and_is_symmetric_for_symmetric_ranges(
     assert grid(-high, high, dtype)[1] == 0
 
 
+@pytest.mark.parametrize("codes", LARGEST)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_weight_of_zeros_and_an_input_of_zeros_have_scales(dtype: torch.dtype) -> None:
+def test_a_weight_of_zeros_and_an_input_of_zeros_have_scales(dtype: torch.dtype, codes: torch.dtype) -> None:
     """Never zero, and no number that a GPU flushes to zero."""
-    made = QuantizedLinear(Rows(torch.zeros(2, 3), None), 0.0, 0.0, dtype)
+    made = QuantizedLinear(Rows(torch.zeros(2, 3), None), 0.0, 0.0, dtype, codes)
     assert float(min(made.scale, made.weight_scale.min())) >= torch.finfo(dtype).tiny
     assert torch.equal(made(torch.zeros(4, 3)), torch.zeros(4, 2))
 
@@ -137,10 +177,11 @@ def test_a_quantised_copy_leaves_the_original_alone(build_encoder: Build, photog
 class Stack(nn.Module):
     """Two layers, of which the second has a shift, with what lies between them in a block."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, codes: torch.dtype) -> None:
         super().__init__()
-        self.first = QuantizedLinear(layer_of(0, 16, 32)[0], -4.0, 4.0, dtype)
-        self.second = QuantizedLinear(layer_of(1, 32, 8)[0], -0.17, 5.0, dtype)
+        low = -0.17 if codes is torch.int8 else -5.0
+        self.first = QuantizedLinear(layer_of(0, 16, 32)[0], -4.0, 4.0, dtype, codes)
+        self.second = QuantizedLinear(layer_of(1, 32, 8)[0], low, 5.0, dtype, codes)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, 16] to [N, 8]."""
@@ -148,12 +189,11 @@ class Stack(nn.Module):
         return made.float()
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.float16])
+@pytest.fixture(scope="module", params=TYPES)
 def graph(request: pytest.FixtureRequest) -> tuple[Stack, onnx.ModelProto]:
-    """Two layers in PyTorch in fp32, and their graph, whose scales have the type of the parameter."""
-    module = Stack(request.param).eval()
-    half = Precision.FP16 if request.param is torch.float16 else Precision.FP32
-    ready = set_precision(Stack(request.param).eval(), half)
+    """Two layers in PyTorch in fp32, and their graph in the precision of the parameter."""
+    kind = DTYPES[request.param.around], TYPES[request.param]
+    module, ready = Stack(*kind).eval(), set_precision(Stack(*kind).eval(), request.param.around)
     return module, run_passes(trace(ready, {"x": torch.zeros(5, 16)}, ["y"], {"x": {0: "rows"}}))[0]
 
 
@@ -167,14 +207,17 @@ def test_the_graph_holds_every_weight_once_and_in_8_bits(graph: tuple[Stack, onn
     known = constants(model)
     matrices = [array for array in known.values() if array.ndim == 2]
     assert sorted(array.shape for array in matrices) == [(16, 32), (32, 8)]
-    assert all(array.dtype == np.int8 for array in matrices)
+    assert len({array.dtype for array in matrices}) == 1
+    assert all(array.dtype.itemsize == 1 for array in matrices)
     for node in model.graph.node:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
         assert known[node.input[1]].ndim == (
             0 if node.op_type == "QuantizeLinear" else known[node.input[1]].ndim
         )
-        assert all(not known[zero].any() and known[zero].dtype == np.int8 for zero in node.input[2:])
+        for zero in node.input[2:]:
+            assert known[zero] == 0
+            assert known[zero].dtype == matrices[0].dtype
     assert [node.op_type for node in model.graph.node].count("QuantizeLinear") == 2
 
 
@@ -193,8 +236,11 @@ def test_onnx_runtime_computes_what_pytorch_does(graph: tuple[Stack, onnx.ModelP
 
 def test_onnx_runtime_multiplies_integers(graph: tuple[Stack, onnx.ModelProto], tmp_path: Any) -> None:
     _, model = graph
-    if any(array.dtype == np.float16 for array in constants(model).values()):
-        pytest.skip("its CPU provider has no integer products with scales in half precision")
+    kinds = {str(array.dtype) for array in constants(model).values()}
+    if kinds & {"float16", "float8_e4m3fn"}:
+        pytest.skip(
+            "its CPU provider has no integer products with scales in half precision, and none of floats"
+        )
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3

@@ -73,11 +73,22 @@ def test_static_graphs_have_no_profile(library: Any, graph: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("precision", ["fp8", "fp8-fp16"])
+def test_floats_of_8_bits_are_built_for_ada_and_newer(library: Any, graph: Path, precision: str) -> None:
+    """TensorRT-RTX builds none for several GPUs of which one lacks them."""
+    builder = EngineBuilder(TENSORRT_RTX, precision=precision)
+    assert built(builder, graph)["capabilities"] == [89, 120]
+    assert builder.hardware == Hardware(None, ("8.9", "12.0"))
+    assert built(EngineBuilder(TENSORRT, precision=precision), graph)["capabilities"] == []
+
+
 def test_tensorrt_builds_for_the_gpu_that_is_here(library: Any) -> None:
     builder = EngineBuilder(TENSORRT)
     assert builder.hardware == Hardware("NVIDIA Test", ("9.0",))
     assert EngineBuilder(TENSORRT_RTX).hardware == Hardware(None, ("8.0", "8.6", "8.9", "12.0"))
     builder.require("10.3")
+    with pytest.raises(UserError, match=r"10\.14, installed is 10\.3\.0; export in another precision$"):
+        EngineBuilder(TENSORRT, precision="bf16").require("10.14")
     with pytest.raises(
         UserError, match=r"needs TensorRT 10\.14, installed is 10\.3\.0; export with --target tensorrt10"
     ):

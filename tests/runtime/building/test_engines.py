@@ -78,6 +78,17 @@ def test_the_manifest_lists_both_engines_and_what_they_are_for(
         assert made["profiles"] in ([], [said["engine"]["profiles"]["decoder"]])
 
 
+def test_engines_of_floats_of_8_bits_are_for_gpus_that_have_them(
+    library: Any, folder: Path, quiet: Progress
+) -> None:
+    model = json.loads((folder / "manifest.json").read_text())["model"]
+    say(folder, model=model | {"precision": "fp8-fp16"})
+    record = add_engines(folder, EngineBuilder(TENSORRT_RTX), quiet)
+    assert (record["precision"], record["capabilities"]) == ("fp8-fp16", ("8.9", "12.0"))
+    for name in ENGINES:
+        assert json.loads((folder / name).read_bytes())["capabilities"] == [89, 120]
+
+
 def test_engines_of_another_library_take_the_place_of_the_first(
     library: Any, folder: Path, quiet: Progress, tmp_path: Path
 ) -> None:

@@ -74,6 +74,21 @@ def test_every_runner_has_a_name() -> None:
     assert RUNNERS == ("cpu", "openvino", "cuda", "tensorrt", "tensorrt-rtx")
 
 
+def test_a_precision_that_a_runner_lacks_is_refused_before_its_files_are_read(folder: Path) -> None:
+    model = json.loads((folder / "manifest.json").read_text())["model"]
+    say(folder, model=model | {"precision": "bf16"})
+    told = (
+        "runner 'cpu' does not compute bf16, the precision of the export; use --runner openvino or cuda or "
+        "tensorrt or tensorrt-rtx, or export in fp32"
+    )
+    (folder / "encoder.onnx").write_bytes(b"damaged")
+    assert refused(folder, "cpu") == told
+    with pytest.raises(UserError) as error:
+        Predictor.load(folder, verified=False)
+    assert str(error.value) == told
+    assert "encoder.onnx has" in refused(folder, "openvino")
+
+
 def test_the_table_has_library_file_and_device_of_every_runner() -> None:
     assert {name for name, kind in TABLE.items() if kind.file == "onnx"} == {*PROVIDERS, "openvino"}
     assert {name for name, kind in TABLE.items() if kind.file == "engine"} == set(LIBRARIES)

@@ -18,8 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import structsam_export
 import structsam_runtime
-from structsam_runtime import OpenVinoRunner, UserError
-from structsam_runtime.runners import openvino
+from structsam_runtime import OnnxRuntimeRunner, OpenVinoRunner, UserError
+from structsam_runtime.runners import TABLE, openvino
 from structsam_runtime.runners.openvino import library, unreported
 
 
@@ -68,6 +68,45 @@ def test_the_types_of_the_file_are_the_precision(tmp_path: Path) -> None:
             assert "bf16" not in types
             assert ("f16" in types) <= (path.stem == "float16")
             assert model.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
+
+
+def in_bf16(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The nearest numbers with 8 bits of mantissa."""
+    exponent = np.floor(np.log2(np.abs(x)))
+    return np.rint(x / 2.0 ** (exponent - 7)).astype(np.float32) * 2.0 ** (exponent - 7).astype(np.float32)
+
+
+@pytest.fixture
+def in_half(tmp_path: Path) -> tuple[Path, NDArray[np.float32], NDArray[np.float32]]:
+    """A product in bf16 with float32 ends; its weight, and an input."""
+    rng = np.random.default_rng(0)
+    x, weight = (in_bf16(rng.normal(size=shape).astype(np.float32)) for shape in ((8, 64), (64, 16)))
+    path = product(tmp_path / "product.onnx", weight)
+    model = onnx.load(path)
+    model.graph.node[0].attribute[0].i = TensorProto.BFLOAT16
+    half = (weight.view(np.uint32) >> 16).astype(np.uint16)  # exact: the lower half is zero
+    raw = helper.make_tensor("w", TensorProto.BFLOAT16, weight.shape, half.tobytes(), raw=True)
+    model.graph.initializer[0].CopyFrom(raw)
+    onnx.save(model, path)
+    return path, weight, x
+
+
+def test_bf16_is_computed(in_half: tuple[Path, NDArray[np.float32], NDArray[np.float32]]) -> None:
+    """Products of bf16 are exact in fp32, and so their sums: only the result is rounded."""
+    path, weight, x = in_half
+    with OpenVinoRunner(path, threads=1) as runner:
+        made = runner.infer({"x": x})["y"]
+    exact = x.astype(np.float64) @ weight.astype(np.float64)
+    np.testing.assert_allclose(made, exact, rtol=2**-8, atol=1e-3)
+
+
+def test_onnx_runtime_on_the_cpu_has_no_products_of_bf16(
+    in_half: tuple[Path, NDArray[np.float32], NDArray[np.float32]],
+) -> None:
+    """Which is why its row of the table lacks it: where this fails, the row is out of date."""
+    assert "bf16" in TABLE["cpu"].lacks
+    with pytest.raises(UserError, match=r"NOT_IMPLEMENTED : .*MatMul"):
+        OnnxRuntimeRunner(in_half[0], threads=1).__enter__()
 
 
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=40), st.data())
