@@ -24,7 +24,7 @@ from ..encoder.walk import embed
 from ..recipe import Recipe
 from .asking import Picture
 from .measuring import relative_error
-from .settings import UNMERGED, everywhere, patch
+from .settings import GMAC, MS, UNMERGED, everywhere, patch
 
 LEVEL = 0.95
 
@@ -125,6 +125,7 @@ class Tried:
         predicted: the error that the sum over blocks predicts; None where a setting was not measured.
         errors: of the embedding, one for each picture, see `relative_error`.
         ious: of every prompt's mask with that of the unmerged encoder, a list for each picture.
+        nanoseconds: predicted latency for one image; None if blocks are priced by multiply-accumulates.
     """
 
     recipe: Recipe
@@ -133,6 +134,17 @@ class Tried:
     predicted: float | None
     errors: tuple[float, ...]
     ious: tuple[tuple[float, ...], ...]
+    nanoseconds: int | None = None
+
+    @property
+    def price(self) -> int:
+        """What it is chosen by, in the unit of `Prices`."""
+        return self.macs if self.nanoseconds is None else self.nanoseconds
+
+    @property
+    def told(self) -> str:
+        """Its price as text."""
+        return (GMAC if self.nanoseconds is None else MS).told(self.price)
 
     @property
     def error(self) -> float:
