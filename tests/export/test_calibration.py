@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from torch import Tensor
 
-from structsam_export import calibration, pipeline
+from structsam_export import calibration
 from structsam_export.calibration import (
     BUDGET,
     PICTURES,
@@ -36,7 +36,6 @@ from structsam_export.graph.quantize import Quantization, quantize
 from structsam_export.merging import StructSAM
 from structsam_export.verify import read_pictures
 from structsam_runtime.errors import UserError
-from structsam_runtime.progress import Progress
 
 Build = Callable[..., Any]
 Photographs = Callable[[int], Tensor]
@@ -211,15 +210,16 @@ def test_bundled_pictures_are_no_others(found: dict[str, Layer]) -> None:
     assert table[-1].endswith(", in floating point")
 
 
-@pytest.fixture(scope="module")
-def exported_in_8_bits(tmp_path_factory: pytest.TempPathFactory, quiet: Progress) -> Path:
+@pytest.fixture
+def exported_in_8_bits(exported: Callable[..., Path]) -> Path:
     """The shipped small model at 256 pixels, one layer in floating point."""
-    folder = tmp_path_factory.mktemp("int8") / "out"
-    config = ExportConfig.of(
-        "vit_nano", image_size=256, precision=Precision.INT8, int8_skip=("blocks.0.fc2",)
+    return exported(
+        arch="vit_nano",
+        random_weights=False,
+        image_size=256,
+        precision=Precision.INT8,
+        int8_skip=("blocks.0.fc2",),
     )
-    pipeline.export(config, folder, None, False, quiet)
-    return folder
 
 
 @pytest.mark.export
