@@ -217,7 +217,8 @@ def slow(small: Small, notes: Notebook) -> Slow:
         merged = np.array([[60, 25, 30, 45]] * 4) * 10**6 + np.arange(4)[:, None]
         return Prices(10**7, np.full(4, 50 * 10**6), merged, MS)
 
-    return Slow(Tuning(*small, SETTINGS, notes, uniform=(BlockRecipe(rate=0.5),), pricing=pricing), asked)
+    few = small._replace(pictures=small.pictures[:3])
+    return Slow(Tuning(*few, SETTINGS, notes, uniform=(BlockRecipe(rate=0.5),), pricing=pricing), asked)
 
 
 @pytest.mark.parametrize("goal", [Goal(Kind.SPEEDUP, 1.3), Goal(Kind.BUDGET, 0.05)])
@@ -276,8 +277,9 @@ def test_masks_of_the_unmerged_encoder_agree_with_themselves(small: Small) -> No
 
 def test_many_prompts_are_decoded_in_parts(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     judge, recipe = Judge(small.encoder, small.decoder), everywhere(SETTINGS[1], small.encoder)
+    monkeypatch.setitem(trying.AT_ONCE, "cpu", 18)
     whole = judge.compare(small.pictures[0], recipe)
-    monkeypatch.setattr(trying, "PROMPTS", 7)
+    monkeypatch.setitem(trying.AT_ONCE, "cpu", 7)
     parts = Judge(small.encoder, small.decoder).compare(small.pictures[0], recipe)
     assert parts[0] == whole[0]
     assert parts[1] == pytest.approx(whole[1], abs=0.01)
@@ -294,7 +296,8 @@ def test_of_a_point_the_mask_is_compared_that_the_unmerged_encoder_rates_best(sm
     judge, picture = Judge(small.encoder, decoder), small.pictures[0]
     merged = judge.merged(picture, everywhere(SETTINGS[1], small.encoder))
     assert (merged.candidate[:9] == 0).all()
-    assert (merged.candidate[9:] == 1 + seen[0][9:, 1:].argmax(1)).all()
+    unmerged = np.concatenate(seen)[9:18]  # it is asked first
+    assert (merged.candidate[9:] == 1 + unmerged[:, 1:].argmax(1)).all()
 
 
 def test_weights_that_give_nan_are_one_line() -> None:
