@@ -23,7 +23,7 @@ try:
     from torch import nn
 
     from structsam_export import pipeline
-    from structsam_export.calibration import bundled
+    from structsam_export.calibration import Calibration, bundled
     from structsam_export.choices import Engine, Precision, Target
     from structsam_export.config import ExportConfig
     from structsam_export.models.architectures import ARCHITECTURES
@@ -69,7 +69,8 @@ def main(
     ]
     builder = EngineBuilder(engine, precision=precision)
     try:
-        builds = [_built(config, builder, alike[config.dialect]) for config in configs]
+        known: dict[str, Calibration] = {}
+        builds = [_built(config, builder, alike[config.dialect], known) for config in configs]
     except (LintError, BuildError) as error:
         typer.echo(f"failed: {error}", err=True)
         raise typer.Exit(FAILED) from error
@@ -85,8 +86,12 @@ def main(
     typer.echo(text)
 
 
-def _built(config: ExportConfig, builder: EngineBuilder, targets: list[Target]) -> dict[str, Any]:
+def _built(
+    config: ExportConfig, builder: EngineBuilder, targets: list[Target], known: dict[str, Calibration]
+) -> dict[str, Any]:
     """Build the encoder of a config; returns a row of the result, which holds for all of the targets.
+
+    Calibrations are kept in `known` by architecture: they do not depend on the target.
 
     Raises:
         LintError: the graph has nodes that TensorRT does not support.
@@ -94,7 +99,7 @@ def _built(config: ExportConfig, builder: EngineBuilder, targets: list[Target]) 
     """
     with tempfile.TemporaryDirectory() as folder:
         graph, built = Path(folder) / "encoder.onnx", Path(folder) / "encoder.engine"
-        pipeline.build_encoder(config, _encoder(config), graph, Progress())
+        pipeline.build_encoder(config, _encoder(config, known), graph, Progress())
         begun = time.perf_counter()
         builder.build(graph, built, {})
         seconds = time.perf_counter() - begun
@@ -111,14 +116,16 @@ def _built(config: ExportConfig, builder: EngineBuilder, targets: list[Target]) 
         }
 
 
-def _encoder(config: ExportConfig) -> nn.Module:
+def _encoder(config: ExportConfig, known: dict[str, Calibration]) -> nn.Module:
     """The encoder of a config with random weights; 8 bits are calibrated on one picture."""
     sam = pipeline.load(config)
     encoder: nn.Module = sam.image_encoder
     if not config.precision.quantized:
         return encoder
-    one = dict(list(bundled().items())[:1])
-    return pipeline.quantized(config, encoder, pipeline.calibrated(config, sam, one, Progress()))
+    if config.arch not in known:
+        one = dict(list(bundled().items())[:1])
+        known[config.arch] = pipeline.calibrated(config, sam, one, Progress())
+    return pipeline.quantized(config, encoder, known[config.arch])
 
 
 def products(engine: Path, name: bytes) -> int:

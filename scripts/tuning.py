@@ -2,12 +2,14 @@
 
 python scripts/held_out.py --data ../shared/data -o held-out
 python scripts/tuning.py --root held-out -o benchmarks/tuning/vit_nano.json
+python scripts/tuning.py --root held-out -o benchmarks/tuning/vit_nano.json --only times --runner openvino
 
 A stopped run goes on where it was.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +25,7 @@ from structsam_runtime.benchmarking.tables import check_result, markdown, write_
 from structsam_runtime.cli.console import missing, run
 from structsam_runtime.files import whole_file
 from structsam_runtime.manifest import Model
+from structsam_runtime.runners import kind_of
 
 try:
     from structsam_export.config import ExportConfig
@@ -34,11 +37,13 @@ try:
     from structsam_export.tuning.asking import Picture
     from structsam_export.tuning.core import Tuning
     from structsam_export.tuning.goal import Goal, Kind
+    from structsam_export.tuning.latency import TURNS
     from structsam_export.tuning.notebook import Notebook
     from structsam_export.tuning.reading import read
     from structsam_export.tuning.search import Unmet
     from structsam_export.tuning.settings import (
         METHOD,
+        MS,
         SETTINGS,
         UNMERGED,
         Prices,
@@ -46,6 +51,7 @@ try:
         prices,
         settings_of,
     )
+    from structsam_export.tuning.stopwatch import timing, written_for
     from structsam_export.tuning.trying import Tried
 except ModuleNotFoundError as error:
     missing(error)
@@ -84,6 +90,9 @@ class Bench:
         notebook: keeps every measurement.
         model: tells the model from others.
         output: the result; recipes are written beside it.
+        config: of the model.
+        runners: what encoders are timed on.
+        content: of the result so far.
     """
 
     encoder: Any
@@ -92,6 +101,9 @@ class Bench:
     notebook: Notebook
     model: str
     output: Path
+    config: ExportConfig
+    runners: list[str]
+    content: dict[str, Any]
 
     def tuning(self, pictures: Sequence[Picture]) -> Tuning:
         """A search on some pictures."""
@@ -224,6 +236,40 @@ def methods(bench: Bench) -> Iterator[dict[str, Any]]:
         yield {"method": str(method)} | {name: float(value) for name, value in ends.items()}
 
 
+def times(bench: Bench) -> Iterator[dict[str, Any]]:
+    """What every encoder of `budgets` takes on each runner, and what the sum over its blocks predicts."""
+    found = list(encoders(bench))
+    recipes = [recipe for _, _, recipe in found]
+    settings = list(dict.fromkeys(block for recipe in recipes for block in recipe.blocks if block.merges))
+    for runner in bench.runners:
+        config, folder = written_for(bench.config, runner), bench.output.resolve().parent
+        with timing(config, runner, folder, bench.notebook, bench.model) as latency:
+            table = latency.prices(bench.encoder, settings)
+            measured = latency.whole(bench.encoder, recipes)
+        for (budget, name, recipe), time in zip(found, measured, strict=True):
+            columns = [1 + settings.index(block) if block.merges else 0 for block in recipe.blocks]
+            yield {
+                "runner": runner,
+                "library": kind_of(runner).library(runner),
+                "budget": budget,
+                "encoder": name,
+                "measured_ms": time / MS.size,
+                "predicted_ms": table.of(columns) / MS.size,
+            }
+
+
+def encoders(bench: Bench) -> Iterator[tuple[float | None, str, Recipe]]:
+    """Budget, name and recipe of the unmerged encoder, and of every encoder that `budgets` found."""
+    yield None, "unmerged", everywhere(UNMERGED, bench.encoder)
+    for one in bench.content["budgets"]:
+        if one["recipe"] is None:
+            continue
+        yield one["budget"], "tuned", Recipe.from_json(one["recipe"], str(bench.output))
+        for other in one["rivals"]:
+            setting = BlockRecipe(MethodSpec(other["method"]), other["rate"], other["merge_mlp"])
+            yield one["budget"], rival_name(other), everywhere(setting, bench.encoder)
+
+
 def told(interval: dict[str, float] | None) -> str:
     """A mean with its interval, in %."""
     if interval is None:
@@ -261,7 +307,28 @@ def table(content: dict[str, Any]) -> str:
             f"on {OTHERS_ON} pictures:",
             markdown([["method", *TIMES], *rows]),
         ]
+    for runner in dict.fromkeys(one["runner"] for one in content["times"]):
+        parts += timed([one for one in content["times"] if one["runner"] == runner])
     return "\n\n".join(parts) + "\n"
+
+
+def timed(found: Sequence[dict[str, Any]]) -> list[str]:
+    """What encoders take on one runner: the unmerged one first."""
+    unmerged, ratios = found[0], [one["measured_ms"] / one["predicted_ms"] for one in found]
+    rows = [["budget", "encoder", "ms", "of unmerged", "sum over blocks, ms", "of unmerged"]]
+    for one in found:
+        budget = "" if one["budget"] is None else f"{one['budget']:g}"
+        shares = [
+            (f"{one[name]:.1f}", f"{one[name] / unmerged[name]:.0%}")
+            for name in ("measured_ms", "predicted_ms")
+        ]
+        rows.append([budget, one["encoder"], *itertools.chain(*shares)])
+    return [
+        f"Time of the same encoders in fp32 on {unmerged['library']} ({unmerged['runner']}), medians of "
+        f"{TURNS} measurements in turns, and the sum over single blocks by which `--latency` chooses. Whole "
+        f"encoders take {min(ratios):.2f} to {max(ratios):.2f} times that sum:",
+        markdown(rows),
+    ]
 
 
 def budget_rows(found: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
@@ -274,9 +341,13 @@ def budget_rows(found: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
         whole = one["unmerged_gmac"]
         yield [f"{one['budget']:g}", "tuned", *cost(one["gmac"], whole), told(one["unseen"])]
         for other in one["rivals"]:
-            mlp = ", MLP merged" if other["merge_mlp"] else ""
-            name = f"{other['method']}{mlp}, rate {other['rate']:.2f}"
-            yield ["", name, *cost(other["gmac"], whole), "the same"]
+            yield ["", rival_name(other), *cost(other["gmac"], whole), "the same"]
+
+
+def rival_name(rival: dict[str, Any]) -> str:
+    """Method and rate of a rival."""
+    mlp = ", MLP merged" if rival["merge_mlp"] else ""
+    return f"{rival['method']}{mlp}, rate {rival['rate']:.2f}"
 
 
 def cost(gmac: float | None, whole: float) -> list[str]:
@@ -304,9 +375,15 @@ def main(
     image_size: Annotated[
         int, typer.Option(help="Side of the input in pixels; smaller is faster. 0: that of vit_nano.")
     ] = 0,
-    only: Annotated[str, typer.Option(help="budgets, splits or methods; default: all.")] = "",
+    only: Annotated[str, typer.Option(help="budgets, splits, methods or times; default: all.")] = "",
+    runner: Annotated[
+        list[str] | None, typer.Option(help="What encoders are timed on; again for more. Default: cpu.")
+    ] = None,
 ) -> None:
-    """Tune vit_nano for several budgets and over random splits of pictures that it was not trained on."""
+    """Tune vit_nano for several budgets and over random splits of pictures that it was not trained on.
+
+    times needs what budgets found, and a machine that does nothing else.
+    """
     check_result(output)
     config = ExportConfig("vit_nano", image_size=image_size)
     sam = load(config)
@@ -319,11 +396,12 @@ def main(
     weights = Evidence.named(weights_source(config))
     known = f"{weights} {config.image_size}" if image_size else weights
     decoder, notes = PromptedMaskDecoder(sam).eval(), Notebook(measured)
-    bench = Bench(sam.image_encoder, decoder, pool, notes, known, output)
     content: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
     content |= {"weights": weights, "machine": machine(), "pool": len(pool), "image_size": config.image_size}
-    content = {"budgets": [], "splits": [], "methods": []} | content
-    for name, part in {"budgets": budgets, "splits": splits, "methods": methods}.items():
+    parts = {"budgets": budgets, "splits": splits, "methods": methods, "times": times}
+    content = {name: [] for name in parts} | content
+    bench = Bench(sam.image_encoder, decoder, pool, notes, known, output, config, runner or ["cpu"], content)
+    for name, part in parts.items():
         if only not in ("", name):
             continue
         content[name] = []

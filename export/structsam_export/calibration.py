@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from structsam_runtime.contract import IMAGE, PRIOR
 from structsam_runtime.errors import UserError
 from structsam_runtime.progress import Phases
+from structsam_runtime.runners.base import Array
 
 from .choices import AUTO, Linear
 from .comparing import Arrays, digest
@@ -166,30 +167,37 @@ def bundled() -> Arrays:
     }
 
 
-def parted(calibrating: Arrays, verifying: Arrays) -> tuple[Arrays, Arrays]:
+def parted(calibrating: Iterable[tuple[str, Array]], verifying: Arrays) -> tuple[Arrays, Arrays]:
     """Pictures to calibrate on, at most PICTURES, and others to verify on.
 
     Args:
-        calibrating, verifying: uint8 RGB [H, W, 3] by name. Where all of the first are among the second,
-            every second one calibrates.
+        calibrating: names and pictures, uint8 RGB [H, W, 3]; no more are read than needed. Those that are not
+            among `verifying` come first, then every second one of the others.
+        verifying: pictures by name.
 
     Raises:
         UserError: there is only one picture.
     """
-    known, asked = (
-        {name: digest(picture) for name, picture in each.items()} for each in (calibrating, verifying)
-    )
-    names = [name for name in known if known[name] not in asked.values()] or list(known)[::2]
-    spaced = np.linspace(0, len(names) - 1, min(PICTURES, len(names))).round().astype(int)
-    names = [names[at] for at in spaced]
-    seen = {known[name] for name in names}
-    left = {name: picture for name, picture in verifying.items() if asked[name] not in seen}
+    asked = {name: digest(picture) for name, picture in verifying.items()}
+    own: Arrays = {}
+    shared: Arrays = {}
+    seen: set[str] = set()
+    for name, picture in calibrating:
+        code = digest(picture)
+        if code not in seen:
+            seen.add(code)
+            (shared if code in asked.values() else own)[name] = picture
+        if len(own) == PICTURES:
+            break
+    own |= dict(list(shared.items())[bool(own) :: 2][: PICTURES - len(own)])
+    taken = {digest(picture) for picture in own.values()}
+    left = {name: picture for name, picture in verifying.items() if asked[name] not in taken}
     if not left:
         raise UserError(
             "8 bits are verified on other pictures than they are calibrated on, and there is only one; "
             "give another folder with --calibrate"
         )
-    return {name: calibrating[name] for name in names}, left
+    return own, left
 
 
 class Tap(nn.Module):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import Manifest, content, entry
+from structsam_runtime.pictures import say
 from structsam_runtime.progress import Progress
 from structsam_runtime.runners import create, kind_of
 
-from .comparing import tapped
+from .comparing import Arrays, digest, tapped
 from .config import ExportConfig
 from .encoder.decoder import PromptedMaskDecoder
 from .encoder.exported import output_names
@@ -40,14 +43,14 @@ def compare(
         The measurements, and one line for every threshold that is missed.
 
     Raises:
-        UserError: the folder is no export, the weights are not those of the export, or the runner is not
-            available.
+        UserError: the folder is no export, the weights are not those of the export, the runner is not
+            available, or all pictures calibrated the export.
         NotFiniteError: an output contains NaN or infinity.
     """
     kind_of(runner)  # fails early, before slow steps
     known = Manifest.read(folder)
-    pictures = read_pictures(images)
     said = content(folder)
+    pictures = unseen(read_pictures(images), said)
     weights = entry(said, "weights", dict)
     config = ExportConfig.from_json(entry(said, "arguments", dict))
     if checkpoint is not None:
@@ -75,3 +78,23 @@ def compare(
             runner,
         )
     return report, report.misses(known.model.precision)
+
+
+def unseen(pictures: Arrays, said: Mapping[str, Any]) -> Arrays:
+    """Pictures that did not calibrate an export in 8 bits.
+
+    Args:
+        pictures: uint8 RGB [H, W, 3] by name; those left out are reported on stderr.
+        said: the export's manifest.
+
+    Raises:
+        UserError: there is none.
+    """
+    calibrated = entry(said, "quantization.pictures", dict).values() if "quantization" in said else ()
+    left = {name: picture for name, picture in pictures.items() if digest(picture) not in calibrated}
+    if not left:
+        raise UserError("all pictures calibrated this export; give others with --images")
+    if len(left) < len(pictures):
+        told = ", ".join(name for name in pictures if name not in left)
+        say("skipped", f"{told} calibrated this export; left out")
+    return left

@@ -219,6 +219,11 @@ class ExportConfig:
                     f"--int8-skip {pattern} fits no layer; expected {AUTO}, or names from {known[0]} to "
                     f"{known[-1]}, with * for any text"
                 )
+        if all(any(fnmatch.fnmatch(name, pattern) for pattern in self.int8_skip) for name in known):
+            raise UserError(
+                f"--int8-skip {','.join(self.int8_skip)} leaves no layer in 8 bits; leave fewer out, or "
+                f"choose another precision than {self.precision}"
+            )
 
     def _check_target(self) -> None:
         if self.form is Attention.OPERATOR and self.dialect.opset < FUSED.opset:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from structsam_runtime.contract import (
 )
 from structsam_runtime.engines import PLUGIN_GRAPH, add_engines
 from structsam_runtime.errors import UserError, printable
+from structsam_runtime.pictures import say
 from structsam_runtime.progress import Progress
 from structsam_runtime.reference import FILE
 from structsam_runtime.runners import TABLE
@@ -34,7 +35,7 @@ from structsam_runtime.thresholds import THRESHOLDS
 
 from .analysis.macs import EncoderMacs, encoder_macs
 from .answers import reference
-from .calibration import Calibration, bundled, calibrate, left_out, parted
+from .calibration import PICTURES, Calibration, bundled, calibrate, left_out, parted
 from .choices import Precision
 from .comparing import Arrays, digest, run_all, tapped
 from .config import ExportConfig
@@ -56,7 +57,7 @@ from .models.family import FAMILIES
 from .recipe import Evidence, Recipe
 from .staging import check_folder, disk, staged
 from .triton import check_repository, names, write_repository
-from .verify import Answered, Report, read_pictures, samples, verify
+from .verify import Answered, Report, each_picture, read_pictures, samples, verify
 
 Dynamic = Mapping[str, Mapping[int, str]]
 
@@ -122,6 +123,8 @@ def export(
         check_repository(repository, output, config.engine, force)
     builder = builder_of(config)
     require_verifier(config.precision)
+    if config.precision.quantized and config.calibrate is None:
+        config = replace(config, calibrate=verify_images)  # half of them; the manifest's command says so
     calibrating, pictures = read_all(config, verify_images)
     fetch(config)  # before the steps, whose spinner would fight with the progress bar
     with disk(output), staged(output.resolve()) as folder:  # a link to a folder stays a link
@@ -186,14 +189,21 @@ def read_all(config: ExportConfig, verify_images: Path | None) -> tuple[Arrays, 
     """Pictures to calibrate on, none unless 8 bits are asked for, and others to verify on.
 
     Raises:
-        UserError: see `read_pictures` and `parted`.
+        UserError: see `each_picture` and `parted`.
     """
     pictures = read_pictures(verify_images)
     if not config.precision.quantized:
         return {}, pictures
-    if config.calibrate:
-        return parted(read_pictures(config.calibrate), pictures)
-    return parted(pictures if verify_images else bundled(), pictures)
+    if config.calibrate is None:
+        given: Iterable[tuple[str, Any]] = bundled().items()
+    elif config.calibrate == verify_images:
+        given = pictures.items()
+    else:
+        given = each_picture(config.calibrate, "to calibrate on", PICTURES)
+    calibrating, verifying = parted(given, pictures)
+    if len(calibrating) == 1:
+        say("note", f"8 bits are calibrated on one picture, {next(iter(calibrating))}; more are better")
+    return calibrating, verifying
 
 
 def calibrated(config: ExportConfig, sam: Any, pictures: Arrays, progress: Progress) -> Calibration:
@@ -213,7 +223,13 @@ def calibrated(config: ExportConfig, sam: Any, pictures: Arrays, progress: Progr
         layers = calibrate(sam.image_encoder, feeds, phases, TYPES[config.precision])
         notes.append(f"on {', '.join(pictures)}, which verification leaves out")
     hashes = {name: digest(picture) for name, picture in pictures.items()}
-    return Calibration(hashes, layers, left_out(layers, config.int8_skip))
+    found = Calibration(hashes, layers, left_out(layers, config.int8_skip))
+    if not found.chosen:
+        raise UserError(
+            f"--int8-skip {','.join(config.int8_skip)} leaves no layer in 8 bits; leave fewer out, or choose "
+            f"another precision than {config.precision}"
+        )
+    return found
 
 
 def quantized(config: ExportConfig, encoder: nn.Module, calibration: Calibration) -> nn.Module:

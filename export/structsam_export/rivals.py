@@ -157,6 +157,22 @@ class TorchEncoder(TorchRunner):
         return embedding
 
 
+def require(which: Rival, runner: str) -> None:
+    """Check that a rival can run beside exports on a runner, before anything slow is done.
+
+    Raises:
+        UserError: the rival is an ONNX file and the runner runs engines, nncf is not installed for the one
+            that it makes, or PyTorch finds no GPU.
+    """
+    kind = kind_of(runner)
+    if which.exported and kind.file != "onnx":
+        raise UserError(f"--rival {which} is an ONNX file, which {runner} does not run; leave it out")
+    if which is Rival.META_INT8:
+        _nncf()
+    if not which.exported and kind.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--rival {which} runs on the GPU if {runner} does; PyTorch finds none: leave it out")
+
+
 def rival(which: Rival, model: Model, folder: Path, runner: str) -> Callable[[], Runner]:
     """A function that makes the runner of a rival; it can be pickled.
 
@@ -167,17 +183,13 @@ def rival(which: Rival, model: Model, folder: Path, runner: str) -> Callable[[],
         runner: the runner of the exports: the rival runs on the same device, on a GPU in their precision.
 
     Raises:
-        UserError: the rival is an ONNX file and the runner runs engines, nncf is not installed for the one
-            that it makes, or PyTorch finds no GPU.
+        UserError: see `require`.
     """
+    require(which, runner)
     kind = kind_of(runner)
     if which.exported:
-        if kind.file != "onnx":
-            raise UserError(f"--rival {which} is an ONNX file, which {runner} does not run; leave it out")
         return partial(kind.open, _written(which, model, folder), runner)
     device = kind.device
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--rival {which} runs on the GPU if {runner} does; PyTorch finds none: leave it out")
     half = device == "cuda" and model.precision == "fp16"
     make = partial(encoder_of, which, model)
     return partial(TorchEncoder, which.label, make, model, device, half, which is Rival.COMPILE)
@@ -208,12 +220,7 @@ def quantize(plain: Path, side: int, path: Path) -> None:
     Raises:
         UserError: nncf is not installed.
     """
-    ov = library()
-    try:
-        with unreported():
-            nncf = importlib.import_module("nncf")
-    except ModuleNotFoundError as error:
-        raise UserError(f"--rival {Rival.META_INT8} needs {error.name}; pip install nncf") from error
+    ov, nncf = library(), _nncf()
     noise = np.random.default_rng(0).standard_normal((1, 3, side, side), np.float32)
     made = nncf.quantize(
         ov.Core().read_model(plain),
@@ -222,6 +229,19 @@ def quantize(plain: Path, side: int, path: Path) -> None:
         model_type=nncf.ModelType.TRANSFORMER,
     )
     ov.save_model(made, path, compress_to_fp16=False)
+
+
+def _nncf() -> Any:
+    """OpenVINO's own tool for 8 bits.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        with unreported():
+            return importlib.import_module("nncf")
+    except ModuleNotFoundError as error:
+        raise UserError(f"--rival {Rival.META_INT8} needs {error.name}; pip install nncf") from error
 
 
 def encoder_of(which: Rival, model: Model) -> Any:

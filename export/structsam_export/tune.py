@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,12 +25,14 @@ from .encoder.decoder import PromptedMaskDecoder
 from .pipeline import fetch, load, weights_source
 from .recipe import Evidence, Recipe
 from .tuning.core import UNIFORM, Tuned, Tuning
-from .tuning.goal import Goal
+from .tuning.goal import Goal, Kind
+from .tuning.latency import Latency, Timed
 from .tuning.notebook import Notebook
 from .tuning.reading import caution, read
-from .tuning.report import report
-from .tuning.settings import SETTINGS
+from .tuning.report import report, told_times
+from .tuning.settings import SETTINGS, UNMERGED, everywhere
 from .tuning.shots import shots
+from .tuning.stopwatch import timing, written_for
 
 RECIPE, REPORT, MEASURED = "recipe.json", "report.html", "measurements.jsonl"
 
@@ -44,6 +48,7 @@ class Wanted:
         number: of pictures at most.
         prompts: file of boxes; None for a grid.
         device: `cpu` or `cuda`.
+        latency: a runner, by whose time settings are priced; None prices them by multiply-accumulates.
     """
 
     config: ExportConfig
@@ -52,6 +57,11 @@ class Wanted:
     number: int
     prompts: Path | None
     device: str
+    latency: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.latency is not None and self.goal.kind is Kind.MACS:
+            raise UserError("--latency prices settings by time, not by --macs; give --speedup or --budget")
 
 
 def tune_checkpoint(wanted: Wanted, output: Path, force: bool, progress: Progress) -> str:
@@ -68,9 +78,13 @@ def tune_checkpoint(wanted: Wanted, output: Path, force: bool, progress: Progres
 
     Raises:
         Unmet: no recipe that merges reaches the budget.
-        UserError: too few pictures, a goal that no recipe meets, or files that cannot be read or written.
+        UserError: too few pictures, a goal that no recipe meets, a runner that is not there, or files that
+            cannot be read or written.
+        BuildError: the runner's library cannot build an engine of a block.
     """
     config, device = wanted.config, _device(wanted.device)
+    if wanted.latency:
+        config = written_for(config, wanted.latency)
     _check_output(output, force)
     fetch(config)
     with progress.step(f"load {config.arch}"):
@@ -82,15 +96,13 @@ def tune_checkpoint(wanted: Wanted, output: Path, force: bool, progress: Progres
     known = Notebook(output / MEASURED)
     key = json.dumps([config.arch, config.family, config.image_size, weights, __version__])
     decoder = PromptedMaskDecoder(sam).eval().to(device)
-    tuning = Tuning(sam.image_encoder, decoder, pictures, SETTINGS, known, key, uniform=UNIFORM)
-    tuning.check(wanted.goal)
-    for line in (caution(tuning.tried_on), _cost(tuning)):
-        if line:
-            say("note", line)
-    with progress.phases("measure and try") as (_, bars):
-        bars.start("blocks", None, tuning.passes())
-        tuning.passed = _counter(lambda done: bars.advance("blocks", done))
-        found = tuning.find(wanted.goal)
+    start = partial(Tuning, sam.image_encoder, decoder, pictures, SETTINGS, known, key, uniform=UNIFORM)
+    if wanted.latency is None:
+        tuning = start()
+        found = _found(tuning, wanted.goal, progress)
+    else:
+        with timing(config, wanted.latency, output, known, key) as latency:
+            tuning, found = _found_by_time(start, latency, wanted, progress)
     made = _with_evidence(found, config, weights)
     path = output / RECIPE
     command = replace(config, merging=replace(made, source=path)).command()
@@ -100,6 +112,45 @@ def tune_checkpoint(wanted: Wanted, output: Path, force: bool, progress: Progres
         _write(output / REPORT, report(found, shown, subject, command, SETTINGS))
         _write(path, json.dumps(made.as_json(), indent=2) + "\n")
     return summary(found, output, command)
+
+
+def _found(tuning: Tuning, goal: Goal, progress: Progress) -> Tuned:
+    """What a search finds; it says before what it takes."""
+    tuning.check(goal)
+    for line in (caution(tuning.tried_on), _cost(tuning)):
+        if line:
+            say("note", line)
+    with progress.phases("measure and try") as (_, bars):
+        bars.start("blocks", None, tuning.passes())
+        tuning.passed = _counter(lambda done: bars.advance("blocks", done))
+        return tuning.find(goal)
+
+
+@contextmanager
+def _shown(progress: Progress, what: str, latency: Latency) -> Iterator[None]:
+    """Show how many of a number of timings are done."""
+    with progress.phases(what) as (_, bars):
+
+        def measured(done: int, number: int) -> None:
+            if done == 1:
+                bars.start(what, None, number)
+            bars.advance(what, done)
+
+        latency.measured = measured
+        yield
+
+
+def _found_by_time(
+    start: Callable[..., Tuning], latency: Latency, wanted: Wanted, progress: Progress
+) -> tuple[Tuning, Tuned]:
+    """A search by prices in time, and what it finds, with the time of whole encoders."""
+    with _shown(progress, f"time blocks on {wanted.latency}", latency):
+        tuning = start(pricing=latency.prices)
+    found = _found(tuning, wanted.goal, progress)
+    with _shown(progress, f"time encoders on {wanted.latency}", latency):
+        both = [everywhere(UNMERGED, tuning.encoder), found.best.recipe]
+        timed = Timed(str(wanted.latency), latency.machine, *latency.whole(tuning.encoder, both))
+    return tuning, replace(found, timed=timed)
 
 
 def _check_output(output: Path, force: bool) -> None:
@@ -179,11 +230,12 @@ def _write(path: Path, text: str) -> None:
 
 def summary(found: Tuned, output: Path, command: str) -> str:
     """What was found, and what to type next."""
-    best, whole, agreement = found.best, found.prices.whole / 1e9, found.best.agreement
+    best, whole, agreement = found.best, found.unmerged_macs / 1e9, found.best.agreement
     return "\n".join(
         [
             f"{printable(str(output / RECIPE))}: {best.macs / 1e9:.2f} GMAC of {whole:.2f} "
             f"({1 - best.macs / 1e9 / whole:.1%} less)",
+            *([told_times(found.timed, found)] if found.timed else []),
             f"agreement with the unmerged masks {agreement.mean:.1%} ({agreement.low:.1%} to "
             f"{agreement.high:.1%}) on {len(found.tried_on)} pictures, {best.prompts} prompts",
             f"report: {printable(str(output / REPORT))}",

@@ -7,7 +7,7 @@ mask IoU end to end over a grid of box and point prompts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,24 +162,53 @@ def read_pictures(folder: Path | None) -> Arrays:
         from skimage import data
 
         return {f"skimage.{name}": getattr(data, name)() for name in ("coffee", "astronaut", "chelsea")}
+    return dict(each_picture(folder, "to verify on"))
+
+
+def each_picture(folder: Path, purpose: str, first: int = 0) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Read the pictures of a folder, one at a time.
+
+    Args:
+        folder: a folder of images; files that are left out are reported on stderr at the end.
+        purpose: of the pictures, for messages.
+        first: how many pictures, spread over the folder, come before all others; 0: by name.
+
+    Yields:
+        Name and uint8 RGB [H, W, 3].
+
+    Raises:
+        UserError: no such folder, or no image in it that can be read.
+    """
     if not folder.is_dir():
-        raise UserError(f"no folder {folder}; expected a folder of images to verify on")
+        raise UserError(f"no folder {folder}; expected a folder of images {purpose}")
     listing, note = list_pictures(folder, deep=False), Once()
-    pictures: Arrays = {}
     errors: list[UserError] = []
-    for name in listing.pictures:
-        try:
-            pictures[name] = read_image(folder / name, note=note)
-        except UserError as error:
-            errors.append(error)
-    if not pictures:
-        raise next(
-            iter(errors), UserError(f"no image in {folder}; expected files like photo.jpg or photo.png")
-        )
-    listing.say()
-    for broken in errors:
-        say("skipped", f"{broken}; it is left out")
-    return pictures
+    any_is_one = False
+    try:
+        for name in spread(listing.pictures, first):
+            try:
+                picture = read_image(folder / name, note=note)
+            except UserError as error:
+                errors.append(error)
+                continue
+            any_is_one = True
+            yield name, picture
+        if not any_is_one:
+            raise next(
+                iter(errors), UserError(f"no image in {folder}; expected files like photo.jpg or photo.png")
+            )
+    finally:
+        if any_is_one:
+            listing.say()
+            for broken in errors:
+                say("skipped", f"{broken}; it is left out")
+
+
+def spread(names: Sequence[str], first: int) -> list[str]:
+    """All names, beginning with `first` of them at equal distances."""
+    places = np.linspace(0, len(names) - 1, min(first, len(names))).round().astype(int)
+    chosen = [names[place] for place in places]
+    return chosen + [name for name in names if name not in set(chosen)]
 
 
 def samples(pictures: Arrays, model: Model) -> list[Sample]:

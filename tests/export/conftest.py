@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import skimage.data
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from structsam_export import pipeline
 from structsam_export.config import ExportConfig
+from structsam_export.encoder.decoder import PromptedMaskDecoder
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
 from structsam_export.models.checkpoints import randomize, sam_modules
 from structsam_runtime.manifest import Model
@@ -67,12 +69,34 @@ def _version() -> str:
     return digest.hexdigest()[:16]
 
 
+def _keeping_decoders(store: Path) -> Callable[..., onnx.ModelProto]:
+    """`pipeline.traced`, which reads a decoder that it has traced before."""
+    trace = pipeline.traced
+
+    def traced(config: ExportConfig, module: nn.Module, inputs: Any, *how: Any) -> onnx.ModelProto:
+        if not isinstance(module, PromptedMaskDecoder):
+            return trace(config, module, inputs, *how)
+        shapes = {name: value.shape for name, value in inputs.items()}
+        settings = (config.family, config.image_size, config.precision.around, config.dialect.opset, shapes)
+        digest = hashlib.sha256(repr((module, settings, how)).encode())
+        for weight in module.state_dict().values():
+            digest.update(weight.numpy().tobytes())
+        path = store / f"decoder-{digest.hexdigest()[:16]}.onnx"
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                onnx.save(trace(config, module, inputs, *how), path)
+        return onnx.load(path)
+
+    return traced
+
+
 @pytest.fixture(scope="session")
 def exported(request: pytest.FixtureRequest, tiny: str, quiet: Progress) -> Exported:
     """Exports the small SAM at 320 pixels: `exported(**arguments of ExportConfig.of)` gives the folder.
 
     The same arguments give the same folder, which tests only read. Folders stay in pytest's cache, for all
-    workers and for later runs, until a source file or a library changes.
+    workers and for later runs, until a source file or a library changes; so do traced decoders, of which most
+    exports have the same.
     """
     store = request.config.cache.mkdir("exports") / _version()
     for other in store.parent.iterdir():
@@ -86,7 +110,9 @@ def exported(request: pytest.FixtureRequest, tiny: str, quiet: Progress) -> Expo
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / "lock"):
             if not folder.exists():
-                pipeline.export(config, folder, None, False, quiet)
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(pipeline, "traced", _keeping_decoders(store))
+                    pipeline.export(config, folder, None, False, quiet)
         return folder
 
     return export

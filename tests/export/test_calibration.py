@@ -1,7 +1,7 @@
 """Ranges come from pictures, and those that calibrate do not verify."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from torch import Tensor
 
-from structsam_export import calibration, pipeline
+from structsam_export import calibration
 from structsam_export.calibration import (
     BUDGET,
     PICTURES,
@@ -26,6 +26,7 @@ from structsam_export.calibration import (
     parted,
     smoothing,
 )
+from structsam_export.check import unseen
 from structsam_export.choices import Linear, Precision
 from structsam_export.comparing import Arrays, digest
 from structsam_export.config import ExportConfig
@@ -35,7 +36,6 @@ from structsam_export.graph.quantize import Quantization, quantize
 from structsam_export.merging import StructSAM
 from structsam_export.verify import read_pictures
 from structsam_runtime.errors import UserError
-from structsam_runtime.progress import Progress
 
 Build = Callable[..., Any]
 Photographs = Callable[[int], Tensor]
@@ -143,9 +143,9 @@ def test_no_picture_calibrates_and_verifies(first: set[int], second: set[int]) -
     one, other = pictures(*sorted(first or second)), pictures(*sorted(second))
     if len(second) == 1 and set(one) <= set(other):
         with pytest.raises(UserError, match="there is only one; give another folder with --calibrate"):
-            parted(one, other)
+            parted(one.items(), other)
         return
-    own, left = parted(one, other)
+    own, left = parted(one.items(), other)
     assert 1 <= len(own) <= PICTURES
     assert left
     assert not set(own) & set(left)
@@ -154,10 +154,45 @@ def test_no_picture_calibrates_and_verifies(first: set[int], second: set[int]) -
         assert left == other
 
 
+def test_no_more_pictures_are_read_than_calibrate() -> None:
+    read = []
+
+    def each() -> Iterator[tuple[str, Any]]:
+        for name, picture in pictures(*range(1, 40)).items():
+            read.append(name)
+            yield name, picture
+
+    own, left = parted(each(), pictures(0, 2))
+    assert list(own) == [f"{shade}.png" for shade in (1, *range(3, 10))]
+    assert (len(read), list(left)) == (9, ["0.png", "2.png"])
+
+
+def test_where_few_pictures_are_new_some_of_those_that_verify_calibrate() -> None:
+    own, left = parted(pictures(*range(10)).items(), pictures(*range(1, 10)))
+    assert list(own) == ["0.png", "2.png", "4.png", "6.png", "8.png"]
+    assert list(left) == ["1.png", "3.png", "5.png", "7.png", "9.png"]
+
+
 def test_the_same_pixels_under_another_name_are_the_same_picture() -> None:
     one, other = pictures(1, 2), {"copy.png": pictures(1)["1.png"], **pictures(3)}
-    own, left = parted(one, other)
+    own, left = parted(one.items(), other)
     assert (list(own), list(left)) == (["2.png"], ["copy.png", "3.png"])
+
+
+def test_pictures_that_calibrated_do_not_check(capsys: pytest.CaptureFixture[str]) -> None:
+    own = pictures(1, 2)
+    said = {"quantization": {"pictures": {"any.png": digest(own["1.png"])}}}
+    assert list(unseen(own, said)) == ["2.png"]
+    assert capsys.readouterr().err == "note: 1.png calibrated this export; left out\n"
+    assert unseen(own, {}) == own
+    with pytest.raises(UserError, match="all pictures calibrated this export; give others with --images"):
+        unseen(pictures(1), said)
+
+
+@pytest.mark.parametrize("skipped", [("*",), ("*.qkv", "*.proj", "blocks.*.fc?")])
+def test_some_layer_is_in_8_bits(skipped: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match="leaves no layer in 8 bits; leave fewer out, or choose another"):
+        ExportConfig("vit_b", precision=Precision.INT8, int8_skip=skipped)
 
 
 def test_bundled_pictures_are_no_others(found: dict[str, Layer]) -> None:
@@ -175,15 +210,16 @@ def test_bundled_pictures_are_no_others(found: dict[str, Layer]) -> None:
     assert table[-1].endswith(", in floating point")
 
 
-@pytest.fixture(scope="module")
-def exported_in_8_bits(tmp_path_factory: pytest.TempPathFactory, quiet: Progress) -> Path:
+@pytest.fixture
+def exported_in_8_bits(exported: Callable[..., Path]) -> Path:
     """The shipped small model at 256 pixels, one layer in floating point."""
-    folder = tmp_path_factory.mktemp("int8") / "out"
-    config = ExportConfig.of(
-        "vit_nano", image_size=256, precision=Precision.INT8, int8_skip=("blocks.0.fc2",)
+    return exported(
+        arch="vit_nano",
+        random_weights=False,
+        image_size=256,
+        precision=Precision.INT8,
+        int8_skip=("blocks.0.fc2",),
     )
-    pipeline.export(config, folder, None, False, quiet)
-    return folder
 
 
 @pytest.mark.export

@@ -168,7 +168,7 @@ def main(
     int8: Annotated[
         bool,
         typer.Option(
-            "--int8", help="Linear layers in 8 bits; --fp16 is of the rest.", rich_help_panel=OUTPUT
+            "--int8", help="Linear layers in 8 bits; with --fp16, the rest is fp16.", rich_help_panel=OUTPUT
         ),
     ] = False,
     calibrate: Annotated[

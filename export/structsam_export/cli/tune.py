@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 
 from structsam_runtime import UserError
+from structsam_runtime.build import BuildError
 from structsam_runtime.cli.console import FAILED
 from structsam_runtime.progress import Progress
+from structsam_runtime.runners import RUNNERS
 
 from ..config import ExportConfig
 from ..models.checkpoints import architecture_named
@@ -31,10 +33,19 @@ def main(
         typer.Option(help="Least agreement with the unmerged masks, such as 0.97: the cheapest recipe."),
     ] = None,
     speedup: Annotated[
-        float | None, typer.Option(help="Divide the multiply-accumulates by this: the best masks.")
+        float | None,
+        typer.Option(help="Divide the cost, multiply-accumulates or --latency, by this: the best masks."),
     ] = None,
     macs: Annotated[
         float | None, typer.Option(help="At most so many multiply-accumulates, in 10^9: the best masks.")
+    ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUNNER",
+            help=f"Choose by the time that blocks take here on {', '.join(RUNNERS)}, not by "
+            "multiply-accumulates.",
+        ),
     ] = None,
     checkpoint: Checkpoint = None,
     arch: Arch = None,
@@ -62,16 +73,18 @@ def main(
     config = ExportConfig(
         architecture_named(arch, checkpoint), checkpoint, random_weights, family, image_size=image_size
     )
-    wanted = Wanted(config, goals[0], images, pictures, prompts, device)
+    wanted = Wanted(config, goals[0], images, pictures, prompts, device, latency)
     try:
         told = tune_checkpoint(wanted, output, force, Progress())
     except Unmet as error:
         nearest = error.nearest
         typer.echo(
             f"failed: no recipe that merges reaches --budget {goals[0].value:g}; the nearest has "
-            f"{nearest.agreement.low:.4f} at {nearest.macs / 1e9:.2f} GMAC: lower the budget, or give more "
-            "pictures",
+            f"{nearest.agreement.low:.4f} at {nearest.told}: lower the budget, or give more pictures",
             err=True,
         )
+        raise typer.Exit(FAILED) from error
+    except BuildError as error:
+        typer.echo(UserError(f"failed: {error}; nothing was written"), err=True)
         raise typer.Exit(FAILED) from error
     typer.echo(told)

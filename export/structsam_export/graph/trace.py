@@ -10,12 +10,12 @@ from typing import Any
 
 import onnx
 import torch
-from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import DeduplicateInitializersPass
 from onnxscript import opset20 as op
-from onnxscript.optimizer import fold_constants
 from torch import Tensor, nn
 
 from ..targets import PORTABLE
+from .folding import fold
 from .quantize import TRANSLATIONS
 
 MAX_SHARED = 2**20
@@ -90,24 +90,24 @@ def trace(
         the same index tables, which saves 15 MB beside 359 MB of weights for ViT-B at 1024 pixels.
 
     Raises:
-        RuntimeError: the tracer returned nothing, or a dimension in `dynamic` came back fixed.
+        torch._dynamo.exc.UserError: the module reads a dynamic dimension as a Python number, as `len(tensor)`
+            does.
     """
-    names = {name for dims in (dynamic or {}).values() for name in dims.values()}
+    names = {name for axes in (dynamic or {}).values() for name in axes.values()}
     dims = {name: torch.export.Dim(name, min=1, max=4096) for name in sorted(names)}
-    shapes = {
-        name: {axis: dims[dim] for axis, dim in (dynamic or {}).get(name, {}).items()} for name in inputs
-    }
+    axes = tuple(dict((dynamic or {}).get(name, {})) for name in inputs)
+    shapes = tuple({axis: dims[name] for axis, name in each.items()} for each in axes)
     with quiet(), torch.no_grad():
+        captured = torch.export.export(module, tuple(inputs.values()), dynamic_shapes=shapes, strict=False)
+        fold(captured)
         program = torch.onnx.export(
-            module,
-            tuple(inputs.values()),
+            captured,
             input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_shapes=tuple(shapes.values()) if dynamic else None,
+            dynamic_shapes=axes,  # names for the dimensions that are open
             opset_version=opset,
             dynamo=True,
             verbose=False,
-            optimize=False,
             custom_translation_table={
                 torch.ops.aten.sort.stable: _sort,
                 torch.ops.aten.floor_divide.default: _divide,
@@ -115,35 +115,7 @@ def trace(
                 **TRANSLATIONS,
             },
         )
-        if program is None:
-            raise RuntimeError("torch.onnx.export returned nothing")
-        _optimize(program)
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
     DeduplicateInitializersPass(MAX_SHARED)(program.model)
-    model = program.model_proto
-    _check_dynamic(model, dynamic or {})
-    return model
-
-
-def _optimize(program: torch.onnx.ONNXProgram) -> None:
-    """The exporter's own optimisation, on what is left when constants are folded.
-
-    It tries its rules on every node, and nine of ten nodes of a merged encoder compute indices from constants
-    only. Folded first, the same graph comes out in two thirds of the time.
-    """
-    fold_constants(program.model)
-    RemoveUnusedNodesPass()(program.model)
-    program.optimize()
-
-
-def _check_dynamic(model: onnx.ModelProto, dynamic: Mapping[str, Mapping[int, str]]) -> None:
-    """Raise RuntimeError if a dynamic dimension came back fixed.
-
-    The tracer fixes a dimension that the module reads as a Python number, as `len(tensor)` does, silently.
-    """
-    for value in model.graph.input:
-        dims = value.type.tensor_type.shape.dim
-        fixed = [name for axis, name in dynamic.get(value.name, {}).items() if not dims[axis].dim_param]
-        if fixed:
-            raise RuntimeError(
-                f"tracing fixed {', '.join(fixed)} of {value.name}; the module reads this size as a number"
-            )
+    return program.model_proto

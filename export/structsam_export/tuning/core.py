@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +18,11 @@ from ..recipe import BlockRecipe, Recipe
 from .asking import Picture
 from .choosing import Frontier, frontier
 from .goal import Goal, Kind
+from .latency import Timed
 from .measuring import block_errors, passes
-from .notebook import Notebook
+from .notebook import Notebook, key
 from .search import CORRECTIONS, SPREAD, search
-from .settings import METHOD, RATES, SETTINGS, UNMERGED, Prices, everywhere, prices
+from .settings import GMAC, METHOD, RATES, SETTINGS, UNMERGED, Prices, Pricing, everywhere, prices
 from .trying import Judge, Tried
 
 MOST = 8
@@ -42,9 +41,11 @@ class Tuned:
         curve: recipes that were tried, by rising cost.
         uniform: recipes of one setting for all blocks.
         prices: of the settings.
+        unmerged_macs: multiply-accumulates of the unmerged encoder.
         errors: float64 [N, S], of every block with each setting, mean over pictures.
         measured, tried_on: the pictures of both steps.
         global_blocks: whether each block attends to the whole map.
+        timed: what whole encoders took, if blocks are priced by time.
     """
 
     goal: Goal
@@ -52,10 +53,12 @@ class Tuned:
     curve: tuple[Tried, ...]
     uniform: tuple[Tried, ...]
     prices: Prices
+    unmerged_macs: int
     errors: NDArray[np.float64]
     measured: tuple[Picture, ...]
     tried_on: tuple[Picture, ...]
     global_blocks: tuple[bool, ...]
+    timed: Timed | None = None
 
 
 def divided(pictures: Sequence[Picture]) -> tuple[list[Picture], list[Picture]]:
@@ -88,6 +91,7 @@ class Tuning:
         model: tells this model, its weights and its size from others in the notebook.
         passed: called with a number of blocks that have run.
         uniform: settings to try in all blocks, to compare with.
+        pricing: from the encoder and settings to their prices; those by which a recipe is chosen.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class Tuning:
         model: str = "",
         passed: Callable[[int], None] = lambda blocks: None,
         uniform: Sequence[BlockRecipe] = (),
+        pricing: Pricing = prices,
     ) -> None:
         self.encoder, self.settings = encoder, tuple(settings)
         self.judge = Judge(encoder, decoder)
@@ -107,7 +112,10 @@ class Tuning:
         self.notebook = Notebook() if notebook is None else notebook
         self.model, self.passed, self.compared = model, passed, tuple(uniform)
         self.depth = len(encoder.blocks)
-        self.prices = prices(encoder, self.settings)
+        self._every = tuple(dict.fromkeys((*self.settings, *self.compared)))
+        self._counted = prices(encoder, self._every)
+        self._priced = self._counted if pricing is prices else pricing(encoder, self._every)
+        self.prices = self._priced.first(len(self.settings))
 
     def passes(self) -> int:
         """Blocks that will run at most, if nothing is in the notebook."""
@@ -132,22 +140,28 @@ class Tuning:
             found = block_errors(self.encoder, self.judge.tensor(picture), self.settings, known, self.passed)
             for (block, number), error in found:
                 self.notebook[keys[block][number]] = error
-        return np.array([[self.notebook[key] for key in row] for row in keys])
+        return np.array([[self.notebook[name] for name in row] for row in keys])
 
-    def attempt(self, recipe: Recipe, label: str, macs: int, predicted: float | None) -> Tried:
-        """Try a recipe on every picture that was not measured on."""
+    def attempt(
+        self,
+        recipe: Recipe,
+        label: str,
+        macs: int,
+        predicted: float | None,
+        nanoseconds: int | None = None,
+    ) -> Tried:
+        """Try a recipe on every picture that was not measured on; see `Tried` for the other arguments."""
         blocks = recipe.as_json()["blocks"]
         compared = []
         for picture in self.tried_on:
-            key = self._key("recipe", picture, picture.asked, blocks)
-            compared.append(self.notebook.get(key, partial(self.judge.compare, picture, recipe)))
+            name = self._key("recipe", picture, picture.asked, blocks)
+            compared.append(self.notebook.get(name, partial(self.judge.compare, picture, recipe)))
             self.passed(self.depth)
         errors, ious = zip(*compared, strict=True)
-        return Tried(recipe, label, macs, predicted, errors, tuple(map(tuple, ious)))
+        return Tried(recipe, label, macs, predicted, errors, tuple(map(tuple, ious)), nanoseconds)
 
     def _key(self, what: str, picture: Picture, *more: Any) -> str:
-        text = json.dumps([self.model, picture.digest, *more], sort_keys=True)
-        return f"{what} {hashlib.sha256(text.encode()).hexdigest()[:24]}"
+        return key(what, self.model, picture.digest, *more)
 
     def find(self, goal: Goal) -> Tuned:
         """Find the recipe that a goal asks for.
@@ -161,8 +175,8 @@ class Tuning:
         front = self.front(errors)
 
         def attempt(index: int) -> Tried:
-            recipe = self.recipe(front, index, goal.name)
-            return self.attempt(recipe, "tuned", self.macs(front, index), float(front.errors[index]))
+            recipe, (macs, time) = self.recipe(front, index, goal.name), self.costs(front.choices[index])
+            return self.attempt(recipe, "tuned", macs, float(front.errors[index]), time)
 
         uniform = tuple(self.uniform(setting, errors) for setting in self.compared)
         found = search(front, goal, limit - self.prices.stem, attempt)
@@ -172,6 +186,7 @@ class Tuning:
             found.tried,
             uniform,
             self.prices,
+            self._counted.whole,
             errors,
             tuple(self.measured),
             tuple(self.tried_on),
@@ -179,7 +194,7 @@ class Tuning:
         )
 
     def check(self, goal: Goal) -> float:
-        """The most multiply-accumulates that a goal allows.
+        """The most that a goal allows, in the unit of the prices.
 
         Raises:
             UserError: every recipe costs more, or the unmerged encoder costs less.
@@ -187,9 +202,10 @@ class Tuning:
         limit, whole = goal.limit(self.prices.whole), self.prices.whole
         least = int(self.prices.stem + np.minimum(self.prices.merged.min(1), self.prices.unmerged).sum())
         if goal.kind is not Kind.BUDGET and not least <= limit < whole:
+            unit = self.prices.unit
             raise UserError(
-                f"{goal.kind.value} {goal.value:g} asks for {limit / 1e9:.4g} GMAC; the encoder has "
-                f"{whole / 1e9:.4g}, and recipes of this search from {least / 1e9:.4g} on"
+                f"{goal.kind.value} {goal.value:g} asks for {limit / unit.size:.4g} {unit.name}; the encoder "
+                f"has {whole / unit.size:.4g}, and recipes of this search from {least / unit.size:.4g} on"
             )
         return limit
 
@@ -214,19 +230,22 @@ class Tuning:
         choice = (UNMERGED, *self.settings)
         return Recipe(tuple(choice[column] for column in front.choices[index]), name=name)
 
-    def macs(self, front: Frontier, index: int) -> int:
-        """Multiply-accumulates of the encoder with a recipe of a frontier."""
-        return int(self.prices.stem + front.costs[index])
+    def costs(self, columns: Sequence[int] | NDArray[np.int16]) -> tuple[int, int | None]:
+        """Multiply-accumulates of a recipe, and its nanoseconds if blocks are priced by them.
+
+        Args:
+            columns: of all settings, those to compare with included, see `Prices.of`.
+        """
+        macs, price = self._counted.of(columns), self._priced.of(columns)
+        return macs, None if self.prices.unit is GMAC else price
 
     def uniform(self, setting: BlockRecipe, errors: NDArray[np.float64]) -> Tried:
         """Try one setting in all blocks."""
-        if setting in self.settings:
-            column = self.settings.index(setting)
-            cost, predicted = self.prices.merged[:, column].sum(), float(errors[:, column].sum())
-        else:
-            cost, predicted = prices(self.encoder, [setting]).merged.sum(), None
+        column = self._every.index(setting)
+        predicted = float(errors[:, column].sum()) if column < len(self.settings) else None
+        macs, time = self.costs([column + 1] * self.depth)
         label = f"{setting.method.label} everywhere"
-        return self.attempt(everywhere(setting, self.encoder), label, int(self.prices.stem + cost), predicted)
+        return self.attempt(everywhere(setting, self.encoder), label, macs, predicted, time)
 
 
 def tune(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from .settings import GMAC, Unit
 from .trying import Tried
 
 WIDTH, HEIGHT = 560, 400
@@ -21,16 +22,16 @@ class Axes:
     """Where values lie in the drawing.
 
     Attributes:
-        x: least and most multiply-accumulates, in 10^9.
+        x: least and most cost, in the unit of the axis.
         y: least and most agreement, in %.
     """
 
     x: tuple[float, float]
     y: tuple[float, float]
 
-    def place(self, gmac: float, percent: float) -> tuple[float, float]:
+    def place(self, cost: float, percent: float) -> tuple[float, float]:
         """Pixels from the left and from the top."""
-        across = (gmac - self.x[0]) / (self.x[1] - self.x[0])
+        across = (cost - self.x[0]) / (self.x[1] - self.x[0])
         down = (self.y[1] - percent) / (self.y[1] - self.y[0])
         return LEFT + across * (WIDTH - LEFT - RIGHT), TOP + down * (HEIGHT - TOP - BOTTOM)
 
@@ -43,32 +44,36 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def curve(
-    series: Sequence[Sequence[Tried]], best: Tried, unmerged: int, line: tuple[str, float] | None
+    series: Sequence[Sequence[Tried]],
+    best: Tried,
+    unmerged: int,
+    line: tuple[str, float] | None,
+    unit: Unit = GMAC,
 ) -> str:
     """Draw series of recipes, each by rising cost.
 
     Args:
         series: at most as many as MARKS; the first is that of `best`. Each ends at the unmerged encoder.
         best: is ringed.
-        unmerged: multiply-accumulates of the unmerged encoder.
-        line: `x` at these multiply-accumulates in 10^9, or `y` at this agreement in %: what was asked for.
+        unmerged: price of the unmerged encoder.
+        line: `x` at this price in the unit, or `y` at this agreement in %: what was asked for.
+        unit: of all prices.
 
     Returns:
         The element `svg`.
     """
     every = [one for some in series for one in some]
     lowest = min(100 * one.agreement.low for one in every)
-    axes = Axes(
-        (min(one.macs for one in every) / 1e9 * 0.95, unmerged / 1e9 * 1.02), (max(0, lowest - 1), 100.5)
-    )
-    parts = [*_grid(axes), *_asked(axes, line)]
+    least, most = min(one.price for one in every), max(unmerged, *(one.price for one in every))
+    axes = Axes((least / unit.size * 0.95, most / unit.size * 1.02), (max(0, lowest - 1), 100.5))
+    parts = [*_grid(axes, unit), *_asked(axes, line)]
     for number, some in reversed(list(enumerate(series))):
-        parts += _series(axes, some, number, unmerged)
-    x, y = axes.place(best.macs / 1e9, 100 * best.agreement.mean)
+        parts += _series(axes, some, number, unmerged, unit)
+    x, y = axes.place(best.price / unit.size, 100 * best.agreement.mean)
     parts.append(f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="10"/>')
     told = (
-        f"Agreement against multiply-accumulates. The recipe has {best.macs / 1e9:.2f} GMAC and an agreement "
-        f"of {best.agreement.mean:.1%}; the unmerged encoder has {unmerged / 1e9:.2f} GMAC."
+        f"Agreement against {unit.what}. The recipe has {unit.told(best.price)} and an agreement "
+        f"of {best.agreement.mean:.1%}; the unmerged encoder has {unit.told(unmerged)}."
     )
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(told)}">'
@@ -77,7 +82,7 @@ def curve(
     )
 
 
-def _grid(axes: Axes) -> list[str]:
+def _grid(axes: Axes, unit: Unit) -> list[str]:
     parts = []
     for value in ticks(*axes.x):
         x, _ = axes.place(value, 0)
@@ -90,7 +95,7 @@ def _grid(axes: Axes) -> list[str]:
     middle = (TOP + HEIGHT - BOTTOM) / 2
     return [
         *parts,
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">GMAC</text>',
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{unit.name}</text>',
         f'<text transform="translate(15 {middle}) rotate(-90)" text-anchor="middle">agreement, %</text>',
     ]
 
@@ -104,15 +109,15 @@ def _asked(axes: Axes, line: tuple[str, float] | None) -> list[str]:
     return [f'<path class="asked" d="{path}"/>']
 
 
-def _series(axes: Axes, some: Sequence[Tried], number: int, unmerged: int) -> list[str]:
-    places = [axes.place(one.macs / 1e9, 100 * one.agreement.mean) for one in some]
-    ends = [*places, axes.place(unmerged / 1e9, 100)]
+def _series(axes: Axes, some: Sequence[Tried], number: int, unmerged: int, unit: Unit) -> list[str]:
+    places = [axes.place(one.price / unit.size, 100 * one.agreement.mean) for one in some]
+    ends = [*places, axes.place(unmerged / unit.size, 100)]
     parts = [f'<polyline class="line l{number}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in ends)}"/>']
     for one, (x, y) in zip(some, places, strict=True):
         agreement = one.agreement
         (_, low), (_, high) = (axes.place(0, 100 * end) for end in (agreement.low, agreement.high))
         told = (
-            f"{one.label}: {one.macs / 1e9:.2f} GMAC, {agreement.mean:.1%} "
+            f"{one.label}: {unit.told(one.price)}, {agreement.mean:.1%} "
             f"({agreement.low:.1%} to {agreement.high:.1%})"
         )
         parts.append(f'<path class="bar l{number}" d="M{x:.1f} {low:.1f}V{high:.1f}"/>')

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from structsam_runtime.errors import NotFiniteError
 
+from ..choices import Attention
 from ..encoder.attention import MergedBlock
 from ..encoder.patch import original, windows_of
 from ..encoder.walk import Stage, enter, leave
@@ -74,7 +75,9 @@ def block_errors(
             yield (index, number), relative_error(leave(encoder, Stage(made)), wanted)
 
 
-def merged_block(encoder: Any, index: int, setting: BlockRecipe, seed: int = 0) -> nn.Module:
+def merged_block(
+    encoder: Any, index: int, setting: BlockRecipe, seed: int = 0, form: Attention = FORM
+) -> nn.Module:
     """One block of an encoder as a recipe with this setting there has it.
 
     Args:
@@ -82,10 +85,11 @@ def merged_block(encoder: Any, index: int, setting: BlockRecipe, seed: int = 0) 
         index: of the block.
         setting: what it gets.
         seed: of random choices, see `Recipe.methods`.
+        form: of attention.
     """
     method = everywhere(setting, encoder).methods(heads_of(encoder), seed)[index]
     block = original(encoder.blocks[index])
-    made = MergedBlock(block, windows_of(encoder)[index], method, setting.merge_mlp, form=FORM).eval()
+    made = MergedBlock(block, windows_of(encoder)[index], method, setting.merge_mlp, form=form).eval()
     return made.to(encoder.patch_embed.proj.weight.device)
 
 

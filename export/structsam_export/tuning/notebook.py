@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from structsam_runtime.errors import UserError
+
+
+def key(what: str, *told: Any) -> str:
+    """The key of a value.
+
+    Args:
+        what: kind of value, a word.
+        told: tells it from all others of its kind, as JSON values.
+    """
+    return f"{what} {hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]}"
 
 
 class Notebook:

@@ -16,6 +16,8 @@ from ..recipe import BlockRecipe
 from .core import Tuned
 from .curve import curve, mark
 from .goal import Kind
+from .latency import Timed
+from .settings import GMAC, MS
 from .shots import GAINED, LOST, Shot
 from .trying import Tried
 
@@ -40,15 +42,17 @@ def report(
         subject=escape(subject),
         cards=_cards(found),
         verdict=escape(verdict(found)),
+        latency=f"<p>{escape(told_times(found.timed, found))}</p>" if found.timed else "",
         command=escape(command),
         number=len(found.tried_on),
-        curve=curve(list(series.values()), best, found.prices.whole, _line(found)),
+        curve=curve(list(series.values()), best, found.prices.whole, _line(found), found.prices.unit),
         key=_key(found, list(series)),
         strip="".join(_block(index, block, found) for index, block in enumerate(best.recipe.blocks)),
         lost=code(LOST),
         gained=code(GAINED),
         shots="".join(map(_shot, shown)),
         additive=escape(additivity([*found.curve, *found.uniform])),
+        price=f"<th>predicted {MS.name}</th>" if found.timed else "",
         tried="".join(_row(one, one is best) for some in series.values() for one in some),
         measured=len(found.measured),
         blocks="".join(f"<th>{index}</th>" for index in range(len(found.errors))),
@@ -58,16 +62,27 @@ def report(
 
 def verdict(found: Tuned) -> str:
     """What was asked for and what came of it, in a sentence."""
-    agreement, share = found.best.agreement, found.best.macs / found.prices.whole
+    agreement, share = found.best.agreement, found.best.price / found.prices.whole
     told = f"agreement {agreement.mean:.1%}, interval {agreement.low:.1%} to {agreement.high:.1%}"
     if found.goal.kind is Kind.BUDGET:
         return (
             f"Of the recipes that were tried, the cheapest whose interval begins at {found.goal.value:.1%} "
-            f"or above: {told}, at {share:.0%} of the multiply-accumulates."
+            f"or above: {told}, at {share:.0%} of the {found.prices.unit.what}."
         )
     return (
         f"Of the recipes that were tried, the one with the highest agreement within {found.goal.kind.value} "
         f"{found.goal.value:g}: {told}."
+    )
+
+
+def told_times(timed: Timed, found: Tuned) -> str:
+    """What whole encoders took, and what was predicted, in a sentence."""
+    unmerged, merged = (MS.told(time) for time in (timed.unmerged, timed.merged))
+    sums = (MS.told(time) for time in (found.best.price, found.prices.whole))
+    return (
+        f"{timed.runner} takes {merged} with the recipe and {unmerged} unmerged: "
+        f"{timed.unmerged / timed.merged:.2f} times as fast. The sums over single blocks, by which the "
+        f"recipe was chosen, are {' and '.join(sums)}. {timed.machine}."
     )
 
 
@@ -88,7 +103,7 @@ def additivity(tried: Sequence[Tried]) -> str:
 def _series(found: Tuned) -> dict[str, list[Tried]]:
     """The lines of the plot by their names: the tuned recipes, then those of one setting for all blocks."""
     series = {"tuned": list(found.curve)}
-    for one in sorted(found.uniform, key=lambda one: one.macs):
+    for one in sorted(found.uniform, key=lambda one: one.price):
         series.setdefault(one.label, []).append(one)
     return series
 
@@ -96,15 +111,17 @@ def _series(found: Tuned) -> dict[str, list[Tried]]:
 def _line(found: Tuned) -> tuple[str, float]:
     if found.goal.kind is Kind.BUDGET:
         return "y", 100 * found.goal.value
-    return "x", found.goal.limit(found.prices.whole) / 1e9
+    return "x", found.goal.limit(found.prices.whole) / found.prices.unit.size
 
 
 def _cards(found: Tuned) -> str:
-    best, agreement, whole = found.best, found.best.agreement, found.prices.whole
-    cards = {
+    best, agreement, whole = found.best, found.best.agreement, found.unmerged_macs
+    timed = found.timed
+    times = {MS.told(timed.merged): f"on {timed.runner}; unmerged {MS.told(timed.unmerged)}"} if timed else {}
+    cards = times | {
         f"{agreement.mean:.1%}": "agreement with the unmerged masks, "
         f"{agreement.low:.1%} to {agreement.high:.1%}",
-        f"{best.macs / 1e9:.2f} GMAC": f"{best.macs / whole:.0%} of the unmerged encoder's {whole / 1e9:.2f}",
+        GMAC.told(best.macs): f"{best.macs / whole:.0%} of the unmerged encoder's {whole / 1e9:.2f}",
         f"{min(map(min, best.ious)):.1%}": "agreement of the worst prompt",
         f"{best.prompts} prompts": f"on {len(found.tried_on)} pictures that no block was measured on",
     }
@@ -161,6 +178,7 @@ def _row(one: Tried, best: bool) -> str:
     cells = [
         escape(name),
         f"{one.macs / 1e9:.2f}",
+        *([] if one.nanoseconds is None else [f"{one.nanoseconds / MS.size:.2f}"]),
         predicted,
         f"{one.error:.2e}",
         f"{100 * agreement.mean:.1f}",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -33,36 +33,80 @@ SETTINGS = settings_of(METHOD)
 
 
 @dataclass(frozen=True)
+class Unit:
+    """What prices count.
+
+    Attributes:
+        name: of one.
+        size: how much of a price that is.
+        what: is counted, in words.
+    """
+
+    name: str
+    size: float
+    what: str
+
+    def told(self, price: float) -> str:
+        """A price as text."""
+        return f"{price / self.size:.2f} {self.name}"
+
+
+GMAC = Unit("GMAC", 1e9, "multiply-accumulates")
+MS = Unit("ms", 1e6, "predicted latency")
+"""Of prices in nanoseconds."""
+
+
+@dataclass(frozen=True)
 class Prices:
-    """Multiply-accumulates of an encoder for one image, by block and setting.
+    """What an encoder costs for one image, by block and setting.
 
     Attributes:
         stem: of patch embedding and neck.
         unmerged: int64 [N], of every block without merging.
         merged: int64 [N, S], of every block with each setting.
+        unit: `GMAC` for multiply-accumulates, `MS` for nanoseconds.
     """
 
     stem: int
     unmerged: NDArray[np.int64]
     merged: NDArray[np.int64]
+    unit: Unit = GMAC
 
     @property
     def whole(self) -> int:
         """The cost of the unmerged encoder."""
         return int(self.stem + self.unmerged.sum())
 
+    def of(self, columns: Sequence[int] | NDArray[np.int16]) -> int:
+        """The cost of a recipe.
 
-def patch(encoder: Any, recipe: Recipe, seed: int = 0) -> None:
+        Args:
+            columns: [N], of every block 0 for no merging, or 1 for the first setting and so on.
+        """
+        table = np.concatenate([self.unmerged[:, None], self.merged], 1)
+        return int(self.stem + table[np.arange(len(table)), columns].sum())
+
+    def first(self, number: int) -> Prices:
+        """The prices of the first so many settings."""
+        return replace(self, merged=self.merged[:, :number])
+
+
+Pricing = Callable[[Any, Sequence[BlockRecipe]], Prices]
+"""From an encoder and settings to their prices."""
+
+
+def patch(encoder: Any, recipe: Recipe, seed: int = 0, form: Attention = FORM) -> None:
     """Let an encoder merge by a recipe, as an export does.
 
     Args:
         encoder: SAM's ImageEncoderViT, patched or not.
         recipe: one entry for every block.
         seed: of random choices, see `Recipe.methods`.
+        form: of attention.
     """
     methods = recipe.methods(heads_of(encoder), seed)
     leaders = recipe.leaders(windows_of(encoder))
-    apply(encoder, methods, [block.merge_mlp for block in recipe.blocks], leaders, FORM)
+    apply(encoder, methods, [block.merge_mlp for block in recipe.blocks], leaders, form)
     encoder.to(encoder.patch_embed.proj.weight.device)  # the blocks bring buffers of their own
 
 

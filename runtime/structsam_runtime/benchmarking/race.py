@@ -150,13 +150,22 @@ def _rivals(chosen: Sequence[str], model: Model, folder: Path, runners: Sequence
     found = importlib.import_module("structsam_export.rivals")
     if unknown := set(chosen) - set(found.Rival):
         raise UserError(f"--rival {', '.join(unknown)} is unknown; expected one of {', '.join(found.Rival)}")
-    made = []
-    for which in map(found.Rival, dict.fromkeys(chosen)):
-        for runner in which.runners(runners):
-            make = found.rival(which, model, folder, runner)
-            on_gpu = kind_of(runner).device == "cuda"
-            made.append(Contestant(which.label, runner if which.exported else PYTORCH, on_gpu, make))
-    return made
+    pairs = [
+        (which, runner)
+        for which in map(found.Rival, dict.fromkeys(chosen))
+        for runner in which.runners(runners)
+    ]
+    for which, runner in pairs:
+        found.require(which, runner)  # all of them before the first is written
+    return [
+        Contestant(
+            which.label,
+            runner if which.exported else PYTORCH,
+            kind_of(runner).device == "cuda",
+            found.rival(which, model, folder, runner),
+        )
+        for which, runner in pairs
+    ]
 
 
 def _times(

@@ -33,7 +33,9 @@ def main(
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 7,
     runner: Annotated[
         list[str] | None,
-        typer.Option(help=f"One of {', '.join(RUNNERS)}; again for more, which all run all. Default: cpu."),
+        typer.Option(
+            help=f"One of {', '.join(RUNNERS)}; again for more: each runs every export. Default: cpu."
+        ),
     ] = None,
     image: Annotated[
         Path | None, typer.Option(metavar="PHOTO", help="Default: a photograph that scikit-image ships.")

@@ -54,10 +54,11 @@ def main(
         int | None, typer.Option(help="Everything: points along each side of the grid; default 32.")
     ] = None,
     pred_iou_thresh: Annotated[
-        float | None, typer.Option(help="Everything: masks of a lower predicted IoU go; default 0.88.")
+        float | None,
+        typer.Option(help="Everything: masks of a lower predicted IoU are dropped; default 0.88."),
     ] = None,
     stability_score_thresh: Annotated[
-        float | None, typer.Option(help="Everything: masks of a lower stability go; default 0.95.")
+        float | None, typer.Option(help="Everything: masks of a lower stability are dropped; default 0.95.")
     ] = None,
     annotations: Annotated[
         Path | None, typer.Option(help="Everything: also write the masks as COCO annotations, a .json.")

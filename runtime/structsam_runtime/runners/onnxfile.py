@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, printable
 from .protobuf import field, fields, text
 
 EXPORT = "structsam.export"
@@ -24,6 +24,20 @@ def check_threads(threads: int | None) -> None:
     """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise UserError(f"threads is {threads}, expected 1 to {MOST_THREADS}")
+
+
+def check_file(path: Path) -> None:
+    """Check that a file is there, under a path that libraries in C++ can open.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}; expected an ONNX model")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the path {printable(str(path))} is not UTF-8; rename its folder or file") from error
 
 
 def check_export(path: Path, said: str | None, export: str | None) -> None:
@@ -86,11 +100,16 @@ class OnnxFile:
 
 
 def _axes(value: memoryview) -> tuple[str, tuple[int | str, ...]]:
-    """Name and shape of an input or output, a tensor."""
+    """Name and shape of an input or output, a tensor; none of a type without a shape."""
     name = text(value, _NAME)
-    (tensor,) = fields(fields(value)[_TYPE][0])[_TENSOR]
-    (shape,) = fields(tensor)[_SHAPE]
-    return name, tuple(_axis(axis, f"{name}.{place}") for place, axis in enumerate(fields(shape)[_AXIS]))
+    shapes = (
+        shape
+        for told in fields(value)[_TYPE]
+        for one in fields(told)[_TENSOR]
+        for shape in fields(one)[_SHAPE]
+    )
+    axes = [axis for shape in shapes for axis in fields(shape)[_AXIS]]
+    return name, tuple(_axis(axis, f"{name}.{place}") for place, axis in enumerate(axes))
 
 
 def _axis(axis: memoryview, unnamed: str) -> int | str:

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import UserError
 from . import TABLE, refuse_removed
 from .base import Array, DeviceArray, Memory, Runner, TensorSpec
-from .onnxfile import EXPORT, check_export, check_threads, weights
+from .onnxfile import EXPORT, check_export, check_file, check_threads, weights
 from .placement import RECORD, require_gpu
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -90,8 +90,7 @@ class OnnxRuntimeRunner(Runner):
         self._session: Any = None
 
     def _open(self) -> tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]]:
-        if not self.path.is_file():
-            raise UserError(f"no file {self.path}; expected an ONNX model")
+        check_file(self.path)
         session = self._create(require(self.provider)) if self.provider == "cpu" else self._create_on_gpu()
         check_export(self.path, session.get_modelmeta().custom_metadata_map.get(EXPORT), self.export)
         self._session = session

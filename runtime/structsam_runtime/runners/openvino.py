@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import UserError
 from . import TABLE
 from .base import Array, Memory, Runner, TensorSpec
-from .onnxfile import EXPORT, Axes, OnnxFile, check_export, check_threads, weights
+from .onnxfile import EXPORT, Axes, OnnxFile, check_export, check_file, check_threads, weights
 
 NAME = "openvino"
 """The name of the runner."""
@@ -67,8 +67,7 @@ class OpenVinoRunner(Runner):
         self._seen: set[tuple[tuple[int, ...], ...]] = set()  # shapes that the compiled model has run
 
     def _open(self) -> tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]]:
-        if not self.path.is_file():
-            raise UserError(f"no file {self.path}; expected an ONNX model")
+        check_file(self.path)
         self._core = library().Core()
         with ExitStack() as stack:
             stack.callback(self._close)
@@ -94,7 +93,7 @@ class OpenVinoRunner(Runner):
 
     def _run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         shapes = tuple(feeds[name].shape for name in self.inputs)
-        if shapes not in self._seen and len(self._seen) >= SHAPES:
+        if self._request is None or (shapes not in self._seen and len(self._seen) >= SHAPES):
             self._compile()
         self._seen.add(shapes)
         with self._one_line("run"):

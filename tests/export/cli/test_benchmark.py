@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from structsam_export import rivals
+
 Ended = tuple[int | str | None, str, str]
 Benchmark = Callable[[str], Ended]
 RunCommand = Callable[[str, str], Ended]
@@ -113,6 +115,19 @@ def test_usage_errors_print_one_line(benchmark: Benchmark, line: str, said: str)
     code, out, err = benchmark(line)
     assert (code, out) == (2, "")
     assert said in " ".join(err.split())
+
+
+def test_all_rivals_are_checked_before_the_first_is_written(
+    benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rivals, "write_plain_export", None)
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    line = "one --rival meta --rival meta-int8 -o result.json"
+    assert "meta-int8 runs in OpenVINO alone" in benchmark(line)[2]
+    assert benchmark(f"{line} --runner openvino")[::2] == (
+        2,
+        "error: --rival meta-int8 needs nncf; pip install nncf\n",
+    )
 
 
 @pytest.mark.parametrize(

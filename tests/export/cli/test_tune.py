@@ -1,6 +1,7 @@
 """structsam tune as a person calls it, on a small SAM and a few pictures."""
 
 import json
+import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +16,9 @@ from structsam_export.config import ExportConfig
 from structsam_export.merging.registry import MethodSpec
 from structsam_export.pipeline import tuned as told_of
 from structsam_export.recipe import BlockRecipe, Recipe
+from structsam_export.tuning.latency import Part
+from structsam_export.tuning.stopwatch import Stopwatch
+from structsam_runtime.build import BuildError
 
 pytestmark = [pytest.mark.usefixtures("tiny", "few"), pytest.mark.xdist_group("tune")]
 
@@ -121,6 +125,56 @@ def test_a_rerun_measures_nothing_and_replaces_only_with_force(call: Command, de
     assert Path("out/recipe.json").read_bytes() == first
 
 
+@pytest.fixture
+def times(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the parts that were timed: a block takes 2 s, 1 s where it merges, and all else 1 s."""
+    asked: list[str] = []
+
+    def time(self: Stopwatch, part: Part) -> float:
+        asked.append(part.name)
+        if part.name.startswith("whole"):
+            return 10.0 if "0.25" not in part.name and "0.7" not in part.name else 8.0
+        return 2.0 if "Identity" in part.name else 1.0
+
+    monkeypatch.setattr(Stopwatch, "__call__", time)
+    return asked
+
+
+def test_a_recipe_is_chosen_by_time_on_a_runner(call: Command, times: list[str]) -> None:
+    line = f"--images photos -o timed {MODEL} --speedup 1.25 --latency cpu"
+    code, out, err = call(line)
+    assert code == 0, err
+    assert sorted(path.name for path in Path("timed").iterdir()) == FILES, "graphs are removed"
+    told = "cpu takes 8000.00 ms with the recipe and 10000.00 ms unmerged: 1.25 times as fast."
+    assert told in out
+    blocks = Recipe.read(Path("timed/recipe.json")).blocks
+    assert sum(block.merges for block in blocks) >= 2, "of 9 s, 7.2 s may be left"
+    page = Path("timed/report.html").read_text()
+    assert told in page
+    assert "predicted ms" in page
+    asked = len(times)
+    code, again, err = call(f"{line} --force")
+    assert (code, len(times)) == (0, asked), err
+    assert again == out
+
+
+def test_a_budget_that_no_recipe_reaches_names_the_nearest_by_time(call: Command, times: list[str]) -> None:
+    code, _, err = call(f"--images photos -o timed {MODEL} --budget 0.999999 --latency cpu --force")
+    assert code == 3
+    assert re.search(r"the nearest has 0\.\d+ at \d+\.\d\d ms: lower the budget", err)
+
+
+def test_an_engine_that_cannot_be_built_is_one_line(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: Stopwatch, part: Part) -> float:
+        raise BuildError("the library has not enough memory to build")
+
+    monkeypatch.setattr(Stopwatch, "__call__", fails)
+    code, out, err = call(f"--images photos -o unbuilt {MODEL} --budget 0.1 --latency openvino")
+    assert (code, out) == (3, "")
+    assert err.splitlines()[-1] == "failed: the library has not enough memory to build; nothing was written"
+    assert not list(Path("unbuilt").iterdir())
+
+
 def test_an_export_says_what_was_tuned(call: Command, desk: Path) -> None:
     if not (desk / "out" / "recipe.json").exists():
         call(LOOSE)
@@ -171,6 +225,11 @@ def test_boxes_of_a_person_take_the_place_of_the_grid(call: Command) -> None:
         (f"--images photos -o x {MODEL} --budget 0.9 --device cuda", "--device cuda: PyTorch finds no GPU"),
         (f"--images photos -o x {MODEL} --budget 0.9 --device tpu", "--device tpu is unknown; expected cpu"),
         (f"--images photos -o x {MODEL} --budget 0.9 --prompts no.json", "no file no.json; expected boxes"),
+        (
+            f"--images photos -o x {MODEL} --macs 1 --latency cpu",
+            "--latency prices settings by time, not by --macs; give --speedup or --budget",
+        ),
+        (f"--images photos -o x {MODEL} --budget 0.9 --latency gpu", "runner 'gpu' is unknown, expected one"),
     ],
 )
 def test_a_usage_error_is_one_line(call: Command, desk: Path, line: str, message: str) -> None:

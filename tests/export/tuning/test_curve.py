@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from structsam_export.recipe import BlockRecipe, Recipe
 from structsam_export.tuning.curve import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axes, curve, ticks
+from structsam_export.tuning.settings import MS
 from structsam_export.tuning.trying import Tried
 
 
@@ -36,6 +38,22 @@ def test_everything_lies_within_the_drawing(places: list[tuple[float, float]]) -
         assert TOP <= float(circle.get("cy", "0")) <= HEIGHT - BOTTOM
     assert len(drawn.findall(".//title")) == len(some) + 1
     assert "487.00 GMAC" in str(drawn.get("aria-label"))
+
+
+def test_prices_in_time_have_their_unit() -> None:
+    """An encoder that one setting makes slower lies within the drawing too."""
+    fast, slow = (replace(tried("tuned", 1, 0.9), nanoseconds=time) for time in (12_500_000, 90_000_000))
+    drawn = ElementTree.fromstring(curve([[fast], [slow]], fast, 80_000_000, ("x", 20.0), MS))
+    texts = [one.text for one in drawn.iter("text")]
+    assert "ms" in texts
+    assert "GMAC" not in "".join(map(str, texts))
+    assert "The recipe has 12.50 ms" in str(drawn.get("aria-label"))
+    places = [float(one.get("cx", "0")) for one in drawn.iter("circle")]
+    assert all(LEFT <= place <= WIDTH - RIGHT for place in places)
+    assert [str(one.text).split(",")[0] for one in drawn.iter("title")] == [
+        "tuned: 90.00 ms",
+        "tuned: 12.50 ms",
+    ]
 
 
 def test_what_costs_more_lies_further_right_and_what_agrees_better_lies_higher() -> None:

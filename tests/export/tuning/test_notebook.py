@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from structsam_export.tuning.notebook import Notebook
+from structsam_export.tuning.notebook import Notebook, key
 from structsam_runtime.errors import UserError
 
 
@@ -29,6 +29,12 @@ def test_a_line_that_was_being_written_is_forgotten(tmp_path: Path, length: int)
     assert "half" not in book
     book["next"] = 2
     assert (Notebook(path)["whole"], Notebook(path)["next"]) == (1, 2)
+
+
+def test_keys_tell_values_and_kinds_apart() -> None:
+    keys = [key("block", 1, "a"), key("block", "1", "a"), key("block", 1), key("time", 1, "a")]
+    assert len(set(keys)) == len(keys)
+    assert key("block", 1, {"a": 1, "b": 2}) == key("block", 1, {"b": 2, "a": 1})
 
 
 def test_without_a_file_they_stay_in_memory() -> None:

@@ -1,7 +1,7 @@
 """A search on a small SAM: what is measured, what is tried, and what comes of it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ from structsam_export.tuning.measuring import block_errors, passes, relative_err
 from structsam_export.tuning.notebook import Notebook
 from structsam_export.tuning.report import additivity
 from structsam_export.tuning.search import Unmet
-from structsam_export.tuning.settings import UNMERGED, everywhere, patch
+from structsam_export.tuning.settings import MS, UNMERGED, Prices, everywhere, patch
 from structsam_export.tuning.trying import Judge, over_pictures
 from structsam_runtime.errors import NotFiniteError, UserError
 from structsam_runtime.manifest import Model
@@ -201,6 +201,58 @@ def test_a_limit_that_no_recipe_keeps_is_one_line(search: Search) -> None:
             search(goal)
 
 
+class Slow(NamedTuple):
+    """Prices in time in which the first setting is slower than no merging, and what was asked about them."""
+
+    tuning: Tuning
+    asked: list[tuple[BlockRecipe, ...]]
+
+
+@pytest.fixture(scope="module")
+def slow(small: Small, notes: Notebook) -> Slow:
+    asked: list[tuple[BlockRecipe, ...]] = []
+
+    def pricing(encoder: Any, settings: Sequence[BlockRecipe]) -> Prices:
+        asked.append(tuple(settings))
+        merged = np.array([[60, 25, 30, 45]] * 4) * 10**6 + np.arange(4)[:, None]
+        return Prices(10**7, np.full(4, 50 * 10**6), merged, MS)
+
+    few = small._replace(pictures=small.pictures[:3])
+    return Slow(Tuning(*few, SETTINGS, notes, uniform=(BlockRecipe(rate=0.5),), pricing=pricing), asked)
+
+
+@pytest.mark.parametrize("goal", [Goal(Kind.SPEEDUP, 1.3), Goal(Kind.BUDGET, 0.05)])
+def test_a_recipe_can_be_chosen_by_time(slow: Slow, small: Small, goal: Goal) -> None:
+    """Against all recipes of the table, one by one."""
+    found = slow.tuning.find(goal)
+    assert slow.asked == [(*SETTINGS, BlockRecipe(rate=0.5))], "all settings are timed in turns, once"
+    choices = [UNMERGED, *SETTINGS]
+    costs = np.concatenate([found.prices.unmerged[:, None], found.prices.merged], 1)
+    errors = np.concatenate([np.zeros((4, 1)), found.errors], 1)
+    for one in found.curve:
+        columns = [choices.index(block) for block in one.recipe.blocks]
+        assert one.price == one.nanoseconds == 10**7 + costs[range(4), columns].sum()
+        assert 1 not in columns, "slower than no merging"
+        patch(small.encoder, one.recipe)
+        assert one.macs == encoder_macs(small.encoder).total
+        assert one.told == f"{one.price / 1e6:.2f} ms"
+    (other,) = found.uniform
+    assert other.nanoseconds == 10**7 + 4 * 45 * 10**6 + 6
+    assert found.unmerged_macs == encoder_macs(small.encoder).unmerged
+    if goal.kind is Kind.SPEEDUP:
+        assert found.best.price <= 210 * 10**6 / 1.3
+        grid = np.stack(np.meshgrid(*[np.arange(4)] * 4), -1).reshape(-1, 4)
+        fast = [row for row in grid if 10**7 + costs[range(4), row].sum() <= 210 * 10**6 / 1.3]
+        least = min(errors[range(4), row].sum() for row in fast)
+        assert least in [pytest.approx(one.predicted) for one in found.curve]
+
+
+def test_a_limit_of_time_that_no_recipe_keeps_is_one_line(slow: Slow) -> None:
+    told = "--speedup 2 asks for 105 ms; the encoder has 210, and recipes of this search from 110 on"
+    with pytest.raises(UserError, match=told):
+        slow.tuning.find(Goal(Kind.SPEEDUP, 2))
+
+
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_too_few_pictures_are_one_line(small: Small, number: int) -> None:
     with pytest.raises(UserError, match=f"tune got {number} pictures; expected 3 at least"):
@@ -225,8 +277,9 @@ def test_masks_of_the_unmerged_encoder_agree_with_themselves(small: Small) -> No
 
 def test_many_prompts_are_decoded_in_parts(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     judge, recipe = Judge(small.encoder, small.decoder), everywhere(SETTINGS[1], small.encoder)
+    monkeypatch.setitem(trying.AT_ONCE, "cpu", 18)
     whole = judge.compare(small.pictures[0], recipe)
-    monkeypatch.setattr(trying, "PROMPTS", 7)
+    monkeypatch.setitem(trying.AT_ONCE, "cpu", 7)
     parts = Judge(small.encoder, small.decoder).compare(small.pictures[0], recipe)
     assert parts[0] == whole[0]
     assert parts[1] == pytest.approx(whole[1], abs=0.01)
@@ -243,7 +296,8 @@ def test_of_a_point_the_mask_is_compared_that_the_unmerged_encoder_rates_best(sm
     judge, picture = Judge(small.encoder, decoder), small.pictures[0]
     merged = judge.merged(picture, everywhere(SETTINGS[1], small.encoder))
     assert (merged.candidate[:9] == 0).all()
-    assert (merged.candidate[9:] == 1 + seen[0][9:, 1:].argmax(1)).all()
+    unmerged = np.concatenate(seen)[9:18]  # it is asked first
+    assert (merged.candidate[9:] == 1 + unmerged[:, 1:].argmax(1)).all()
 
 
 def test_weights_that_give_nan_are_one_line() -> None:

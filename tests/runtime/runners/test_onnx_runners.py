@@ -1,5 +1,6 @@
 """What runners of ONNX files have in common: their lifecycle, and what they check and say."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,16 @@ def test_a_file_of_another_export_is_refused_if_it_says_so(
         kind(tmp_path / "decoder.onnx", threads=1, export="other"),
     ):
         pass
+
+
+def test_a_path_that_is_not_utf_8_is_one_line(tmp_path: Path, kind: Kind) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "encoder.onnx").write_bytes(b"any")
+    with pytest.raises(
+        UserError, match=r"the path .*/caf\\udce9/encoder\.onnx is not UTF-8; rename its folder"
+    ):
+        kind(folder / "encoder.onnx").__enter__()
 
 
 def test_refuses_a_file_that_is_missing_or_no_model(tmp_path: Path, kind: Kind) -> None:

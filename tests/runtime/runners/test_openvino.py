@@ -155,6 +155,32 @@ def test_a_model_that_ran_many_shapes_is_compiled_anew(
             assert len(compiled) == times
 
 
+def test_a_compilation_that_failed_is_made_up_for_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of too little memory, for a model that ran many shapes."""
+    monkeypatch.setattr(openvino, "SHAPES", 1)
+    with OpenVinoRunner(product(tmp_path / "product.onnx", np.ones((2, 2), np.float32)), threads=1) as runner:
+        runner.infer({"x": np.ones((1, 2), np.float32)})
+        with monkeypatch.context() as patch:
+            patch.setattr(OpenVinoRunner, "_model", lambda self: int("no memory"))
+            for _ in range(2):
+                with pytest.raises(UserError, match="OpenVINO cannot load"):
+                    runner.infer({"x": np.ones((2, 2), np.float32)})
+        assert runner.infer({"x": np.ones((2, 2), np.float32)})["y"].shape == (2, 2)
+
+
+def test_an_output_of_which_the_file_tells_no_shape(tmp_path: Path) -> None:
+    """OpenVINO finds it by itself."""
+    path = product(tmp_path / "product.onnx", np.ones((2, 2), np.float32))
+    model = onnx.load(path)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, path)
+    with OpenVinoRunner(path, threads=1) as runner:
+        assert len(runner.outputs["y"].shape) == 2
+        assert runner.infer({"x": np.ones((3, 2), np.float32)})["y"].shape == (3, 2)
+
+
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError, ValueError, TypeError])
 def test_a_run_that_fails_is_one_line(error: type[Exception], tmp_path: Path) -> None:
     def fail(feeds: Any) -> None:

@@ -1,0 +1,163 @@
+"""What settings cost in time: each kind of block is timed alone with each setting, and the rest once."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from ..choices import Attention
+from ..encoder.patch import grid_of, original, windows_of
+from ..encoder.walk import WalkedEncoder, enter, leave
+from ..recipe import BlockRecipe, Recipe
+from .measuring import merged_block
+from .notebook import Notebook, key
+from .settings import MS, UNMERGED, Prices, everywhere, heads_of, patch
+
+TURNS = 5
+"""Measurements of each part. All parts take turns, so that a change of the machine's speed affects all."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an encoder that is timed on its own.
+
+    Attributes:
+        name: parts of one name take the same time.
+        make: makes the module. It may patch the encoder, and is called when the module is needed.
+        shape: of its input, float32.
+    """
+
+    name: str
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What whole encoders took on a runner.
+
+    Attributes:
+        runner: its name.
+        machine: with the library and its version.
+        unmerged, merged: nanoseconds for one image, without merging and with a recipe.
+    """
+
+    runner: str
+    machine: str
+    unmerged: int
+    merged: int
+
+
+class Rest(nn.Module):
+    """An encoder without its blocks: patch embedding, position embedding and neck.
+
+    Args:
+        encoder: SAM's ImageEncoderViT.
+    """
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalised pixels [1, 3, S, S] to [1, E, H, W]."""
+        return leave(self.encoder, enter(self.encoder, image))
+
+
+@dataclass
+class Latency:
+    """Prices in nanoseconds, and the time of whole encoders.
+
+    Attributes:
+        time: seconds that one run of a part takes, measured anew by every call.
+        form: of attention in the graphs.
+        notebook: measurements of earlier runs, and where new ones go.
+        machine: the machine, and the runner with its library, in words.
+        model: tells the model, its weights and its size from others in the notebook.
+        measured: called with a number of measurements that are done, and how many there are.
+    """
+
+    time: Callable[[Part], float]
+    form: Attention
+    notebook: Notebook
+    machine: str
+    model: str
+    measured: Callable[[int, int], None] = lambda done, number: None
+
+    def prices(self, encoder: Any, settings: Sequence[BlockRecipe]) -> Prices:
+        """Time every kind of block without merging and with each setting, and the rest of the encoder.
+
+        Blocks with the same windows and the same method take the same time, so each kind is timed once.
+
+        Args:
+            encoder: SAM's ImageEncoderViT, patched or not; it stays.
+            settings: S settings.
+        """
+        table = [
+            [self.block(encoder, index, setting) for setting in (UNMERGED, *settings)]
+            for index in range(len(encoder.blocks))
+        ]
+        rest = Part("rest", partial(Rest, encoder), _pixels(encoder))
+        times = self.times([rest, *(part for row in table for part in row)])
+        found = np.array([[times[part.name] for part in row] for row in table])
+        return Prices(times[rest.name], found[:, 0], found[:, 1:], MS)
+
+    def whole(self, encoder: Any, recipes: Sequence[Recipe]) -> list[int]:
+        """Nanoseconds that a whole encoder takes with each recipe.
+
+        Args:
+            encoder: SAM's ImageEncoderViT; left patched.
+            recipes: one entry for every block each.
+        """
+
+        def make(recipe: Recipe) -> nn.Module:
+            patch(encoder, recipe, form=self.form)
+            return WalkedEncoder(encoder)
+
+        parts = [
+            Part(f"whole {recipe.as_json()['blocks']}", partial(make, recipe), _pixels(encoder))
+            for recipe in recipes
+        ]
+        times = self.times(parts)
+        return [times[part.name] for part in parts]
+
+    def block(self, encoder: Any, index: int, setting: BlockRecipe) -> Part:
+        """A block with a setting; what differs between blocks in the seed alone has one name."""
+        windows = windows_of(encoder)[index]
+        method = everywhere(setting, encoder).methods(heads_of(encoder), -index)[index]  # its seed is 0
+        grid, width = grid_of(encoder), original(encoder.blocks[index]).norm1.weight.shape[0]
+        return Part(
+            f"block {windows} {method} {setting.merge_mlp}",
+            partial(merged_block, encoder, index, setting, form=self.form),
+            (1, grid, grid, width),
+        )
+
+    def times(self, parts: Sequence[Part]) -> dict[str, int]:
+        """Nanoseconds of a run by name, the median over `TURNS`; the first part of a name is measured."""
+        named: dict[str, Part] = {}
+        for part in parts:
+            named.setdefault(part.name, part)
+        turns = list(product(range(TURNS), named))
+        for done, (turn, name) in enumerate(turns):
+            self.notebook.get(self._key(turn, name), partial(self.time, named[name]))
+            self.measured(done + 1, len(turns))
+        return {name: self._median(name) for name in named}
+
+    def _median(self, name: str) -> int:
+        seconds: list[float] = [self.notebook[self._key(turn, name)] for turn in range(TURNS)]
+        return round(1e9 * statistics.median(seconds))
+
+    def _key(self, turn: int, name: str) -> str:
+        return key("time", self.machine, self.model, name, turn)
+
+
+def _pixels(encoder: Any) -> tuple[int, ...]:
+    """Shape of an encoder's input."""
+    return 1, 3, encoder.img_size, encoder.img_size
