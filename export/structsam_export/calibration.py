@@ -282,14 +282,14 @@ def _choice(kind: Linear, tap: Tap, codes: torch.dtype) -> Quantization:
     least, most = torch.stack(tap.least).amin(0), torch.stack(tap.most).amax(0)  # [I]
     weight = tap.layer.weight
     if kind is Linear.FC2 and codes is torch.int8:
-        return _ranged(rows, counts, weight, float(least.min()), float(most.max()), codes)[0]
+        return _ranged(rows, counts, weight, float(least.min()), float(most.max()), shifted=True)[0]
     largest = torch.maximum(-least, most)
-    plain = _ranged(rows, counts, weight, None, float(largest.max()), codes)
+    plain = _ranged(rows, counts, weight, 0.0, float(largest.max()), codes=codes)
     if kind in (Linear.QKV, Linear.FC2):
         return plain[0]
     factors = smoothing(largest, weight)
     smooth, loss = _ranged(
-        rows / factors, counts, weight * factors, None, float((largest / factors).max()), codes
+        rows / factors, counts, weight * factors, 0.0, float((largest / factors).max()), codes=codes
     )
     how = replace(smooth, factors=factors) if loss < plain[1] else plain[0]
     margin = MARGIN if kind is Linear.PROJ and codes is torch.int8 else 1
@@ -311,21 +311,27 @@ def smoothing(largest: Tensor, weight: Tensor) -> Tensor:
 
 
 def _ranged(
-    rows: Tensor, counts: Tensor, weight: Tensor, low: float | None, high: float, codes: torch.dtype
+    rows: Tensor,
+    counts: Tensor,
+    weight: Tensor,
+    low: float,
+    high: float,
+    shifted: bool = False,
+    codes: torch.dtype = torch.int8,
 ) -> tuple[Quantization, float]:
     """The range with the least squared error of the output, weight in 8 bits included, and that error.
 
     Args:
         rows, counts: [N, I] inputs, and [N] how often each of them counts.
         weight: [O, I].
-        low, high: extremes of all inputs; `low` stays as it is, and is -`high` where it is None.
+        low, high: extremes of all inputs; `low` stays as it is with `shifted`, and is -`high` without.
         codes: type of the 8 bits.
     """
     exact, zeros = rows @ weight.T, weight.new_zeros(len(weight))
     best: tuple[float, Quantization] | None = None
     for clip in CLIPS[codes]:
         end = max(high * clip, 1e-12)
-        how = Quantization(-end if low is None else low, end, codes=codes)
+        how = Quantization(low if shifted else -end, end, codes=codes)
         made = made_of(how, Rows(weight, zeros))(rows)
         loss = float((made - exact).square().sum(1) @ counts)
         if best is None or loss < best[0]:
