@@ -62,8 +62,8 @@ MIGRATION = 0.8
 """Power of the inputs in the factors of channels, SmoothQuant's alpha."""
 
 
-BUDGET = 2.5e-4
-"""Sum of the errors of layers in 8 bits that `auto` allows."""
+BUDGET = {torch.int8: 2.5e-4, FLOAT8: 2.5e-3}
+"""Sum of the errors of layers in 8 bits that `auto` allows, by the type of codes."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,10 @@ def left_out(layers: Mapping[str, Layer], patterns: Sequence[str]) -> tuple[str,
     """
     skipped = {name for pattern in patterns for name in fnmatch.filter(layers, pattern)}
     if AUTO in patterns:
+        budget = BUDGET[next(iter(layers.values())).how.codes]
         left = sorted(layers.keys() - skipped, key=lambda name: layers[name].error)
         sums = itertools.accumulate(layers[name].error for name in left)
-        skipped |= {name for name, total in zip(left, sums, strict=True) if total > BUDGET}
+        skipped |= {name for name, total in zip(left, sums, strict=True) if total > budget}
     return tuple(name for name in layers if name in skipped)
 
 
