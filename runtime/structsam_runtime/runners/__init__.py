@@ -3,8 +3,8 @@
 A new runner is a file in this folder and a row of TABLE. The file is imported when a runner is created.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ class RunnerKind:
             The runner is opened by its ``with`` block.
         library: returns name and version of the library, from the runner's name. Raises UserError if the
             library is not installed or lacks a provider.
-        lacks: precisions of exports that it does not compute.
+        lacks: the precisions of exports that it does not compute, and why.
     """
 
     file: Literal["onnx", "engine"]
@@ -34,7 +34,7 @@ class RunnerKind:
     device: Literal["cpu", "cuda"]
     open: Callable[..., Runner]
     library: Callable[[str], str]
-    lacks: tuple[str, ...] = ()
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
 
 def _onnxruntime(path: Path, name: str, **options: Any) -> Runner:
@@ -74,8 +74,14 @@ def _tensorrt_version(name: str) -> str:
 
 
 TABLE = {
-    # Its CPU provider has no products of bf16: of the operators that exports have, Gather is one of few.
-    "cpu": RunnerKind("onnx", '"structsam[cpu]"', "cpu", _onnxruntime, _onnxruntime_version, ("bf16",)),
+    "cpu": RunnerKind(
+        "onnx",
+        '"structsam[cpu]"',
+        "cpu",
+        _onnxruntime,
+        _onnxruntime_version,
+        {"bf16": "ONNX Runtime has no products of bf16 on a CPU"},
+    ),
     "openvino": RunnerKind("onnx", '"structsam[openvino]"', "cpu", _openvino, _openvino_version),
     "cuda": RunnerKind("onnx", '"structsam[cuda]"', "cuda", _onnxruntime, _onnxruntime_version),
     "tensorrt": RunnerKind("engine", '"structsam[tensorrt]"', "cuda", _tensorrt, _tensorrt_version),
@@ -129,11 +135,14 @@ def check_precision(precision: str, runner: str) -> None:
     Raises:
         UserError: there is no such runner, or it lacks the precision.
     """
-    if precision in kind_of(runner).lacks:
-        others = " or ".join(name for name, kind in TABLE.items() if precision not in kind.lacks)
+    own = kind_of(runner)
+    if precision in own.lacks:
+        others = [
+            name for name, kind in TABLE.items() if kind.device == own.device and precision not in kind.lacks
+        ]
         raise UserError(
-            f"runner '{runner}' does not compute {precision}, the precision of the export; use --runner "
-            f"{others}, or export in fp32"
+            f"runner '{runner}' does not run exports in {precision}: {own.lacks[precision]}; use --runner "
+            f"{' or '.join(others)}, or export in another precision"
         )
 
 
