@@ -160,7 +160,11 @@ def main(
     ] = 0,
     precision: Annotated[
         Precision | None,
-        typer.Option(help=f"{', '.join(Precision)}. Default: fp32.", rich_help_panel=OUTPUT, metavar="NAME"),
+        typer.Option(
+            help=f"{', '.join(one for one in Precision if '-' not in one)}. Default: fp32.",
+            rich_help_panel=OUTPUT,
+            metavar="NAME",
+        ),
     ] = None,
     fp16: Annotated[
         bool, typer.Option("--fp16", help="fp16; sensitive parts stay in fp32.", rich_help_panel=OUTPUT)
