@@ -50,7 +50,7 @@ class Model:
     mask_threshold: float  # a logit above it belongs to the mask
     pixel_mean: tuple[float, float, float]  # RGB, on the 0..255 scale; not used by min-max
     pixel_std: tuple[float, float, float]  # RGB, on the 0..255 scale; not used by min-max
-    precision: str  # fp32, fp16: the arithmetic inside; inputs and outputs stay float32
+    precision: str  # fp32, fp16, bf16, int8, ..: the arithmetic inside; inputs and outputs stay float32
     prior: bool = False  # whether the encoder takes one: see `prior`; manifests from before it do not say
     scaling: Scaling = "deviation"  # of pixels; manifests from before it do not say
     fit: Fit = "pad"  # of pictures; manifests from before it do not say
