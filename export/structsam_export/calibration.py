@@ -62,8 +62,8 @@ MIGRATION = 0.8
 """Power of the inputs in the factors of channels, SmoothQuant's alpha."""
 
 
-BUDGET = 2.5e-4
-"""Sum of the errors of layers in 8 bits that `auto` allows."""
+BUDGET = {torch.int8: 2.5e-4, FLOAT8: 2.5e-3}
+"""Sum of the errors of layers in 8 bits that `auto` allows, by the type of codes."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,10 @@ def left_out(layers: Mapping[str, Layer], patterns: Sequence[str]) -> tuple[str,
     """
     skipped = {name for pattern in patterns for name in fnmatch.filter(layers, pattern)}
     if AUTO in patterns:
+        budget = BUDGET[next(iter(layers.values())).how.codes]
         left = sorted(layers.keys() - skipped, key=lambda name: layers[name].error)
         sums = itertools.accumulate(layers[name].error for name in left)
-        skipped |= {name for name, total in zip(left, sums, strict=True) if total > BUDGET}
+        skipped |= {name for name, total in zip(left, sums, strict=True) if total > budget}
     return tuple(name for name in layers if name in skipped)
 
 
@@ -282,14 +283,14 @@ def _choice(kind: Linear, tap: Tap, codes: torch.dtype) -> Quantization:
     least, most = torch.stack(tap.least).amin(0), torch.stack(tap.most).amax(0)  # [I]
     weight = tap.layer.weight
     if kind is Linear.FC2 and codes is torch.int8:
-        return _ranged(rows, counts, weight, float(least.min()), float(most.max()), codes)[0]
+        return _ranged(rows, counts, weight, float(least.min()), float(most.max()), shifted=True)[0]
     largest = torch.maximum(-least, most)
-    plain = _ranged(rows, counts, weight, None, float(largest.max()), codes)
+    plain = _ranged(rows, counts, weight, 0.0, float(largest.max()), codes=codes)
     if kind in (Linear.QKV, Linear.FC2):
         return plain[0]
     factors = smoothing(largest, weight)
     smooth, loss = _ranged(
-        rows / factors, counts, weight * factors, None, float((largest / factors).max()), codes
+        rows / factors, counts, weight * factors, 0.0, float((largest / factors).max()), codes=codes
     )
     how = replace(smooth, factors=factors) if loss < plain[1] else plain[0]
     margin = MARGIN if kind is Linear.PROJ and codes is torch.int8 else 1
@@ -311,21 +312,27 @@ def smoothing(largest: Tensor, weight: Tensor) -> Tensor:
 
 
 def _ranged(
-    rows: Tensor, counts: Tensor, weight: Tensor, low: float | None, high: float, codes: torch.dtype
+    rows: Tensor,
+    counts: Tensor,
+    weight: Tensor,
+    low: float,
+    high: float,
+    shifted: bool = False,
+    codes: torch.dtype = torch.int8,
 ) -> tuple[Quantization, float]:
     """The range with the least squared error of the output, weight in 8 bits included, and that error.
 
     Args:
         rows, counts: [N, I] inputs, and [N] how often each of them counts.
         weight: [O, I].
-        low, high: extremes of all inputs; `low` stays as it is, and is -`high` where it is None.
+        low, high: extremes of all inputs; `low` stays as it is with `shifted`, and is -`high` without.
         codes: type of the 8 bits.
     """
     exact, zeros = rows @ weight.T, weight.new_zeros(len(weight))
     best: tuple[float, Quantization] | None = None
     for clip in CLIPS[codes]:
         end = max(high * clip, 1e-12)
-        how = Quantization(-end if low is None else low, end, codes=codes)
+        how = Quantization(low if shifted else -end, end, codes=codes)
         made = made_of(how, Rows(weight, zeros))(rows)
         loss = float((made - exact).square().sum(1) @ counts)
         if best is None or loss < best[0]:

@@ -39,7 +39,10 @@ class TorchArray(DeviceArray):
 
     def numpy(self) -> Array:
         """The values as a NumPy array; without a copy on the CPU if the type is the same."""
-        return self._tensor.cpu().numpy().astype(self.dtype, copy=False)
+        known = (
+            self._tensor.float() if self._tensor.dtype is torch.bfloat16 else self._tensor
+        )  # NumPy has none
+        return known.cpu().numpy().astype(self.dtype, copy=False)
 
 
 class TorchRunner(Runner):

@@ -120,6 +120,10 @@ def fuse(encoder: Any) -> Any:
     return encoder
 
 
+HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+"""Precisions of exports that PyTorch computes a whole encoder in."""
+
+
 class TorchEncoder(TorchRunner):
     """An image encoder in PyTorch with the interface of an export: fp32 in and out at any precision.
 
@@ -128,19 +132,19 @@ class TorchEncoder(TorchRunner):
         make: makes the encoder, in fp32 on the CPU.
         model: sizes of the model.
         device: PyTorch device, `cpu` or `cuda`.
-        half: compute in fp16.
+        precision: a key of HALF; all others are computed in fp32.
         compiled: use `torch.compile`.
     """
 
     def __init__(
-        self, name: str, make: Callable[[], Any], model: Model, device: str, half: bool, compiled: bool
+        self, name: str, make: Callable[[], Any], model: Model, device: str, precision: str, compiled: bool
     ) -> None:
         size, fp32 = model.image_size, np.dtype(np.float32)
         inputs = {IMAGE: TensorSpec(fp32, ("batch", 3, size, size))}
         outputs = {EMBEDDING: TensorSpec(fp32, ("batch", *model.embedding))}
         super().__init__(self._embedding, inputs, outputs, name)
         self.make, self.device, self.compiled = make, device, compiled
-        self.dtype = torch.float16 if half else torch.float32
+        self.dtype = HALF.get(precision, torch.float32)
 
     def _open(self) -> tuple[Specs, Specs]:
         encoder = self.make().to(self.device, self.dtype)
@@ -190,9 +194,9 @@ def rival(which: Rival, model: Model, folder: Path, runner: str) -> Callable[[],
     if which.exported:
         return partial(kind.open, _written(which, model, folder), runner)
     device = kind.device
-    half = device == "cuda" and model.precision == "fp16"
+    precision = model.precision if device == "cuda" else "fp32"
     make = partial(encoder_of, which, model)
-    return partial(TorchEncoder, which.label, make, model, device, half, which is Rival.COMPILE)
+    return partial(TorchEncoder, which.label, make, model, device, precision, which is Rival.COMPILE)
 
 
 def _written(which: Rival, model: Model, folder: Path) -> Path:

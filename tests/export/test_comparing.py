@@ -53,12 +53,13 @@ def test_a_module_of_pytorch_is_a_runner(runner: TorchRunner) -> None:
                 runner.infer({"x": x.astype(np.float64)})
 
 
-def test_what_pytorch_computes_in_half_precision_comes_as_its_spec_says() -> None:
-    with TorchRunner(lambda x: x.half() / 3, {"x": VALUES}, {"y": VALUES}) as runner:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_pytorch_computes_in_half_precision_comes_as_its_spec_says(dtype: torch.dtype) -> None:
+    with TorchRunner(lambda x: x.to(dtype) / 3, {"x": VALUES}, {"y": VALUES}) as runner:
         kept = runner.infer_on_device({"x": np.ones(1, np.float32)})["y"]
         assert (kept.dtype, kept.shape) == (np.float32, (1,))
         assert kept.numpy().dtype == np.float32
-        assert kept.numpy()[0] == torch.tensor(1 / 3).half().item()
+        assert kept.numpy()[0] == torch.tensor(1 / 3).to(dtype).item()
 
 
 def test_every_feed_is_run_and_the_runner_closed(runner: TorchRunner) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from structsam_export import rivals
-from structsam_export.rivals import Rival, encoder_of, fuse, rival
+from structsam_export.rivals import Rival, TorchEncoder, encoder_of, fuse, rival
 from structsam_runtime.errors import UserError
 from structsam_runtime.manifest import Model
 from structsam_runtime.runners.base import DeviceArray
@@ -44,6 +44,20 @@ def test_a_rival_computes_metas_embedding(
         left = runner.infer_on_device({"image": image})["image_embedding"]
         assert isinstance(left, DeviceArray)
         np.testing.assert_allclose(left.numpy(), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16), ("int8", torch.float32)],
+)
+def test_pytorch_computes_in_the_precision_of_the_exports(
+    precision: str, dtype: torch.dtype, model: Model, image: np.ndarray
+) -> None:
+    """And gives float32."""
+    model = replace(model, embedding=(3, SIZE, SIZE))
+    with TorchEncoder("same", torch.nn.Identity, model, "cpu", precision, compiled=False) as runner:
+        made = runner.infer({"image": image})["image_embedding"]
+    np.testing.assert_array_equal(made, torch.from_numpy(image).to(dtype).float().numpy())
 
 
 @pytest.mark.export
