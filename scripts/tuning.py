@@ -237,7 +237,7 @@ def methods(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def times(bench: Bench) -> Iterator[dict[str, Any]]:
-    """What every encoder of `budgets` takes on each runner, and what the sum over its blocks predicts."""
+    """What every encoder of `budgets` takes on each runner, and what times of single blocks predict."""
     found = list(encoders(bench))
     recipes = [recipe for _, _, recipe in found]
     settings = list(dict.fromkeys(block for recipe in recipes for block in recipe.blocks if block.merges))
@@ -315,7 +315,7 @@ def table(content: dict[str, Any]) -> str:
 def timed(found: Sequence[dict[str, Any]]) -> list[str]:
     """What encoders take on one runner: the unmerged one first."""
     unmerged, ratios = found[0], [one["measured_ms"] / one["predicted_ms"] for one in found]
-    rows = [["budget", "encoder", "ms", "of unmerged", "sum over blocks, ms", "of unmerged"]]
+    rows = [["budget", "encoder", "ms", "of unmerged", "predicted, ms", "of unmerged"]]
     for one in found:
         budget = "" if one["budget"] is None else f"{one['budget']:g}"
         shares = [
@@ -325,8 +325,8 @@ def timed(found: Sequence[dict[str, Any]]) -> list[str]:
         rows.append([budget, one["encoder"], *itertools.chain(*shares)])
     return [
         f"Time of the same encoders in fp32 on {unmerged['library']} ({unmerged['runner']}), medians of "
-        f"{TURNS} measurements in turns, and the sum over single blocks by which `--latency` chooses. Whole "
-        f"encoders take {min(ratios):.2f} to {max(ratios):.2f} times that sum:",
+        f"{TURNS} measurements in turns, and what `--latency` predicts from single blocks. They take "
+        f"{min(ratios):.2f} to {max(ratios):.2f} times what is predicted:",
         markdown(rows),
     ]
 

@@ -94,7 +94,9 @@ class Latency:
     def prices(self, encoder: Any, settings: Sequence[BlockRecipe]) -> Prices:
         """Time every kind of block without merging and with each setting, and the rest of the encoder.
 
-        Blocks with the same windows and the same method take the same time, so each kind is timed once.
+        Blocks with the same windows and the same method take the same time, so each kind is timed once. The
+        unmerged encoder is timed as a whole too, and all prices are scaled so that their sum is that time:
+        what a block takes alone is, by about the same factor for all settings, not what it takes inside.
 
         Args:
             encoder: SAM's ImageEncoderViT, patched or not; it stays.
@@ -105,28 +107,32 @@ class Latency:
             for index in range(len(encoder.blocks))
         ]
         rest = Part("rest", partial(Rest, encoder), _pixels(encoder))
-        times = self.times([rest, *(part for row in table for part in row)])
+        whole = self._whole(encoder, everywhere(UNMERGED, encoder))
+        times = self.times([whole, rest, *(part for row in table for part in row)])
         found = np.array([[times[part.name] for part in row] for row in table])
-        return Prices(times[rest.name], found[:, 0], found[:, 1:], MS)
+        scale = times[whole.name] / (times[rest.name] + found[:, 0].sum())
+        found = np.rint(scale * found).astype(np.int64)
+        return Prices(round(scale * times[rest.name]), found[:, 0], found[:, 1:], MS)
 
     def whole(self, encoder: Any, recipes: Sequence[Recipe]) -> list[int]:
-        """Nanoseconds that a whole encoder takes with each recipe.
+        """Nanoseconds that a whole encoder takes with each recipe, in turns with all others of them.
 
         Args:
             encoder: SAM's ImageEncoderViT; left patched.
             recipes: one entry for every block each.
         """
+        parts = [self._whole(encoder, recipe) for recipe in recipes]
+        times = self.times(parts, "; ".join(part.name for part in parts))
+        return [times[part.name] for part in parts]
 
-        def make(recipe: Recipe) -> nn.Module:
+    def _whole(self, encoder: Any, recipe: Recipe) -> Part:
+        """An encoder with a recipe."""
+
+        def make() -> nn.Module:
             patch(encoder, recipe, form=self.form)
             return WalkedEncoder(encoder)
 
-        parts = [
-            Part(f"whole {recipe.as_json()['blocks']}", partial(make, recipe), _pixels(encoder))
-            for recipe in recipes
-        ]
-        times = self.times(parts)
-        return [times[part.name] for part in parts]
+        return Part(f"whole {recipe.as_json()['blocks']}", make, _pixels(encoder))
 
     def block(self, encoder: Any, index: int, setting: BlockRecipe) -> Part:
         """A block with a setting; what differs between blocks in the seed alone has one name."""
@@ -139,23 +145,28 @@ class Latency:
             (1, grid, grid, width),
         )
 
-    def times(self, parts: Sequence[Part]) -> dict[str, int]:
-        """Nanoseconds of a run by name, the median over `TURNS`; the first part of a name is measured."""
+    def times(self, parts: Sequence[Part], among: str = "") -> dict[str, int]:
+        """Nanoseconds of a run by name, the median over `TURNS`; the first part of a name is measured.
+
+        Args:
+            parts: take turns.
+            among: which parts those are, if they are to be compared with each other alone.
+        """
         named: dict[str, Part] = {}
         for part in parts:
             named.setdefault(part.name, part)
         turns = list(product(range(TURNS), named))
         for done, (turn, name) in enumerate(turns):
-            self.notebook.get(self._key(turn, name), partial(self.time, named[name]))
+            self.notebook.get(self._key(turn, name, among), partial(self.time, named[name]))
             self.measured(done + 1, len(turns))
-        return {name: self._median(name) for name in named}
+        return {name: self._median(name, among) for name in named}
 
-    def _median(self, name: str) -> int:
-        seconds: list[float] = [self.notebook[self._key(turn, name)] for turn in range(TURNS)]
+    def _median(self, name: str, among: str) -> int:
+        seconds: list[float] = [self.notebook[self._key(turn, name, among)] for turn in range(TURNS)]
         return round(1e9 * statistics.median(seconds))
 
-    def _key(self, turn: int, name: str) -> str:
-        return key("time", self.machine, self.model, name, turn)
+    def _key(self, turn: int, name: str, among: str) -> str:
+        return key("time", self.machine, self.model, name, turn, among)
 
 
 def _pixels(encoder: Any) -> tuple[int, ...]:

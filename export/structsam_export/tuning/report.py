@@ -81,8 +81,8 @@ def told_times(timed: Timed, found: Tuned) -> str:
     sums = (MS.told(time) for time in (found.best.price, found.prices.whole))
     return (
         f"{timed.runner} takes {merged} with the recipe and {unmerged} unmerged: "
-        f"{timed.unmerged / timed.merged:.2f} times as fast. The sums over single blocks, by which the "
-        f"recipe was chosen, are {' and '.join(sums)}. {timed.machine}."
+        f"{timed.unmerged / timed.merged:.2f} times as fast. Times of single blocks, by which the recipe was "
+        f"chosen, predicted {' and '.join(sums)}. {timed.machine}."
     )
 
 

@@ -45,7 +45,7 @@ def main(
 ) -> None:
     """Open a page to click on: masks in an instant, several exports side by side, what merging does.
 
-    Ends with Ctrl-C. Nothing leaves this machine.
+    Ends with Ctrl-C. Nothing leaves this machine, unless --host lets others in.
     """
     *folders, last = paths
     photo = _photo(last) if last.is_file() else None
@@ -53,6 +53,11 @@ def main(
         folders = paths
     if not folders:
         raise UserError(f"{last} is a picture; name the output folder of structsam export before it")
+    for folder in folders:
+        if folder.is_file():
+            raise UserError(
+                f"{folder} is a file, expected the output folder of structsam export; the picture goes last"
+            )
     check_access(host, token)
     with listen(host, port) as listening, ExitStack() as stack:
         with Progress().step(f"open {len(folders)} export{'s' * (len(folders) > 1)}"):

@@ -2,8 +2,9 @@
 
 import asyncio
 import io
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
@@ -20,10 +22,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from .. import __version__
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..pictures import read_image
 from ..pictures.opening import TooLargeError
-from .asked import FORMATS, POINTS, RefusedError, body, question, search
+from .asked import FORMATS, POINTS, Question, RefusedError, body, question, search
+from .ending import Ending, while_there
 from .exports import Export
 from .guard import Guard
 from .store import Picture, Store, preview
@@ -35,7 +38,7 @@ UPLOAD = 32 * 2**20
 KEPT = 8
 """Pictures whose embeddings are kept; SAM's take 4 MB for each export."""
 WAITING = 16
-"""Pictures that may wait for their turn."""
+"""Requests of seconds that may be under way: one runs, the others wait for their turn."""
 NAME = 200
 """Letters of a picture's name that messages repeat."""
 
@@ -88,7 +91,7 @@ class Demo:
             {
                 "structsam": __version__,
                 "exports": [export.about() for export in self.exports.values()],
-                "photo": self.photo and self.photo.name,
+                "photo": self.photo and printable(self.photo.name),
                 "limits": {
                     "bytes": UPLOAD,
                     "pixels": self.max_pixels,
@@ -101,17 +104,10 @@ class Demo:
 
     async def embed(self, request: Request) -> Response:
         """``POST /embed?name=``: the bytes of a picture's file."""
-        if self._waiting >= WAITING:
-            raise RefusedError(503, f"{WAITING} pictures are waiting already; send it again later")
-        self._waiting += 1
-        try:
+        with self._place():
             content = await body(request, UPLOAD, "the picture's file")
             name = request.query_params.get("name", "")[:NAME]
-            # One after another, so that not the pixels of all that wait are in memory.
-            async with self._turn:
-                picture = self.store.find(self.store.name(content)) or await self._encoded(content, name)
-        finally:
-            self._waiting -= 1
+            picture = await while_there(request, self._kept(content, name))
         return JSONResponse(
             {
                 "id": picture.id,
@@ -128,13 +124,7 @@ class Demo:
         picture = self.store.get(asked.picture)
         exports = [self._export(name) for name in asked.exports or self.exports]
         height, width = picture.fitted(asked.side)
-        first, told = None, []
-        for export in exports:
-            look = picture.looks[export.name]
-            answer = await self._fast(export.answer, look, asked.prompt, asked.candidates, height, width)
-            first = answer if first is None else first
-            made = await self._fast(masks_as_json, answer, first, asked.candidates, asked.format)
-            told.append({"export": export.name, "ms": round(answer.ms, 1), "masks": made})
+        told = await while_there(request, self._answered(asked, picture, exports, height, width))
         return JSONResponse({"height": height, "width": width, "answers": told})
 
     async def everything(self, request: Request) -> Response:
@@ -143,8 +133,16 @@ class Demo:
         picture = self.store.get(asked.picture)
         export = self._export(asked.export)
         height, width = picture.fitted(asked.side)
+        if min(height, width) == 1 < min(picture.height, picture.width):
+            raise RefusedError(  # boxes around such masks have no area, so that all duplicates would stay
+                400,
+                f"'side' is {asked.side}: masks of {width} x {height} pixels are too thin for a picture of "
+                f"{picture.width} x {picture.height}; give a larger one",
+            )
         look = picture.looks[export.name]
-        found, ms = await self._slow(export.everything, look, asked.settings, height, width)
+        with self._place():
+            work = self._slow(export.everything, look, asked.settings, height, width)
+            found, ms = await while_there(request, work)
         told = {"height": height, "width": width, "export": export.name, "ms": round(ms, 1), "masks": found}
         return JSONResponse(told)
 
@@ -155,7 +153,8 @@ class Demo:
         block, look = request.query_params.get("block", ""), picture.looks[export.name]
         if not (block.isdecimal() and len(block) < 4):
             raise RefusedError(400, f"the block is '{block:.20}', expected a number")
-        plan = await self._slow(export.plan, look, int(block))
+        with self._place():
+            plan = await while_there(request, self._slow(export.plan, look, int(block)))
         return JSONResponse(plan_as_json(plan, look.embedding.frame))
 
     async def picture(self, request: Request) -> Response:
@@ -169,6 +168,21 @@ class Demo:
             raise RefusedError(404, "no picture was given to structsam demo; send one to /embed")
         return Response(self.photo.content, media_type="application/octet-stream")
 
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the places of requests that take seconds.
+
+        Raises:
+            RefusedError: all are taken.
+        """
+        if self._waiting >= WAITING:
+            raise RefusedError(503, f"{WAITING} requests are waiting already; send it again later")
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+
     def _export(self, name: str | None) -> Export:
         if name is None:
             return next(iter(self.exports.values()))
@@ -179,15 +193,28 @@ class Demo:
     def _read(self, content: bytes, name: str) -> tuple[NDArray[np.uint8], list[str]]:
         """The pixels of a picture, and what a person should know about them."""
         notes: list[str] = []
+
+        def note(kind: str, remark: str) -> None:
+            notes.append(printable(remark))
+
         try:
-            rgb = read_image(
-                _Named(content, name), self.max_pixels, note=lambda kind, remark: notes.append(remark)
-            )
+            rgb = read_image(_Named(content, name), self.max_pixels, note=note)
         except TooLargeError as error:
             raise RefusedError(413, str(error)) from error
         except UserError as error:
             raise RefusedError(415, str(error)) from error
         return rgb, notes
+
+    async def _kept(self, content: bytes, name: str) -> Picture:
+        """The picture of a file, which is encoded if it is not kept.
+
+        One after another, so that not the pixels of all that wait are in memory.
+        """
+        found = self.store.find(self.store.name(content))
+        if found is None:
+            async with self._turn:
+                found = self.store.find(self.store.name(content)) or await self._encoded(content, name)
+        return found
 
     async def _encoded(self, content: bytes, name: str) -> Picture:
         """Read a picture, encode it in every export, and keep what they made."""
@@ -198,6 +225,19 @@ class Demo:
         picture = Picture(self.store.name(content), height, width, shown, looks, notes)
         self.store.put(picture)
         return picture
+
+    async def _answered(
+        self, asked: Question, picture: Picture, exports: Sequence[Export], height: int, width: int
+    ) -> list[dict[str, Any]]:
+        """The masks of each export for a prompt, as JSON."""
+        first, told = None, []
+        for export in exports:
+            look = picture.looks[export.name]
+            answer = await self._fast(export.answer, look, asked.prompt, asked.candidates, height, width)
+            first = answer if first is None else first
+            made = await self._fast(masks_as_json, answer, first, asked.candidates, asked.format)
+            told.append({"export": export.name, "ms": round(answer.ms, 1), "masks": made})
+        return told
 
     async def _slow(self, work: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._long, partial(work, *args))
@@ -220,7 +260,8 @@ def application(demo: Demo, hosts: Collection[str] | None, token: str | None) ->
         Route("/plans/{id}", demo.plan),
     ]
     told = {UserError: _mistake, HTTPException: _no_such, Exception: _defect}
-    return Guard(Starlette(routes=routes, exception_handlers=told), hosts, token)
+    app = Starlette(routes=routes, exception_handlers=told, middleware=[Middleware(Ending)])
+    return Guard(app, hosts, token)
 
 
 async def _page(request: Request) -> Response:
@@ -233,8 +274,8 @@ async def _mistake(request: Request, error: Exception) -> Response:
 
 async def _no_such(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    told = f"{request.method} {request.url.path:.100} is not answered: see docs/guide/demo.md"
-    return JSONResponse({"error": told}, status)
+    told = f"{request.method} {request.scope['path']:.100} is not answered: see docs/guide/demo.md"
+    return JSONResponse({"error": printable(told)}, status)
 
 
 async def _defect(request: Request, error: Exception) -> Response:

@@ -1,7 +1,10 @@
 """What a request asks: its body within limits, and its JSON as checked values."""
 
+import asyncio
 import json
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +19,8 @@ POINTS = 256
 """Of one prompt."""
 DRAINED = 8
 """How many times its limit a body is read, and not kept, so that its sender reads the answer."""
+STALLED, SLOWEST = 30.0, 600.0
+"""Seconds from one part of a body to the next, and for all of it."""
 CANDIDATES = 4
 """Masks of the decoder: the one for a clear prompt, and three for an ambiguous one."""
 GRID = 64
@@ -50,16 +55,22 @@ async def body(request: Request, most: int, what: str) -> bytes:
         what: the body is, for the message.
 
     Raises:
-        RefusedError: it is longer, or is not sent to its end.
+        RefusedError: it is longer, is not sent to its end, or takes longer than STALLED or SLOWEST.
     """
+    try:
+        return await asyncio.wait_for(_body(request, most, what), SLOWEST)
+    except asyncio.TimeoutError as error:
+        raise RefusedError(408, f"{what} does not arrive; send it again") from error
+
+
+async def _body(request: Request, most: int, what: str) -> bytes:
     content, size = bytearray(), 0
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > DRAINED * most:
-                break
-            if size <= most:
-                content += chunk
+        async with aclosing(request.stream()) as chunks:  # an empty one is the last
+            while size <= DRAINED * most and (chunk := await asyncio.wait_for(anext(chunks), STALLED)):
+                size += len(chunk)
+                if size <= most:
+                    content += chunk
     except ClientDisconnect as error:
         raise RefusedError(400, f"{what} ended after {size} bytes") from error
     if size > most:
@@ -100,11 +111,15 @@ async def question(request: Request) -> Question:
     box = _list(said, "box") or None
     if len(points) > POINTS:
         raise RefusedError(400, f"'points' has {len(points)} points, expected {POINTS} at most")
-    if not all(isinstance(point, list) and len(point) == 3 for point in points):
-        raise RefusedError(400, "'points' is not a list of [x, y, label], label 1 on the object and 0 off it")
-    if box and not (len(box) == 4 and all(isinstance(value, int | float) for value in box)):
-        raise RefusedError(400, "'box' is not [x0, y0, x1, y1]")
+    if not all(_is_numbers(point, 3) for point in points):
+        raise RefusedError(
+            400, "'points' is not a list of [x, y, label] in numbers, label 1 on the object and 0 off it"
+        )
+    if box and not _is_numbers(box, 4):
+        raise RefusedError(400, "'box' is not [x0, y0, x1, y1] in numbers")
     exports = _list(said, "exports") if "exports" in said else None
+    if exports is not None and not (exports and all(isinstance(name, str) for name in exports)):
+        raise RefusedError(400, f"'exports' is {exports!r:.60}, expected names of exports")
     candidates = _list(said, "candidates") if "candidates" in said else [0]
     if not candidates or not all(type(one) is int and one in range(CANDIDATES) for one in candidates):
         raise RefusedError(400, f"'candidates' is {candidates!r:.60}, expected some of 0 to {CANDIDATES - 1}")
@@ -116,7 +131,7 @@ async def question(request: Request) -> Question:
     return Question(
         picture=_picture(said),
         prompt=prompt,
-        exports=None if exports is None else tuple(dict.fromkeys(map(str, exports))),  # each once
+        exports=None if exports is None else tuple(dict.fromkeys(exports)),  # each once
         candidates=tuple(dict.fromkeys(candidates)),
         side=_side(said),
         format=_format(said),
@@ -141,14 +156,19 @@ class Search:
 
 
 async def search(request: Request) -> Search:
-    """The JSON of ``POST /everything``; raises as `question`. Settings are checked by the generator."""
+    """The JSON of ``POST /everything``; raises as `question`. Ranges of settings are checked later."""
     said = await _said(request, ("id", "export", "side", *SETTINGS))
     export = said.get("export")
+    if not isinstance(export, str | None):
+        raise RefusedError(400, f"'export' is {export!r:.60}, expected the name of an export")
     settings = {name: said[name] for name in SETTINGS if name in said}
     points = settings.get("points_per_side", 0)
     if type(points) is not int or points > GRID:
         raise RefusedError(400, f"'points_per_side' is {points!r:.60}, expected a whole number up to {GRID}")
-    return Search(_picture(said), None if export is None else str(export), _side(said), settings)
+    for name, value in settings.items():
+        if not _is_number(value):
+            raise RefusedError(400, f"{name} is {value!r:.60}, expected a number")
+    return Search(_picture(said), export, _side(said), settings)
 
 
 async def _said(request: Request, keys: Sequence[str]) -> dict[str, Any]:
@@ -163,6 +183,16 @@ async def _said(request: Request, keys: Sequence[str]) -> dict[str, Any]:
         if key not in keys:
             raise RefusedError(400, f"'{key:.60}' is unknown, expected some of {', '.join(keys)}")
     return said
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a finite number; JSON's true and false are none."""
+    return type(value) in (int, float) and -math.inf < value < math.inf  # type: ignore[operator]
+
+
+def _is_numbers(value: object, count: int) -> bool:
+    """Whether a value is a list of so many finite numbers."""
+    return isinstance(value, list) and len(value) == count and all(map(_is_number, value))
 
 
 def _list(said: Mapping[str, Any], key: str) -> list[Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .. import manifest
 from ..contract import EMBEDDING, IMAGE, PRIOR
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..predict import masks
 from ..predict.automatic.generator import AutomaticMaskGenerator
 from ..predict.embedding import Embedding
@@ -23,6 +23,17 @@ from ..predict.prompts import Encoded, Prompt, encode
 from ..runners.onnxruntime import OnnxRuntimeRunner
 from ..runners.tapped import TappedRunner
 from .taps import Plan, Tap, plan_of, taps
+
+
+class _Smaller(Embedding):
+    """An embedding that is asked for masks smaller than its picture, where it lies in the model's square.
+
+    Its frame is not checked: scaled by itself, a picture of the smaller size becomes a few pixels higher or
+    wider than the one that was encoded, and a thin one twice as high.
+    """
+
+    def __post_init__(self) -> None:
+        """The embedding that it is made from was checked."""
 
 
 @dataclass
@@ -92,7 +103,7 @@ class Export:
         """What the page says of the export."""
         return {
             "name": self.name,
-            "folder": str(self.folder),
+            "folder": printable(str(self.folder)),
             "encoder_ms": round(self.encoder_ms, 1),
             "gmac": round(manifest.gmac(self._said), 2) if "macs" in self._said else None,
             "boxes_only": self.model.boxes_only,
@@ -154,8 +165,8 @@ class Export:
         """
         start = time.perf_counter()
         generator = AutomaticMaskGenerator(self.predictor, output_mode="coco_rle", **settings)
-        frame = Frame.of(height, width, self.model.image_size, self.model.fit)
-        embedding = replace(look.embedding, frame=frame)
+        frame = replace(look.embedding.frame, height=height, width=width)
+        embedding = _Smaller(look.embedding.features, frame, look.embedding.weights)
         # The generator takes only the size from a picture whose embedding it has: one pixel serves for all.
         found = generator.generate(np.broadcast_to(np.zeros(3, np.uint8), (height, width, 3)), embedding)
         return found, 1e3 * (time.perf_counter() - start)
@@ -185,7 +196,7 @@ class Export:
         if self.model.prior:
             return "a prompt-aware encoder plans anew for every prompt"
         if not self._in_onnx:
-            return "engines tell no plans, ONNX Runtime does: --runner cpu or cuda"
+            return "only ONNX Runtime shows plans: --runner cpu or cuda"
         return "no block merges" if "plans" in self._said else "it is older than plans in manifests"
 
     def _features(self, pixels: NDArray[np.uint8], encoded: Encoded | None) -> NDArray[np.float32]:
@@ -218,7 +229,7 @@ def opened(folders: Sequence[Path], runner: str) -> Iterator[list[Export]]:
         for folder in folders:
             predictor = stack.enter_context(Predictor.load(folder, runner))
             said = manifest.content(folder)
-            name = manifest.Manifest.read(folder).name
+            name = printable(manifest.Manifest.read(folder).name)
             same = sum(other.name == name or other.name.startswith(f"{name} (") for other in exports)
             exports.append(Export(f"{name} ({same + 1})" if same else name, folder, predictor, said, stack))
         yield exports

@@ -7,6 +7,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..errors import printable
+
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -23,7 +25,8 @@ class Guard:
     """Refuses what is not meant for this server, and says so in one line of JSON.
 
     A page of another site may send its visitor's browser to a loopback address. It is told by its Origin,
-    or, if its own name was bound to this address, by the Host.
+    or, if its own name was bound to this address, by the Host. With a token neither matters: no other page
+    knows it, and a proxy may have another name than this server.
 
     Args:
         app: answers the others.
@@ -55,7 +58,7 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         if self.hosts is not None and host.lower() not in self.hosts:
             return _refusal(403, f"the host '{host}' is not this server's; ask for http://{min(self.hosts)}")
-        if origin is not None and origin.partition("://")[2].lower() != host.lower():
+        if self.token is None and origin is not None and origin.partition("://")[2].lower() != host.lower():
             return _refusal(403, f"a page of '{origin}' may not ask; open the page of this server")
         if self.token is None or scope["path"] == "/" or scope["path"].startswith("/static/"):
             return None
@@ -65,4 +68,5 @@ class Guard:
 
 
 def _refusal(status: int, message: str) -> JSONResponse:
-    return JSONResponse({"error": message}, status, {"www-authenticate": "Bearer"} if status == 401 else None)
+    headers = {"www-authenticate": "Bearer"} if status == 401 else None
+    return JSONResponse({"error": printable(message)}, status, headers)

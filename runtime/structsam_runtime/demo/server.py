@@ -2,9 +2,11 @@
 
 import contextlib
 import ipaddress
+import re
 import socket
 import threading
 import webbrowser
+from urllib.parse import quote
 
 import uvicorn
 
@@ -14,6 +16,16 @@ from .app import Demo, application
 LOOPBACK = "127.0.0.1"
 TOKEN = 16
 """The fewest letters of a token."""
+
+
+class _Server(uvicorn.Server):
+    """A server that cancels what is under way when it ends: `Ending` answers it."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End; uvicorn itself waits for what is under way, and then prints a traceback for each."""
+        for task in self.server_state.tasks:
+            task.cancel()
+        await super().shutdown(sockets)
 
 
 def check_access(host: str, token: str | None) -> None:
@@ -26,21 +38,25 @@ def check_access(host: str, token: str | None) -> None:
         raise UserError(
             f"--host {host} lets other machines in; give --token too, {TOKEN} letters or more that they need"
         )
-    if token is not None and not (len(token) >= TOKEN and token.isascii() and token.isprintable()):
-        raise UserError(f"--token is short or has letters beyond ASCII, expected {TOKEN} or more of ASCII")
+    if token is not None and not re.fullmatch(f"[!-~]{{{TOKEN},}}", token):  # a header carries these whole
+        raise UserError(
+            f"--token is short, or has spaces or letters beyond ASCII; expected {TOKEN} or more of ASCII, "
+            "without spaces"
+        )
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 is any that is free.
 
     Raises:
-        UserError: there is no such address here, or another program has the port.
+        UserError: this machine has no such address, or another program has the port.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        raise UserError(f"cannot listen at {host}, port {port}: {error}; choose another --port") from error
+    except (OSError, OverflowError, UnicodeError) as error:  # the last: it can be no name of a machine
+        told = f"cannot listen at {host}, port {port}: {error}; choose another --host or --port"
+        raise UserError(told) from error
 
 
 def serve(demo: Demo, listening: socket.socket, token: str | None, browser: bool) -> None:
@@ -52,7 +68,7 @@ def serve(demo: Demo, listening: socket.socket, token: str | None, browser: bool
         token: that requests need; None on a loopback address.
         browser: whether to open the page.
     """
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             application(demo, None if token else hosts(listening), token),
             http="h11",
@@ -80,11 +96,12 @@ def hosts(listening: socket.socket) -> frozenset[str]:
 
 
 def url(listening: socket.socket, token: str | None) -> str:
-    """The address of the page. Browsers do not send what is behind #, the token, with any request."""
+    """The address of the page. Browsers do not send what is behind #, the token, with any request; the page
+    reads it as a browser reads a form, where + is a space."""
     host, port = listening.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:  # every address of this machine
         host = socket.gethostname()
-    return f"http://{_bracketed(host)}:{port}/" + (f"#token={token}" if token else "")
+    return f"http://{_bracketed(host)}:{port}/" + (f"#token={quote(token, safe='')}" if token else "")
 
 
 def _bracketed(host: str) -> str:

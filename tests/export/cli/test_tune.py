@@ -141,7 +141,7 @@ def times(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_recipe_is_chosen_by_time_on_a_runner(call: Command, times: list[str]) -> None:
-    line = f"--images photos -o timed {MODEL} --speedup 1.25 --latency cpu"
+    line = f"--images photos -o timed {MODEL} --speedup 1.25 --latency cpu --pictures 3"
     code, out, err = call(line)
     assert code == 0, err
     assert sorted(path.name for path in Path("timed").iterdir()) == FILES, "graphs are removed"
@@ -159,7 +159,9 @@ def test_a_recipe_is_chosen_by_time_on_a_runner(call: Command, times: list[str])
 
 
 def test_a_budget_that_no_recipe_reaches_names_the_nearest_by_time(call: Command, times: list[str]) -> None:
-    code, _, err = call(f"--images photos -o timed {MODEL} --budget 0.999999 --latency cpu --force")
+    code, _, err = call(
+        f"--images photos -o timed {MODEL} --budget 0.999999 --latency cpu --pictures 3 --force"
+    )
     assert code == 3
     assert re.search(r"the nearest has 0\.\d+ at \d+\.\d\d ms: lower the budget", err)
 

@@ -16,7 +16,7 @@ from structsam_export.merging.registry import MethodSpec
 from structsam_export.recipe import BlockRecipe, Recipe
 from structsam_export.tuning.latency import TURNS, Latency, Part
 from structsam_export.tuning.notebook import Notebook
-from structsam_export.tuning.settings import MS, UNMERGED, patch
+from structsam_export.tuning.settings import MS, UNMERGED, everywhere, patch
 
 SETTINGS = (
     BlockRecipe(MethodSpec("adjacent"), 0.5),
@@ -49,7 +49,7 @@ def test_each_kind_of_block_is_timed_once_a_turn(encoder: Any) -> None:
     latency.measured = lambda done, number: told.append((done, number))
     latency.prices(encoder, SETTINGS)
     kinds = len(set(windows_of(encoder)))
-    parts = 1 + kinds * (1 + len(SETTINGS))
+    parts = 2 + kinds * (1 + len(SETTINGS))
     assert kinds == 2
     assert len(set(asked)) == parts
     assert asked == asked[:parts] * TURNS
@@ -57,8 +57,8 @@ def test_each_kind_of_block_is_timed_once_a_turn(encoder: Any) -> None:
 
 
 @given(st.data())
-def test_the_price_of_a_recipe_is_the_sum_of_medians(encoder: Any, data: st.DataObject) -> None:
-    """Against the times that were measured, added up block by block."""
+def test_the_price_of_a_recipe_is_a_share_of_the_whole(encoder: Any, data: st.DataObject) -> None:
+    """Against the times that were measured: medians, added up block by block."""
     measured: dict[str, list[float]] = {}
 
     def time(part: Part) -> float:
@@ -69,12 +69,14 @@ def test_the_price_of_a_recipe_is_the_sum_of_medians(encoder: Any, data: st.Data
     latency = timer(time, Notebook())
     prices = latency.prices(encoder, SETTINGS)
     columns = data.draw(st.lists(st.integers(0, len(SETTINGS)), min_size=4, max_size=4))
-    expected = statistics.median(measured["rest"])
-    for index, column in enumerate(columns):
-        part = latency.block(encoder, index, (UNMERGED, *SETTINGS)[column])
-        expected += statistics.median(measured[part.name])
-    assert prices.of(columns) == pytest.approx(1e9 * expected, abs=5)
-    assert prices.whole == prices.of([0] * 4)
+
+    def total(columns: list[int]) -> float:
+        names = [latency.block(encoder, i, (UNMERGED, *SETTINGS)[c]).name for i, c in enumerate(columns)]
+        return sum(statistics.median(measured[name]) for name in ["rest", *names])
+
+    (whole,) = (statistics.median(times) for name, times in measured.items() if name.startswith("whole"))
+    assert prices.of(columns) == pytest.approx(1e9 * whole * total(columns) / total([0] * 4), rel=1e-6, abs=9)
+    assert prices.whole == pytest.approx(1e9 * whole, abs=9)
     assert prices.unit is MS
 
 
@@ -88,10 +90,10 @@ def test_what_was_timed_is_not_timed_again_on_the_same_machine(encoder: Any) -> 
         timer(lambda part: 5.0, notes, machine="there"),
         timer(lambda part: 5.0, notes, model="huge"),
     ):
-        assert other.prices(encoder, SETTINGS).whole == 25 * 10**9
+        assert other.prices(encoder, SETTINGS).whole == 5 * 10**9
 
 
-@given(st.integers(0, 7 * TURNS - 1))
+@given(st.integers(0, 8 * TURNS - 1))
 def test_a_stopped_run_goes_on_where_it_was(encoder: Any, number: int) -> None:
     notes, asked = Notebook(), list[str]()
 
@@ -105,8 +107,25 @@ def test_a_stopped_run_goes_on_where_it_was(encoder: Any, number: int) -> None:
         timer(stops, notes).prices(encoder, SETTINGS)
     rest: list[str] = []
     timer(lambda part: rest.append(part.name) or 1.0, notes).prices(encoder, SETTINGS)
-    assert len(asked) + len(rest) == 7 * TURNS
-    assert [*asked, *rest] == (asked + rest)[:7] * TURNS
+    assert len(asked) + len(rest) == 8 * TURNS
+    assert [*asked, *rest] == (asked + rest)[:8] * TURNS
+
+
+def test_encoders_that_are_compared_take_turns(encoder: Any) -> None:
+    asked, notes = list[str](), Notebook()
+
+    def time(part: Part) -> float:
+        asked.append(part.name)
+        return 1.0 + len(asked)
+
+    unmerged, merged, other = (everywhere(one, encoder) for one in (UNMERGED, *SETTINGS))
+    latency = timer(time, notes)
+    first = latency.whole(encoder, [unmerged, merged])
+    assert asked == asked[:2] * TURNS
+    assert latency.whole(encoder, [unmerged, merged]) == first
+    assert len(asked) == 2 * TURNS
+    latency.whole(encoder, [unmerged, other])
+    assert len(asked) == 4 * TURNS, "the unmerged encoder is timed again, beside the other one"
 
 
 def test_blocks_whose_method_depends_on_depth_are_timed_one_by_one(encoder: Any) -> None:
@@ -140,7 +159,7 @@ def test_parts_make_up_the_encoder(encoder: Any) -> None:
         x = part.make()(x)
     assert torch.equal(modules["rest"](image), leave(encoder, enter(encoder, image)))
     (taken,) = latency.whole(encoder, [recipe])
-    (whole,) = (module for name, module in modules.items() if name.startswith("whole"))
+    whole = modules[f"whole {recipe.as_json()['blocks']}"]
     assert taken == 10**9
     patch(encoder, recipe, form=Attention.WIDENED)
     assert torch.equal(whole(image), embed(encoder, image)[0])

@@ -38,6 +38,12 @@ def config(tiny: str) -> ExportConfig:
     return ExportConfig(tiny, random_weights=True, image_size=SIZE)
 
 
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time is measured here."""
+    monkeypatch.setattr(stopwatch, "CACHE", 2**10)
+
+
 class Doubling(Stopwatch):
     """A stopwatch whose parts are all one small graph, which takes no tracer."""
 

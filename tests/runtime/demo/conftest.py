@@ -20,7 +20,7 @@ from PIL import Image
 
 from structsam_runtime.demo.app import Demo, Photo, application
 from structsam_runtime.demo.exports import opened
-from structsam_runtime.demo.server import hosts, listen
+from structsam_runtime.demo.server import hosts, listen, url
 
 WINDOW, GRID = 16, 64
 """Sides of the windows that the small export plans, and of its map of tokens."""
@@ -28,10 +28,11 @@ WINDOW, GRID = 16, 64
 
 @dataclass(frozen=True)
 class Site:
-    """A running server: where, and how to ask it without a browser."""
+    """A running server: where, the address that is printed, and how to ask it without a browser."""
 
     port: int
     demo: Demo
+    address: str
 
     def ask(
         self, method: str, path: str, content: bytes | None = None, **headers: str
@@ -66,7 +67,7 @@ def served(demo: Demo, token: str | None = None) -> Iterator[Site]:
         while not server.started:
             time.sleep(0.01)
         try:
-            yield Site(listening.getsockname()[1], demo)
+            yield Site(listening.getsockname()[1], demo, url(listening, token))
         finally:
             server.should_exit = True
             thread.join()

@@ -1,13 +1,15 @@
 """The HTTP interface, asked as a labelling tool asks it."""
 
 import base64
+import http.client
 import io
 import json
 import socket
 import time
 import zlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from structsam_runtime import AutomaticMaskGenerator, Predictor
-from structsam_runtime.demo import app
-from structsam_runtime.demo.app import KEPT, UPLOAD
+from structsam_runtime.demo import app, asked
+from structsam_runtime.demo.app import KEPT, UPLOAD, Demo, Photo
 from structsam_runtime.demo.asked import JSON_BYTES, POINTS
 
-from .conftest import GRID, Site, plan_slots
+from .conftest import GRID, Site, plan_slots, served
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # pycocotools
@@ -161,6 +163,22 @@ def test_everything_is_the_generators(
     assert [one["segmentation"]["size"] for one in small["masks"]] == [[67, 100]] * len(said["masks"])
 
 
+def test_all_masks_of_one_row_of_pixels_are_refused(site: Site) -> None:
+    """Their boxes have no area: nothing would be found to be a duplicate."""
+    _, thin = site.json("/embed", content=png(np.full((5, 1000, 3), 128, np.uint8)))
+    asked = {"id": thin["id"], "points_per_side": 4, "pred_iou_thresh": 0, "stability_score_thresh": 0}
+    counts = {}
+    for side in (100, 299, 300, 1000):
+        status, said = site.json("/everything", asked | {"side": side})
+        counts[side] = len(said["masks"]) if status == 200 else (status, said["error"])
+    told = "masks of {} x 1 pixels are too thin for a picture of 1000 x 5; give a larger one"
+    assert counts.pop(100) == (400, f"'side' is 100: {told.format(100)}")
+    assert counts.pop(299) == (400, f"'side' is 299: {told.format(299)}")
+    assert max(counts.values()) <= 12  # of 48
+    _, line = site.json("/embed", content=png(np.full((1, 9, 3), 128, np.uint8)))
+    assert site.json("/everything", asked | {"id": line["id"]})[0] == 200  # in its own size
+
+
 def test_a_plan_says_which_tokens_share_a_slot(site: Site, embedded: dict[str, Any]) -> None:
     status, said = site.json(f"/plans/{embedded['id']}?export=merging&block=3")
     assert (status, said["windows"], said["tokens"], said["slots"]) == (200, 16, GRID**2, 16 * 208)
@@ -232,12 +250,25 @@ def test_a_bad_picture_is_one_line_and_the_server_goes_on(
         ({"id": "ID", "points": [[1, 2]]}, 400, "'points' is not a list of [x, y, label]"),
         ({"id": "ID", "points": 3}, 400, "'points' is no list"),
         ({"id": "ID", "points": [[1, 1, 1]] * (POINTS + 1)}, 400, "'points' has 257 points"),
-        ({"id": "ID", "points": [["a", 2, 1]]}, 400, "point_coords is not an array of numbers"),
-        ({"id": "ID", "points": [[[1, 2], 2, 1]]}, 400, "point_coords is not an array of numbers"),
-        ({"id": "ID", "points": [[float("nan"), 2, 1]]}, 400, "point_coords holds NaN or infinity"),
+        ({"id": "ID", "points": [["a", 2, 1]]}, 400, "'points' is not a list of [x, y, label] in numbers"),
+        ({"id": "ID", "points": [[[1, 2], 2, 1]]}, 400, "'points' is not a list of [x, y, label] in numbers"),
+        ({"id": "ID", "points": [[True, 2, 1]]}, 400, "'points' is not a list of [x, y, label] in numbers"),
+        ({"id": "ID", "points": [[1, 2, True]]}, 400, "'points' is not a list of [x, y, label] in numbers"),
+        ({"id": "ID", "points": [[1, 2, None]]}, 400, "'points' is not a list of [x, y, label] in numbers"),
+        ({"id": "ID", "points": [[float("nan"), 2, 1]]}, 400, "'points' is not a list of [x, y, label]"),
+        ({"id": "ID", "points": [[1, 2, float("inf")]]}, 400, "'points' is not a list of [x, y, label]"),
+        ({"id": "ID", "points": [[10**400, 2, 1]]}, 400, "point_coords is not an array of numbers"),
+        (
+            {"id": "ID", "points": [[[10, 10], [20, 20], [1, 1]]]},
+            400,
+            "'points' is not a list of [x, y, label] in numbers",
+        ),
         ({"id": "ID", "points": [[1, 2, 7]]}, 400, "point_labels holds 7, expected 1"),
         ({"id": "ID", "points": [[900, 2, 1]]}, 400, "the point (900, 2) lies outside the picture"),
         ({"id": "ID", "box": [[1, 2, 3, 4], [1, 2, 3, 4]]}, 400, "'box' is not [x0, y0, x1, y1]"),
+        ({"id": "ID", "box": [[1, 2, 3, 4]] * 4}, 400, "'box' is not [x0, y0, x1, y1]"),
+        ({"id": "ID", "box": [1, 2, True, 4]}, 400, "'box' is not [x0, y0, x1, y1]"),
+        ({"id": "ID", "box": [1, 2, float("inf"), 4]}, 400, "'box' is not [x0, y0, x1, y1]"),
         ({"id": "ID", "box": [9, 9, 1, 1]}, 400, "the box (9, 9, 1, 1) is turned around"),
         ({"id": "ID", "points": [[1, 1, 1]], "candidates": [4]}, 400, "'candidates' is [4], expected"),
         ({"id": "ID", "points": [[1, 1, 1]], "candidates": []}, 400, "'candidates' is [], expected"),
@@ -246,6 +277,13 @@ def test_a_bad_picture_is_one_line_and_the_server_goes_on(
         ({"id": "ID", "points": [[1, 1, 1]], "side": 0}, 400, "'side' is no whole number"),
         ({"id": "ID", "points": [[1, 1, 1]], "format": "gif"}, 400, "'format' is none of rle, png"),
         ({"id": "ID", "points": [[1, 1, 1]], "exports": ["other"]}, 404, "no export 'other'; expected one"),
+        (
+            {"id": "ID", "points": [[1, 1, 1]], "exports": [["merging"]]},
+            400,
+            "'exports' is [['merging']], exp",
+        ),
+        ({"id": "ID", "points": [[1, 1, 1]], "exports": [1]}, 400, "'exports' is [1], expected names"),
+        ({"id": "ID", "points": [[1, 1, 1]], "exports": []}, 400, "'exports' is [], expected names"),
         ({"id": "0" * 32, "points": [[1, 1, 1]]}, 404, f"no picture '{'0' * 32}'; the newest {KEPT}"),
         ({"id": "ID"}, 400, "no prompt: give points with labels, or a box"),
     ],
@@ -281,6 +319,11 @@ def test_settings_of_everything_are_checked(site: Site, embedded: dict[str, Any]
         ({"points_per_side": None}, "'points_per_side' is None, expected a whole number up to 64"),
         ({"points_per_side": -1}, "points_per_side is -1, expected a whole number"),
         ({"pred_iou_thresh": "0.5"}, "pred_iou_thresh is '0.5', expected a number"),
+        ({"pred_iou_thresh": True}, "pred_iou_thresh is True, expected a number"),
+        ({"stability_score_thresh": [0.5]}, "stability_score_thresh is [0.5], expected a number"),
+        ({"stability_score_thresh": float("inf")}, "stability_score_thresh is inf, expected a number"),
+        ({"export": ["merging"]}, "'export' is ['merging'], expected the name of an export"),
+        ({"export": 1}, "'export' is 1, expected the name of an export"),
     ]:
         status, said = site.json("/everything", {"id": embedded["id"], **wrong})
         assert (status, said["error"][: len(told)]) == (400, told)
@@ -350,7 +393,9 @@ def test_the_guide_names_every_request_and_limit(site: Site) -> None:
             assert f"`{method} {route.path}" in guide
     for said in (f"the newest {KEPT} are kept", f"more than {UPLOAD >> 20} MiB", f"{POINTS} at most"):
         assert said in guide
-    assert f"{app.WAITING} pictures are waiting already" in guide
+    assert f"{app.WAITING} requests are waiting already" in guide
+    assert f"{asked.STALLED:g} seconds" in guide
+    assert f"{asked.SLOWEST / 60:g} minutes" in guide
 
 
 def test_the_newest_pictures_are_kept(
@@ -394,15 +439,89 @@ def test_a_client_that_goes_away_is_no_defect(site: Site, capfd: pytest.CaptureF
         with socket.create_connection(("127.0.0.1", site.port)) as leaving:
             head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\nContent-Length: 1000\r\n\r\n"
             leaving.sendall(head.encode() + b"part")
-    deadline = time.monotonic() + 5
-    while site.demo._waiting and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert site.demo._waiting == 0
+    until(lambda: site.demo._waiting == 0)
     assert site.json("/exports")[0] == 200
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_too_many_waiting_pictures_are_turned_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_waiting_requests_are_turned_away(
+    site: Site, embedded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(app, "WAITING", 0)
-    status, said = site.json("/embed", content=b"x")
-    assert (status, said["error"]) == (503, "0 pictures are waiting already; send it again later")
+    for came in (
+        site.json("/embed", content=b"x"),
+        site.json("/everything", {"id": embedded["id"]}),
+        site.json(f"/plans/{embedded['id']}?export=merging&block=3"),
+    ):
+        assert came == (503, {"error": "0 requests are waiting already; send it again later"})
+    assert site.json("/predict", {"id": embedded["id"], "points": [[1, 1, 1]]})[0] == 200
+
+
+class Busy(Executor):
+    """A thread that has something else to do, and what waits for it."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Future[Any]] = []
+
+    def submit(self, *work: Any) -> Future[Any]:
+        self.waiting.append(Future())
+        return self.waiting[-1]
+
+
+def test_work_whose_client_has_gone_is_not_begun(
+    site: Site, embedded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = Busy()
+    monkeypatch.setattr(site.demo, "_long", busy)
+    monkeypatch.setattr(site.demo, "_short", busy)
+    picture = png(np.random.default_rng(1).integers(0, 256, (200, 200, 3), np.uint8))  # more than one part
+    requests = [
+        ("POST", "/everything", json.dumps({"id": embedded["id"]}).encode()),
+        ("POST", "/predict", json.dumps({"id": embedded["id"], "points": [[1, 1, 1]]}).encode()),
+        ("GET", f"/plans/{embedded['id']}?export=merging&block=3", b""),
+        ("POST", "/embed", picture),
+    ]
+    with ExitStack() as stack:
+        for method, path, content in requests:
+            leaving = stack.enter_context(socket.create_connection(("127.0.0.1", site.port)))
+            headers = f"Host: 127.0.0.1:{site.port}\r\nContent-Length: {len(content)}"
+            leaving.sendall(f"{method} {path} HTTP/1.1\r\n{headers}\r\n\r\n".encode() + content)
+        until(lambda: len(busy.waiting) == len(requests))
+        assert site.demo._waiting == 3
+    until(lambda: all(one.cancelled() for one in busy.waiting))
+    until(lambda: site.demo._waiting == 0)
+
+
+@pytest.mark.parametrize("path", ["/embed", "/predict", "/everything"])
+@pytest.mark.parametrize("limit", ["STALLED", "SLOWEST"])
+def test_a_body_that_does_not_arrive_is_one_line(
+    site: Site, monkeypatch: pytest.MonkeyPatch, path: str, limit: str
+) -> None:
+    monkeypatch.setattr(asked, limit, 0.05)
+    with socket.create_connection(("127.0.0.1", site.port), timeout=20) as stalled:
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\nContent-Length: 1000\r\n\r\n"
+        stalled.sendall(head.encode() + b"part")
+        answer = http.client.HTTPResponse(stalled)
+        answer.begin()
+        assert answer.status == 408
+        assert json.loads(answer.read())["error"].endswith(" does not arrive; send it again")
+    until(lambda: site.demo._waiting == 0)
+
+
+def until(what: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_names_that_are_no_utf_8_are_written_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    export = site.demo.exports["merging"]
+    monkeypatch.setattr(export, "folder", Path("caf\udce9"))
+    with served(Demo([export], Photo("caf\udce9\n.jpg", b"x"), 10**6)) as own:
+        status, said = own.json("/exports")
+        assert (status, said["photo"]) == (200, "caf\\udce9\\n.jpg")
+        assert said["exports"][0]["folder"] == "caf\\udce9"
+        status, said = own.json("/a%0Ab%1b[2J")
+        assert (status, said["error"][:23]) == (404, "GET /a\\nb\\x1b[2J is not")

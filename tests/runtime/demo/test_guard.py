@@ -1,19 +1,24 @@
 """Who may ask: hosts, origins, tokens; and what every answer says to browsers."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from structsam_runtime import UserError
 from structsam_runtime.demo.app import Demo
 from structsam_runtime.demo.server import check_access, listen, url
+from structsam_runtime.errors import printable
 
 from .conftest import Site, served
 
 pytestmark = pytest.mark.xdist_group("demo")  # one server for all
-TOKEN = "a token of many letters"
+TOKEN = "a+token/of=many%letters#"
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +53,22 @@ def test_pages_of_other_sites_may_not_ask(site: Site) -> None:
         assert (status, told) == (403, f"a page of '{origin}' may not ask; open the page of this server")
 
 
+def test_a_proxy_may_have_another_name_where_the_token_is_right(locked: Site) -> None:
+    """TLS ends at the proxy, which gives its own name as Host, or this server's, with the page's Origin."""
+    proxied = {"Origin": "https://sam.example"}
+    for host in (f"127.0.0.1:{locked.port}", "sam.example"):
+        assert asked(locked, "/exports", Host=host, Authorization=f"Bearer {TOKEN}", **proxied)[0] == 200
+        assert asked(locked, "/", Host=host, **proxied)[0] == 200
+        for header in ({}, {"Authorization": "Bearer wrong"}):
+            assert asked(locked, "/exports", Host=host, **proxied, **header)[0] == 401
+
+
 def test_everything_but_the_page_needs_the_token(locked: Site) -> None:
     for path in ("/", "/static/main.js"):
         assert asked(locked, path)[0] == 200
     for path in ("/exports", "/photo", "/pictures/0", "/plans/0", "/nothing", "/static"):
-        for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}):
-            status, told = asked(locked, path, **given)
+        for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}):
+            status, told = asked(locked, path, **header)
             assert (status, told[:35]) == (401, "the token is missing or wrong; open")
     assert asked(locked, "/exports", Authorization=f"Bearer {TOKEN}")[0] == 200
     assert asked(locked, "/photo", Authorization=f"Bearer {TOKEN}")[0] == 404
@@ -81,8 +96,11 @@ def test_a_defect_is_one_line_too(site: Site, monkeypatch: pytest.MonkeyPatch) -
         ("0.0.0.0", None, "--host 0.0.0.0 lets other machines in; give --token too"),
         ("example.org", None, "--host example.org lets other machines in"),
         ("192.168.0.9", None, "--host 192.168.0.9 lets other machines in"),
-        ("0.0.0.0", "short", "--token is short or has letters beyond ASCII"),
-        ("127.0.0.1", "ä" * 20, "--token is short or has letters beyond ASCII"),
+        ("0.0.0.0", "short", "--token is short, or has spaces or letters beyond ASCII"),
+        ("127.0.0.1", "ä" * 20, "--token is short, or has spaces or letters beyond ASCII"),
+        ("127.0.0.1", "a token with spaces", "--token is short, or has spaces or letters beyond ASCII"),
+        ("127.0.0.1", "0123456789abcdef\n", "--token is short, or has spaces or letters beyond ASCII"),
+        ("127.0.0.1", "0123456789\x7fabcdef", "--token is short, or has spaces or letters beyond ASCII"),
     ],
 )
 def test_other_machines_need_a_token(host: str, token: str | None, told: str) -> None:
@@ -100,11 +118,26 @@ def test_a_port_that_is_taken_is_one_line() -> None:
     with listen("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         assert url(first, None) == f"http://127.0.0.1:{port}/"
-        assert url(first, TOKEN).endswith(f"/#token={TOKEN}")
         with pytest.raises(UserError, match=f"cannot listen at 127.0.0.1, port {port}: .*; choose another"):
             listen("127.0.0.1", port)
-    with pytest.raises(UserError, match=r"cannot listen at no.such.host.invalid"):
-        listen("no.such.host.invalid", 0)
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b", "a" * 64, "192.0.2.1", "\udcff"])
+def test_an_address_that_is_not_here_is_one_line(host: str) -> None:
+    told = re.escape(f"cannot listen at {printable(host)}, port 0: ") + ".*; choose another --host or --port$"
+    with pytest.raises(UserError, match=told):
+        listen(host, 0)
+
+
+VISIBLE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=16)
+
+
+@given(token=VISIBLE)
+def test_the_page_reads_the_token_that_was_given(token: str) -> None:
+    check_access("0.0.0.0", token)
+    with listen("127.0.0.1", 0) as listening:
+        fragment = urlsplit(url(listening, token)).fragment
+    assert parse_qs(fragment, strict_parsing=True) == {"token": [token]}  # as the page's URLSearchParams
 
 
 def test_the_token_is_not_in_any_file_of_the_page(locked: Site, tmp_path: Path) -> None:

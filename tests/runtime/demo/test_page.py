@@ -245,6 +245,87 @@ def test_a_picture_that_the_server_has_dropped_is_sent_again(page: Any, site: Si
     until(page, 210, 150, drawn=True)
 
 
+def held(page: Any, path: str) -> list[Any]:
+    """The requests for a path from now on, which wait until a test answers them."""
+    requests: list[Any] = []
+    page.route(path, requests.append)
+    return requests
+
+
+def until_held(page: Any, requests: list[Any], count: int) -> None:
+    for _ in range(100):
+        if len(requests) == count:
+            return
+        page.wait_for_timeout(30)
+    raise AssertionError(f"{len(requests)} requests after three seconds, expected {count}")
+
+
+def choose(page: Any, path: Path, colour: str) -> None:
+    """Show another picture."""
+    Image.new("RGB", (451, 300), colour).save(path)
+    page.locator("#file").set_input_files(path)
+    expect(page.locator("#title")).to_contain_text(path.name)
+
+
+def test_an_answer_about_another_picture_is_dropped(page: Any, tmp_path: Path) -> None:
+    plans = held(page, "**/plans/**")
+    page.keyboard.press("m")
+    until_held(page, plans, 1)
+    choose(page, tmp_path / "teal.png", "teal")
+    until_held(page, plans, 2)
+    first, second = plans
+    second.continue_()
+    expect(page.locator("#merged")).to_contain_text("3,328 of 4,096 tokens attend")
+    first.fulfill(json=first.fetch().json() | {"slots": 7})
+    page.wait_for_timeout(100)
+    page.locator("#layer").select_option("energy")  # tells again what is kept
+    expect(page.locator("#merged")).to_contain_text("3,328 of 4,096 tokens attend")
+    choose(page, tmp_path / "navy.png", "navy")
+    until_held(page, plans, 3)
+    choose(page, tmp_path / "plum.png", "plum")
+    until_held(page, plans, 4)
+    plans[3].continue_()
+    plans[2].fulfill(status=400, json={"error": "about navy.png"})  # no error of the picture that is shown
+    page.wait_for_timeout(100)
+    expect(page.locator("#error")).to_be_hidden()
+
+
+def test_an_answer_of_exports_that_are_no_longer_shown_is_dropped(page: Any) -> None:
+    boxes = page.locator("#exports input")
+    boxes.last.uncheck()
+    masks = held(page, "**/predict")
+    click(page, 200, 150)
+    until_held(page, masks, 1)  # of the first export
+    boxes.last.check()
+    boxes.first.uncheck()
+    masks[0].continue_()
+    until_held(page, masks, 2)  # of the second
+    expect(page.locator("figcaption")).not_to_contain_text("mask")
+    masks[1].continue_()
+    expect(page.locator("figcaption")).to_contain_text("mask")
+    searches = held(page, "**/everything")
+    page.keyboard.press("e")
+    until_held(page, searches, 1)
+    boxes.first.check()
+    searches[0].fulfill(json={"masks": [], "width": 451, "height": 300, "ms": 1})
+    page.wait_for_timeout(100)
+    expect(page.locator("#found")).to_be_empty()
+
+
+def test_a_picture_that_is_chosen_stays_when_the_one_to_begin_with_comes(
+    page: Any, site: Site, tmp_path: Path
+) -> None:
+    other = page.context.new_page()
+    photo = held(other, "**/photo")
+    other.goto(f"http://127.0.0.1:{site.port}/")
+    until_held(other, photo, 1)
+    choose(other, tmp_path / "teal.png", "teal")
+    with other.expect_response("**/photo"):
+        photo[0].continue_()
+    other.wait_for_timeout(200)
+    expect(other.locator("#title")).to_contain_text("teal.png")
+
+
 def test_a_phone_with_touch(chromium: Any, site: Site) -> None:
     context = chromium.new_context(
         viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True, color_scheme="dark"
@@ -278,10 +359,9 @@ def test_run_lengths_are_decoded_as_pycocotools_encodes_them(page: Any) -> None:
 def test_a_server_that_stops_is_one_line(chromium: Any, site: Site) -> None:
     context = chromium.new_context()
     page = context.new_page()
-    with served(
-        Demo(list(site.demo.exports.values()), site.demo.photo, 10**6), "a token of many letters"
-    ) as own:
-        page.goto(f"http://127.0.0.1:{own.port}/#token=a token of many letters")
+    token = "a+token/of=many%letters#"  # all of which the address has to carry
+    with served(Demo(list(site.demo.exports.values()), site.demo.photo, 10**6), token) as own:
+        page.goto(own.address)
         expect(page.locator("#title")).to_contain_text("451 × 300")
         assert page.url == f"http://127.0.0.1:{own.port}/"  # the token is not left in the address
     click(page, 200, 150)

@@ -46,27 +46,41 @@ const stage = new Stage(find("panes"), {
 
 // ---------------------------------------------------------------- asking
 
-// Runs a request. An answer takes an error from the screen; an error is shown.
+// What comes of a request about a picture that is no longer shown.
+class Outdated extends Error {}
+
+// Runs a request. An answer takes an error from the screen; an error is shown, unless it is outdated.
 async function attempt(work) {
   try {
     const made = await work();
     find("error").hidden = true;
     return made;
   } catch (error) {
+    if (error instanceof Outdated) return null;
     if (!(error instanceof server.ServerError)) throw error;
     fail(error.message);
     return null;
   }
 }
 
-// A request about the picture. The server keeps a few and may have dropped it: then it gets it again.
-async function ofPicture(work) {
+// A request about a picture. The server keeps a few and may have dropped it: then it gets it again.
+async function ofOne(one, work) {
   try {
-    return await work(picture.id);
+    return await work(one.id);
   } catch (error) {
     if (error.status !== 404) throw error;
-    Object.assign(picture, await server.embed(picture.file, picture.name));
-    return work(picture.id);
+    Object.assign(one, await server.embed(one.file, one.name));
+    return work(one.id);
+  }
+}
+
+// A request about the picture that is shown; outdated if meanwhile another one is.
+async function ofPicture(work) {
+  const asked = picture;
+  try {
+    return await ofOne(asked, work);
+  } finally {
+    if (asked !== picture) throw new Outdated(); // in place of an answer, and of an error too
   }
 }
 
@@ -121,10 +135,10 @@ function best(masks) {
 
 async function askPrompts() {
   if (prompts.empty) return;
-  const version = prompts.version;
-  const said = { ...prompts.said, exports: shown, candidates: CANDIDATES, side: Math.min(stage.side, MASK) };
+  const [version, names] = [prompts.version, shown];
+  const said = { ...prompts.said, exports: names, candidates: CANDIDATES, side: Math.min(stage.side, MASK) };
   const made = await attempt(() => ofPicture((id) => server.post("/predict", { id, ...said })));
-  if (!made || version !== prompts.version || made.answers.length !== shown.length) return;
+  if (!made || version !== prompts.version || names !== shown) return;
   hover = null;
   answers = made.answers;
   if (!chosen) candidate = preferred(answers[0].masks);
@@ -154,16 +168,16 @@ function measure(version) {
 }
 
 async function findAll() {
-  if (!picture) return;
+  if (!picture || find("everything").disabled) return;
   const numbers = { points_per_side: "side", pred_iou_thresh: "iou", stability_score_thresh: "stability" };
   const settings = Object.fromEntries(Object.entries(numbers).map(([name, id]) => [name, find(id).valueAsNumber]));
   const side = Math.min(stage.side, MASK);
   const end = progress(3000 * shown.length, "Looking for all masks");
   find("everything").disabled = true;
-  const version = prompts.version;
+  const [version, names] = [prompts.version, shown];
   const found = await attempt(async () => {
     const made = [];
-    for (const name of shown) {
+    for (const name of names) {
       const said = { export: name, side, ...settings };
       made.push(await ofPicture((id) => server.post("/everything", { id, ...said })));
     }
@@ -171,7 +185,7 @@ async function findAll() {
   });
   find("everything").disabled = false;
   end();
-  if (!found || version !== prompts.version) return; // meanwhile a person has asked something else
+  if (!found || version !== prompts.version || names !== shown) return; // meanwhile a person has asked something else
   prompts.clear();
   answers = [];
   hovered = hover = null;
@@ -364,8 +378,10 @@ function command() {
 // ---------------------------------------------------------------- merging
 
 const keyOf = (name) => `${name} ${find("block").value}`;
+let merges = 0;
 
 async function showMerging() {
+  const merge = ++merges;
   const [told, block] = [find("merged"), find("block").value];
   if (!find("overlay").checked || !picture || block === "") {
     drawBases();
@@ -377,8 +393,10 @@ async function showMerging() {
     const query = new URLSearchParams({ export: name, block });
     const plan = await attempt(() => ofPicture((id) => server.get(`/plans/${id}?${query}`)));
     if (plan) plans.set(`${name} ${block}`, plan);
+    if (merge !== merges) break; // a later call shows what is asked for now
   }
   end();
+  if (merge !== merges) return;
   drawBases();
   told.replaceChildren(...shown.flatMap((name) => [tellPlan(name), document.createElement("br")]));
 }
@@ -501,11 +519,12 @@ for (const id of ["overlay", "block", "layer"]) find(id).addEventListener("chang
 
 find("save").addEventListener("click", async () => {
   const said = { ...prompts.said, exports: shown.slice(0, 1), candidates: [candidate], format: "png" };
-  const made = await attempt(() => ofPicture((id) => server.post("/predict", { id, ...said })));
+  const of = picture; // whose mask is saved, whatever is shown when it comes
+  const made = await attempt(() => ofOne(of, (id) => server.post("/predict", { id, ...said })));
   if (!made) return;
   const link = document.createElement("a");
   link.href = `data:image/png;base64,${made.answers[0].masks[0].png}`;
-  link.download = `${picture.name.split(/[\\/]/).pop().replace(/\.\w+$/, "")}-mask.png`;
+  link.download = `${of.name.split(/[\\/]/).pop().replace(/\.\w+$/, "")}-mask.png`;
   link.click();
 });
 find("copy").addEventListener("click", async () => {
@@ -575,7 +594,7 @@ async function begin() {
   showChoices();
   if (about.photo) {
     const file = await attempt(() => server.blob("/photo"));
-    if (file) await load(file, about.photo);
+    if (file && !loads) await load(file, about.photo);
   }
 }
 
