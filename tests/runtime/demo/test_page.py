@@ -248,7 +248,7 @@ def test_a_picture_that_the_server_has_dropped_is_sent_again(page: Any, site: Si
 def held(page: Any, path: str) -> list[Any]:
     """The requests for a path from now on, which wait until a test answers them."""
     requests: list[Any] = []
-    page.route(path, requests.append)
+    page.route(path, lambda route: requests.append(route))
     return requests
 
 
@@ -293,6 +293,8 @@ def test_an_answer_about_another_picture_is_dropped(page: Any, tmp_path: Path) -
 def test_an_answer_of_exports_that_are_no_longer_shown_is_dropped(page: Any) -> None:
     boxes = page.locator("#exports input")
     boxes.last.uncheck()
+    page.mouse.move(*place(page, 200, 150))
+    until(page, 210, 150, drawn=True)
     masks = held(page, "**/predict")
     click(page, 200, 150)
     until_held(page, masks, 1)  # of the first export
