@@ -95,7 +95,7 @@ def _grid(axes: Axes, unit: Unit) -> list[str]:
     middle = (TOP + HEIGHT - BOTTOM) / 2
     return [
         *parts,
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{unit.name}</text>',
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{unit.axis}</text>',
         f'<text transform="translate(15 {middle}) rotate(-90)" text-anchor="middle">agreement, %</text>',
     ]
 

@@ -99,7 +99,7 @@ class Latency:
         what a block takes alone is, by about the same factor for all settings, not what it takes inside.
 
         Args:
-            encoder: SAM's ImageEncoderViT, patched or not; it stays.
+            encoder: SAM's ImageEncoderViT; left patched.
             settings: S settings.
         """
         table = [

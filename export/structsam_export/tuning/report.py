@@ -52,7 +52,7 @@ def report(
         gained=code(GAINED),
         shots="".join(map(_shot, shown)),
         additive=escape(additivity([*found.curve, *found.uniform])),
-        price=f"<th>predicted {MS.name}</th>" if found.timed else "",
+        price=f"<th>{MS.axis}</th>" if found.timed else "",
         tried="".join(_row(one, one is best) for some in series.values() for one in some),
         measured=len(found.measured),
         blocks="".join(f"<th>{index}</th>" for index in range(len(found.errors))),
@@ -80,8 +80,8 @@ def told_times(timed: Timed, found: Tuned) -> str:
     unmerged, merged = (MS.told(time) for time in (timed.unmerged, timed.merged))
     sums = (MS.told(time) for time in (found.best.price, found.prices.whole))
     return (
-        f"{timed.runner} takes {merged} with the recipe and {unmerged} unmerged: "
-        f"{timed.unmerged / timed.merged:.2f} times as fast. Times of single blocks, by which the recipe was "
+        f"On {timed.runner} the encoder takes {merged} with the recipe and {unmerged} unmerged, "
+        f"{timed.unmerged / timed.merged:.2f} times as long. Times of single blocks, by which the recipe was "
         f"chosen, predicted {' and '.join(sums)}. {timed.machine}."
     )
 

@@ -40,19 +40,21 @@ class Unit:
         name: of one.
         size: how much of a price that is.
         what: is counted, in words.
+        axis: the label of an axis.
     """
 
     name: str
     size: float
     what: str
+    axis: str
 
     def told(self, price: float) -> str:
         """A price as text."""
         return f"{price / self.size:.2f} {self.name}"
 
 
-GMAC = Unit("GMAC", 1e9, "multiply-accumulates")
-MS = Unit("ms", 1e6, "predicted latency")
+GMAC = Unit("GMAC", 1e9, "multiply-accumulates", "GMAC")
+MS = Unit("ms", 1e6, "predicted latency", "predicted ms")
 """Of prices in nanoseconds."""
 
 

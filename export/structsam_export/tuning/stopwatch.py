@@ -107,6 +107,7 @@ class Stopwatch:
             return path
         engine = path.with_suffix(".engine")
         EngineBuilder(self.config.engine).build(path, engine, {})
+        path.unlink()
         return engine
 
 

@@ -145,7 +145,7 @@ def test_a_recipe_is_chosen_by_time_on_a_runner(call: Command, times: list[str])
     code, out, err = call(line)
     assert code == 0, err
     assert sorted(path.name for path in Path("timed").iterdir()) == FILES, "graphs are removed"
-    told = "cpu takes 8000.00 ms with the recipe and 10000.00 ms unmerged: 1.25 times as fast."
+    told = "On cpu the encoder takes 8000.00 ms with the recipe and 10000.00 ms unmerged, 1.25 times as long."
     assert told in out
     blocks = Recipe.read(Path("timed/recipe.json")).blocks
     assert sum(block.merges for block in blocks) >= 2, "of 9 s, 7.2 s may be left"
