@@ -34,6 +34,8 @@ from .tuning.settings import SETTINGS, UNMERGED, everywhere
 from .tuning.shots import shots
 from .tuning.stopwatch import timing, written_for
 
+SLACK = 0.02
+"""Share of a speedup by which the whole encoder may miss it; as much as times of two runs differ."""
 RECIPE, REPORT, MEASURED = "recipe.json", "report.html", "measurements.jsonl"
 
 
@@ -143,14 +145,30 @@ def _shown(progress: Progress, what: str, latency: Latency) -> Iterator[None]:
 def _found_by_time(
     start: Callable[..., Tuning], latency: Latency, wanted: Wanted, progress: Progress
 ) -> tuple[Tuning, Tuned]:
-    """A search by prices in time, and what it finds, with the time of whole encoders."""
+    """A search by prices in time, and what it finds, with the time of whole encoders.
+
+    Where the whole encoder misses the speedup by more than `SLACK`, a recipe is searched once more that is
+    predicted to take less by as much.
+    """
+    goal = wanted.goal
     with _shown(progress, f"time blocks on {wanted.latency}", latency):
         tuning = start(pricing=latency.prices)
-    found = _found(tuning, wanted.goal, progress)
+    found = _timed(_found(tuning, goal, progress), tuning, latency, wanted, progress)
+    share = found.timed.speedup / goal.value if found.timed else 1.0
+    if goal.kind is not Kind.SPEEDUP or share > 1 - SLACK or share * tuning.check(goal) < tuning.least:
+        return tuning, found
+    say("note", f"the encoder is {share * goal.value:.2f} times as fast, not {goal.value:g}: one more search")
+    with progress.step("try again"):
+        again = tuning.find(goal, share)
+    return tuning, _timed(again, tuning, latency, wanted, progress)
+
+
+def _timed(found: Tuned, tuning: Tuning, latency: Latency, wanted: Wanted, progress: Progress) -> Tuned:
+    """A result with the time of the whole encoder, without merging and with the recipe."""
     with _shown(progress, f"time encoders on {wanted.latency}", latency):
         both = [everywhere(UNMERGED, tuning.encoder), found.best.recipe]
-        timed = Timed(str(wanted.latency), latency.machine, *latency.whole(tuning.encoder, both))
-    return tuning, replace(found, timed=timed)
+        times = latency.whole(tuning.encoder, both)
+    return replace(found, timed=Timed(str(wanted.latency), latency.machine, *times))
 
 
 def _check_output(output: Path, force: bool) -> None:

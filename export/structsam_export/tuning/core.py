@@ -163,14 +163,18 @@ class Tuning:
     def _key(self, what: str, picture: Picture, *more: Any) -> str:
         return key(what, self.model, picture.digest, *more)
 
-    def find(self, goal: Goal) -> Tuned:
+    def find(self, goal: Goal, share: float = 1.0) -> Tuned:
         """Find the recipe that a goal asks for.
+
+        Args:
+            goal: what is wanted.
+            share: of what the goal allows that recipes may cost, where prices proved too low.
 
         Raises:
             Unmet: no recipe that merges reaches the budget.
             UserError: every recipe costs more than the goal allows.
         """
-        limit = self.check(goal)
+        limit = share * self.check(goal)
         errors = self.errors()
         front = self.front(errors)
 
@@ -193,14 +197,18 @@ class Tuning:
             tuple(not original(block).window_size for block in self.encoder.blocks),
         )
 
+    @property
+    def least(self) -> int:
+        """The price of the cheapest recipe."""
+        return int(self.prices.stem + np.minimum(self.prices.merged.min(1), self.prices.unmerged).sum())
+
     def check(self, goal: Goal) -> float:
         """The most that a goal allows, in the unit of the prices.
 
         Raises:
             UserError: every recipe costs more, or the unmerged encoder costs less.
         """
-        limit, whole = goal.limit(self.prices.whole), self.prices.whole
-        least = int(self.prices.stem + np.minimum(self.prices.merged.min(1), self.prices.unmerged).sum())
+        limit, whole, least = goal.limit(self.prices.whole), self.prices.whole, self.least
         if goal.kind is not Kind.BUDGET and not least <= limit < whole:
             unit = self.prices.unit
             raise UserError(

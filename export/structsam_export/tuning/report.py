@@ -81,7 +81,7 @@ def told_times(timed: Timed, found: Tuned) -> str:
     sums = (MS.told(time) for time in (found.best.price, found.prices.whole))
     return (
         f"On {timed.runner} the encoder takes {merged} with the recipe and {unmerged} unmerged, "
-        f"{timed.unmerged / timed.merged:.2f} times as long. Times of single blocks, by which the recipe was "
+        f"{timed.speedup:.2f} times as long. Times of single blocks, by which the recipe was "
         f"chosen, predicted {' and '.join(sums)}. {timed.machine}."
     )
 
