@@ -329,8 +329,8 @@ def timed(found: Sequence[dict[str, Any]]) -> list[str]:
         rows.append([budget, one["encoder"], *itertools.chain(*shares)])
     return [
         f"Time of the same encoders in fp32 on {unmerged['library']} ({unmerged['runner']}), medians of "
-        f"{TURNS} measurements in turns, and what `--latency` predicts from single blocks. Their shares of the "
-        f"unmerged encoder's time are {min(ratios):.2f} to {max(ratios):.2f} times the predicted ones:",
+        f"{TURNS} measurements in turns, and what `--latency` predicts from single blocks. Their shares of "
+        f"the unmerged encoder's time are {min(ratios):.2f} to {max(ratios):.2f} times the predicted ones:",
         markdown(rows),
     ]
 
