@@ -314,7 +314,11 @@ def table(content: dict[str, Any]) -> str:
 
 def timed(found: Sequence[dict[str, Any]]) -> list[str]:
     """What encoders take on one runner: the unmerged one first."""
-    unmerged, ratios = found[0], [one["measured_ms"] / one["predicted_ms"] for one in found]
+    unmerged = found[0]
+    measured, predicted = (
+        [one[name] / unmerged[name] for one in found] for name in ("measured_ms", "predicted_ms")
+    )
+    ratios = [share / expected for share, expected in zip(measured, predicted, strict=True)]
     rows = [["budget", "encoder", "ms", "of unmerged", "predicted, ms", "of unmerged"]]
     for one in found:
         budget = "" if one["budget"] is None else f"{one['budget']:g}"
@@ -325,8 +329,8 @@ def timed(found: Sequence[dict[str, Any]]) -> list[str]:
         rows.append([budget, one["encoder"], *itertools.chain(*shares)])
     return [
         f"Time of the same encoders in fp32 on {unmerged['library']} ({unmerged['runner']}), medians of "
-        f"{TURNS} measurements in turns, and what `--latency` predicts from single blocks. They take "
-        f"{min(ratios):.2f} to {max(ratios):.2f} times what is predicted:",
+        f"{TURNS} measurements in turns, and what `--latency` predicts from single blocks. Their shares of "
+        f"the unmerged encoder's time are {min(ratios):.2f} to {max(ratios):.2f} times the predicted ones:",
         markdown(rows),
     ]
 

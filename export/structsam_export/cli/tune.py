@@ -43,7 +43,7 @@ def main(
         str | None,
         typer.Option(
             metavar="RUNNER",
-            help=f"Choose by the time that blocks take here on {', '.join(RUNNERS)}, not by "
+            help=f"Choose by the time that blocks take here on one of {', '.join(RUNNERS)}, instead of by "
             "multiply-accumulates.",
         ),
     ] = None,

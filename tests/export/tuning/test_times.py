@@ -64,6 +64,8 @@ def test_whole_encoders_are_timed_beside_what_their_blocks_predict(
     text = result.with_suffix(".md").read_text()
     assert f"| 0.95 | tuned | {whole[1]:.1f} | {whole[1] / whole[0]:.0%} | {predicted[1]:.1f} | " in text
     assert "(cpu), medians of 5 measurements in turns" in text
+    ratios = [time / one for time, one in zip(whole, predicted, strict=True)]
+    assert f"are {min(ratios):.2f} to {max(ratios):.2f} times the predicted ones" in text
     known = len(ms)
     assert run_script("tuning", line)[0] == 0
     assert (result.with_suffix(".md").read_text(), len(ms)) == (text, known), "nothing is timed again"
