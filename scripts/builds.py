@@ -20,12 +20,14 @@ from structsam_runtime.cli.console import FAILED, missing, run
 
 try:
     import onnx
+    import torch
     from torch import nn
 
     from structsam_export import pipeline
-    from structsam_export.calibration import Calibration, bundled
-    from structsam_export.choices import Engine, Precision, Target
+    from structsam_export.calibration import Calibration, Layer
+    from structsam_export.choices import Engine, Linear, Precision, Target
     from structsam_export.config import ExportConfig
+    from structsam_export.graph.quantize import TYPES, Quantization
     from structsam_export.models.architectures import ARCHITECTURES
     from structsam_export.pipeline import LintError
     from structsam_export.targets import Dialect, dialect, supports
@@ -69,8 +71,7 @@ def main(
     ]
     builder = EngineBuilder(engine, precision=precision)
     try:
-        known: dict[str, Calibration] = {}
-        builds = [_built(config, builder, alike[config.dialect], known) for config in configs]
+        builds = [_built(config, builder, alike[config.dialect]) for config in configs]
     except (LintError, BuildError) as error:
         typer.echo(f"failed: {error}", err=True)
         raise typer.Exit(FAILED) from error
@@ -86,12 +87,8 @@ def main(
     typer.echo(text)
 
 
-def _built(
-    config: ExportConfig, builder: EngineBuilder, targets: list[Target], known: dict[str, Calibration]
-) -> dict[str, Any]:
+def _built(config: ExportConfig, builder: EngineBuilder, targets: list[Target]) -> dict[str, Any]:
     """Build the encoder of a config; returns a row of the result, which holds for all of the targets.
-
-    Calibrations are kept in `known` by architecture: they do not depend on the target.
 
     Raises:
         LintError: the graph has nodes that TensorRT does not support.
@@ -99,7 +96,7 @@ def _built(
     """
     with tempfile.TemporaryDirectory() as folder:
         graph, built = Path(folder) / "encoder.onnx", Path(folder) / "encoder.engine"
-        pipeline.build_encoder(config, _encoder(config, known), graph, Progress())
+        pipeline.build_encoder(config, _encoder(config), graph, Progress())
         begun = time.perf_counter()
         builder.build(graph, built, {})
         seconds = time.perf_counter() - begun
@@ -116,16 +113,19 @@ def _built(
         }
 
 
-def _encoder(config: ExportConfig, known: dict[str, Calibration]) -> nn.Module:
-    """The encoder of a config with random weights; 8 bits are calibrated on one picture."""
-    sam = pipeline.load(config)
-    encoder: nn.Module = sam.image_encoder
+def _encoder(config: ExportConfig) -> nn.Module:
+    """The encoder of a config with random weights; in 8 bits, all ranges are equal: they build alike."""
+    encoder: nn.Module = pipeline.load(config).image_encoder
     if not config.precision.quantized:
         return encoder
-    if config.arch not in known:
-        one = dict(list(bundled().items())[:1])
-        known[config.arch] = pipeline.calibrated(config, sam, one, Progress())
-    return pipeline.quantized(config, encoder, known[config.arch])
+    codes = TYPES[config.precision]
+    low = {Linear.FC2: -0.2} if codes is torch.int8 else {}  # int8 moves what comes out of GELU
+    layers = {
+        kind.of(block): Layer(Quantization(low.get(kind, -6.0), 6.0, codes=codes), 0.0)
+        for block in range(config.architecture.depth)
+        for kind in Linear
+    }
+    return pipeline.quantized(config, encoder, Calibration({}, layers, ()))
 
 
 def products(engine: Path, name: bytes) -> int:
