@@ -77,7 +77,9 @@ def test_an_export_says_what_it_is_and_keeps_its_word(exported: Exported) -> Non
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize(
+    "precision", [Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8_FP16, Precision.FP8]
+)
 def test_tensorrt_rtx_builds_encoder_and_decoder_without_a_gpu(
     exported: Exported, precision: Precision
 ) -> None:
