@@ -194,6 +194,21 @@ def test_eight_bits_take_the_time_that_was_measured() -> None:
     assert told.groups() == tuple(f"{ours / one:.2f}" for one in plain)
 
 
+@pytest.mark.parametrize("result", ["vit_nano", "vit_nano-256px"])
+def test_what_tune_finds_is_what_was_measured(result: str) -> None:
+    """A row for each budget: the recipe, its agreement on unseen pictures, and uniform rates beside it."""
+    found = json.loads((ROOT / "benchmarks" / "tuning" / f"{result}.json").read_text())
+    _, _, below = (ROOT / "docs" / "guide" / "tune.md").read_text().partition(f"tuning/{result}.md")
+    told = [cells(line) for line in below.splitlines() if line.startswith("| 0.")][:3]
+    assert len(told) == len(found["budgets"])
+    for row, budget in zip(told, found["budgets"], strict=True):
+        uniform = {one["method"]: one["gmac"] for one in budget["rivals"] if not one["merge_mlp"]}
+        numbers = [budget["gmac"], *(uniform[name] for name in ("adjacent", "structsam", "tomesd"))]
+        gmac = [f"{number:.2f}" for number in numbers]
+        agreement = f"{100 * budget['unseen']['mean']:.1f}"
+        assert row == [f"{budget['budget']:.2f}", gmac[0], agreement, *gmac[1:]]
+
+
 def test_times_on_a_gpu_are_those_that_were_measured() -> None:
     """The table has the first of two runs of an encoder; the text below it has ranges, and the second."""
     result = json.loads((ROOT / "benchmarks" / "gpu-h100.json").read_text())
