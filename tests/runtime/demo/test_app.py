@@ -445,8 +445,9 @@ def test_a_client_that_goes_away_is_no_defect(site: Site, capfd: pytest.CaptureF
 
 
 def test_too_many_waiting_requests_are_turned_away(
-    site: Site, embedded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    site: Site, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _, embedded = site.json("/embed", content=photo.read_bytes())  # others may have taken its place
     monkeypatch.setattr(app, "WAITING", 0)
     for came in (
         site.json("/embed", content=b"x"),
@@ -469,8 +470,9 @@ class Busy(Executor):
 
 
 def test_work_whose_client_has_gone_is_not_begun(
-    site: Site, embedded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    site: Site, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _, embedded = site.json("/embed", content=photo.read_bytes())  # others may have taken its place
     busy = Busy()
     monkeypatch.setattr(site.demo, "_long", busy)
     monkeypatch.setattr(site.demo, "_short", busy)
