@@ -42,13 +42,6 @@ def embedded(site: Site, photo: Path) -> dict[str, Any]:
     return said
 
 
-@pytest.fixture
-def kept(site: Site, photo: Path) -> str:
-    """The id of the photograph, sent again: other tests may have sent so many that it was dropped."""
-    found: str = site.json("/embed", content=photo.read_bytes())[1]["id"]
-    return found
-
-
 @pytest.fixture(scope="module")
 def predictor(export_folder: Path, photos: dict[str, NDArray[np.uint8]]) -> Iterator[Predictor]:
     with Predictor.load(export_folder, threads=1) as predictor:
@@ -452,16 +445,17 @@ def test_a_client_that_goes_away_is_no_defect(site: Site, capfd: pytest.CaptureF
 
 
 def test_too_many_waiting_requests_are_turned_away(
-    site: Site, kept: str, monkeypatch: pytest.MonkeyPatch
+    site: Site, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _, embedded = site.json("/embed", content=photo.read_bytes())  # others may have taken its place
     monkeypatch.setattr(app, "WAITING", 0)
     for came in (
         site.json("/embed", content=b"x"),
-        site.json("/everything", {"id": kept}),
-        site.json(f"/plans/{kept}?export=merging&block=3"),
+        site.json("/everything", {"id": embedded["id"]}),
+        site.json(f"/plans/{embedded['id']}?export=merging&block=3"),
     ):
         assert came == (503, {"error": "0 requests are waiting already; send it again later"})
-    assert site.json("/predict", {"id": kept, "points": [[1, 1, 1]]})[0] == 200
+    assert site.json("/predict", {"id": embedded["id"], "points": [[1, 1, 1]]})[0] == 200
 
 
 class Busy(Executor):
@@ -476,16 +470,17 @@ class Busy(Executor):
 
 
 def test_work_whose_client_has_gone_is_not_begun(
-    site: Site, kept: str, monkeypatch: pytest.MonkeyPatch
+    site: Site, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _, embedded = site.json("/embed", content=photo.read_bytes())  # others may have taken its place
     busy = Busy()
     monkeypatch.setattr(site.demo, "_long", busy)
     monkeypatch.setattr(site.demo, "_short", busy)
     picture = png(np.random.default_rng(1).integers(0, 256, (200, 200, 3), np.uint8))  # more than one part
     requests = [
-        ("POST", "/everything", json.dumps({"id": kept}).encode()),
-        ("POST", "/predict", json.dumps({"id": kept, "points": [[1, 1, 1]]}).encode()),
-        ("GET", f"/plans/{kept}?export=merging&block=3", b""),
+        ("POST", "/everything", json.dumps({"id": embedded["id"]}).encode()),
+        ("POST", "/predict", json.dumps({"id": embedded["id"], "points": [[1, 1, 1]]}).encode()),
+        ("GET", f"/plans/{embedded['id']}?export=merging&block=3", b""),
         ("POST", "/embed", picture),
     ]
     with ExitStack() as stack:
