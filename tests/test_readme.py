@@ -209,6 +209,27 @@ def test_what_tune_finds_is_what_was_measured(result: str) -> None:
         assert row == [f"{budget['budget']:.2f}", gmac[0], agreement, *gmac[1:]]
 
 
+def test_tuned_recipes_take_the_time_that_was_measured() -> None:
+    """As shares of the unmerged encoder's."""
+    found = json.loads((ROOT / "benchmarks" / "tuning" / "vit_nano.json").read_text())["times"]
+    time = {(one["runner"], one["budget"], one["encoder"]): one["measured_ms"] for one in found}
+    _, *told = table("docs/guide/tune.md", "| time of | ONNX Runtime: tuned |")
+    budgets = sorted({budget for _, budget, _ in time if budget}, reverse=True)
+    for row, budget in zip(told, budgets, strict=True):
+        expected = [f"`--budget {budget:g}`"]
+        for runner in ("cpu", "openvino"):
+            whole = time[runner, None, "unmerged"]
+            uniform = next(key for key in time if key[:2] == (runner, budget) and "adjacent, rate" in key[2])
+            expected += [f"{time[key] / whole:.0%}" for key in ((runner, budget, "tuned"), uniform)]
+        assert row == expected
+    predicted = {(one["runner"], one["budget"], one["encoder"]): one["predicted_ms"] for one in found}
+    shares = [
+        (time[key] / time[key[0], None, "unmerged"]) / (predicted[key] / predicted[key[0], None, "unmerged"])
+        for key in time
+    ]
+    assert max(abs(share - 1) for share in shares) < 0.045
+
+
 def test_times_on_a_gpu_are_those_that_were_measured() -> None:
     """The table has the first of two runs of an encoder; the text below it has ranges, and the second."""
     result = json.loads((ROOT / "benchmarks" / "gpu-h100.json").read_text())
