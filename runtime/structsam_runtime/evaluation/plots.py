@@ -37,13 +37,14 @@ def parted(summaries: Sequence[Summary]) -> tuple[list[Summary], list[Summary]]:
         summaries: all models of one dataset.
 
     Returns:
-        For `plot`, the methods with the most rates; for `plot_choices`, all models at the rate with the most
-        models, or none if the first plot shows all. Both include the unmerged model.
+        For `plot`, the methods with three rates or more, or with the most that any has; for `plot_choices`,
+        all models at the rate with the most models, or none if the first plot shows all. Both include the
+        unmerged model.
     """
     merged = [s for s in summaries if s.facts["rate"]]
     unmerged = [s for s in summaries if not s.facts["rate"]]
     rates = Counter(s.label for s in merged)
-    lines = [s for s in merged if rates[s.label] == max(rates.values())]
+    lines = [s for s in merged if rates[s.label] >= min(3, max(rates.values()))]
     if len(lines) == len(merged):
         return [*unmerged, *lines], []
     ((fullest, _),) = Counter(s.facts["rate"] for s in merged).most_common(1)

@@ -165,6 +165,13 @@ def test_choices_at_one_rate_are_apart_from_the_lines() -> None:
     assert places == [swept[0], *(s for s in swept if s.facts["rate"] == 0.55), *choices]
 
 
+def test_more_rates_of_one_method_leave_the_others_in_their_plot() -> None:
+    swept = summaries(0.35, 0.55, 0.75)
+    more = [summary("StructSAM", rate, 0.7) for rate in (0.25, 0.45)]
+    two = [summary("two rates", rate, 0.7) for rate in (0.55, 0.75)]
+    assert parted([*swept, *more, *two])[0] == [*swept, *more]
+
+
 def test_every_choice_has_a_row_with_its_numbers(drawn: Any) -> None:
     figure = drawn(summaries(0.55), plot_choices)
     assert len(figure.axes) == len(PANELS)
