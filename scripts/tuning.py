@@ -390,6 +390,8 @@ def main(
     """
     check_result(output)
     config = ExportConfig("vit_nano", image_size=image_size)
+    for name in runner or ():
+        written_for(config, name)  # refuses those that are not here
     sam = load(config)
     model: Model = model_of(config, sam)
     pool = [

@@ -35,7 +35,8 @@ class Precision(StrEnum):
     @property
     def around(self) -> Precision:
         """The precision of all that is not in 8 bits."""
-        return (self if not self.quantized else Precision.FP32) if len(self.parts) == 1 else self.parts[1]
+        last = self.parts[-1]
+        return Precision.FP32 if last.quantized else last
 
     @property
     def decoder(self) -> Precision:

@@ -283,7 +283,7 @@ class ExportConfig:
     @property
     def written_for(self) -> Target:
         """The target of the graph: the given one, or the default."""
-        return self.target or natural(self.engine)
+        return self.target or natural(self.engine, self.precision)
 
     @property
     def dialect(self) -> Dialect:
@@ -304,7 +304,7 @@ class ExportConfig:
     def name(self) -> str:
         """The default name of the output folder."""
         size = [] if self.image_size == self.architecture.image_size else [f"{self.image_size}px"]
-        graph = [] if self.written_for is natural(self.engine) else [str(self.written_for)]
+        graph = [] if self.written_for is natural(self.engine, self.precision) else [str(self.written_for)]
         graph += [] if self.form is self._own_form else [f"{self.form}-attention"]
         family = [] if self.family == self.architecture.family else [self.family]
         mixed = ["mixed"] if self.int8_skip else []

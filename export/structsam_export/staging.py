@@ -87,8 +87,12 @@ def _base(folder: Path) -> Path:
 
 
 @contextmanager
-def disk(folder: Path) -> Iterator[None]:
-    """Tell in one line that an export cannot be written: disk full, file too large, folder gone.
+def disk(folder: Path, left: str = "nothing was written") -> Iterator[None]:
+    """Tell in one line that an output cannot be written: disk full, file too large, folder gone.
+
+    Args:
+        folder: of the output.
+        left: how it stands then.
 
     Raises:
         UserError: instead of OSError.
@@ -98,7 +102,7 @@ def disk(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"--output {folder} cannot be written: {error.strerror or error}"
-            f"{f' ({error.filename})' if error.filename else ''}; nothing was written"
+            f"{f' ({error.filename})' if error.filename else ''}; {left}"
         ) from error
 
 

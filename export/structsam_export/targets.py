@@ -60,9 +60,11 @@ def supports(target: Target, precision: Precision) -> bool:
     return precision is not Precision.BF16 or dialect(target, precision).opset >= BFLOAT16.opset
 
 
-def natural(engine: Engine | None) -> Target:
+def natural(engine: Engine | None, precision: Precision = Precision.FP32) -> Target:
     """The default target of a graph: that of its engine, or the CPU without an engine.
 
-    For TensorRT it is `tensorrt10`, which every supported version reads.
+    For TensorRT it is `tensorrt10`, which every supported version reads, if its opset has the precision.
     """
-    return {None: Target.CPU, Engine.TENSORRT: Target.TENSORRT10, Engine.TENSORRT_RTX: Target.RTX}[engine]
+    if engine is Engine.TENSORRT:
+        return Target.TENSORRT10 if supports(Target.TENSORRT10, precision) else Target.TENSORRT11
+    return Target.CPU if engine is None else Target.RTX

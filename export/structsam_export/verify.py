@@ -7,7 +7,7 @@ mask IoU end to end over a grid of box and point prompts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ def read_pictures(folder: Path | None) -> Arrays:
     return dict(each_picture(folder, "to verify on"))
 
 
-def each_picture(folder: Path, purpose: str, first: int = 0) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+def each_picture(folder: Path, purpose: str, first: int = 0) -> Generator[tuple[str, NDArray[np.uint8]]]:
     """Read the pictures of a folder, one at a time.
 
     Args:

@@ -84,7 +84,8 @@ def _keeping_decoders(store: Path) -> Callable[..., onnx.ModelProto]:
         path = store / f"decoder-{digest.hexdigest()[:16]}.onnx"
         with FileLock(f"{path}.lock"):
             if not path.exists():
-                onnx.save(trace(config, module, inputs, *how), path)
+                onnx.save(trace(config, module, inputs, *how), whole := path.with_suffix(".part"))
+                whole.rename(path)
         return onnx.load(path)
 
     return traced

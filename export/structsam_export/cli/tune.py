@@ -85,6 +85,6 @@ def main(
         )
         raise typer.Exit(FAILED) from error
     except BuildError as error:
-        typer.echo(UserError(f"failed: {error}; nothing was written"), err=True)
+        typer.echo(UserError(f"failed: {error}; a rerun goes on where it was"), err=True)
         raise typer.Exit(FAILED) from error
     typer.echo(told)

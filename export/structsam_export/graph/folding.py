@@ -49,6 +49,8 @@ def _is_constant(node: fx.Node, known: dict[fx.Node, Any]) -> bool:
     """Whether a node computes tensors, always the same ones, from nodes of which that is known."""
     if node.op != "call_function" or not all(source in known for source in node.all_input_nodes):
         return False
+    if any(user.op == "output" for user in node.users):
+        return False  # the signature has its name
     if isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return False
     return torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())

@@ -23,8 +23,8 @@ class Goal:
     Attributes:
         kind: what `value` is.
         value: of a budget, the least agreement with the unmerged masks, in (0, 1), which the lower end of the
-            interval reaches; of a speedup, the unmerged encoder's multiply-accumulates over the recipe's,
-            above 1; else multiply-accumulates in 10^9, above 0.
+            interval reaches; of a speedup, what the unmerged encoder costs over what the recipe does, above
+            1; else multiply-accumulates in 10^9, above 0.
 
     Raises:
         UserError: the value is out of range.
@@ -50,10 +50,10 @@ class Goal:
         return "tuned" + told.get(self.kind, f"{self.value:g}gmac")
 
     def limit(self, unmerged: int) -> float:
-        """The most multiply-accumulates that a recipe may have; infinite for a budget.
+        """The most that a recipe may cost, in multiply-accumulates or nanoseconds; infinite for a budget.
 
         Args:
-            unmerged: multiply-accumulates of the unmerged encoder.
+            unmerged: what the unmerged encoder costs.
         """
         limits = {Kind.SPEEDUP: unmerged / self.value, Kind.MACS: self.value * 1e9}
         return limits.get(self.kind, float("inf"))

@@ -52,7 +52,7 @@ def report(
         gained=code(GAINED),
         shots="".join(map(_shot, shown)),
         additive=escape(additivity([*found.curve, *found.uniform])),
-        price=f"<th>{MS.axis}</th>" if found.timed else "",
+        price=f"<th>{MS.axis}</th>" if found.prices.unit is MS else "",
         tried="".join(_row(one, one is best) for some in series.values() for one in some),
         measured=len(found.measured),
         blocks="".join(f"<th>{index}</th>" for index in range(len(found.errors))),
@@ -69,19 +69,20 @@ def verdict(found: Tuned) -> str:
             f"Of the recipes that were tried, the cheapest whose interval begins at {found.goal.value:.1%} "
             f"or above: {told}, at {share:.0%} of the {found.prices.unit.what}."
         )
+    by = " by predicted latency" if found.timed else ""
     return (
         f"Of the recipes that were tried, the one with the highest agreement within {found.goal.kind.value} "
-        f"{found.goal.value:g}: {told}."
+        f"{found.goal.value:g}{by}: {told}."
     )
 
 
 def told_times(timed: Timed, found: Tuned) -> str:
     """What whole encoders took, and what was predicted, in a sentence."""
     unmerged, merged = (MS.told(time) for time in (timed.unmerged, timed.merged))
-    sums = (MS.told(time) for time in (found.best.price, found.prices.whole))
+    sums = (MS.told(time) for time in (found.prices.whole, found.best.price))
     return (
-        f"On {timed.runner} the encoder takes {merged} with the recipe and {unmerged} unmerged, "
-        f"{timed.speedup:.2f} times as long. Times of single blocks, by which the recipe was "
+        f"On {timed.runner} the encoder takes {unmerged} unmerged and {merged} with the recipe, "
+        f"{timed.speedup:.2f} times as fast. Times of single blocks, by which the recipe was "
         f"chosen, predicted {' and '.join(sums)}. {timed.machine}."
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import statistics
 import tempfile
 import time
@@ -27,12 +28,13 @@ from ..staging import disk
 from .latency import Latency, Part
 from .notebook import Notebook
 
-LONG = 0.1
+LONG = 0.125
 """Seconds of timed runs in one measurement; a part that takes longer runs once."""
 CACHE = 2**28
-"""Bytes that are written before each run, more than caches hold. Inside of an encoder a block finds its
-weights and buffers in memory, not in the cache where a run of that block alone left them."""
+"""Bytes that are written before each run on a CPU, more than caches hold. Inside of an encoder a block finds
+its weights and buffers in memory, not in the cache where a run of that block alone left them."""
 IN, OUT = "x", "y"
+GRAPHS = ".graphs-"
 
 
 def written_for(config: ExportConfig, runner: str) -> ExportConfig:
@@ -90,7 +92,8 @@ class Stopwatch:
             made = runner.infer_on_device({IN: noise})[OUT]
             feed = made if made.shape == noise.shape else noise
             while sum(seconds) < LONG:
-                self._other += 1
+                if kind_of(self.runner).device == "cpu":
+                    self._other += 1
                 start = self.clock()
                 runner.infer_on_device({IN: feed})
                 seconds.append(self.clock() - start)
@@ -128,5 +131,10 @@ def timing(
         UserError: the folder cannot be written, or the disk is full.
     """
     where = f"{machine()}, {kind_of(runner).library(runner)} ({runner})"
-    with disk(folder), tempfile.TemporaryDirectory(prefix=".graphs-", dir=folder) as graphs:
+    for stale in folder.glob(f"{GRAPHS}*"):  # of a run that was killed
+        shutil.rmtree(stale, ignore_errors=True)
+    with (
+        disk(folder, "a rerun goes on where it was"),
+        tempfile.TemporaryDirectory(prefix=GRAPHS, dir=folder) as graphs,
+    ):
         yield Latency(Stopwatch(config, runner, Path(graphs)), config.form, notebook, where, model)

@@ -1,6 +1,7 @@
 """Benchmark exported encoders beside rivals in one interleaved run: latency, memory, operators."""
 
 import importlib
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from ..predict.image import prepare
 from ..predict.predictor import Predictor
 from ..predict.prior import prior
 from ..predict.prompts import encode
-from ..runners import create, kind_of
+from ..runners import check_precision, create, kind_of
 from ..runners.base import Array, Runner
 from ..runners.onnxruntime import PROVIDERS, OnnxRuntimeRunner
 from .profile import operators
@@ -79,6 +80,8 @@ def race(
     manifests = [Manifest.read(out) for out in outs]
     if len({(known.model.arch, known.model.image_size) for known in manifests}) != 1:
         raise UserError("the exports differ in architecture or image size; benchmark one kind per run")
+    for known, runner in itertools.product(manifests, runners):
+        check_precision(known.model.precision, runner)  # before anything is made
     model = manifests[0].model
     picture = _photograph() if picture is None else picture
     tensor, _ = prepare(picture, model)

@@ -38,7 +38,7 @@ UPLOAD = 32 * 2**20
 KEPT = 8
 """Pictures whose embeddings are kept; SAM's take 4 MB for each export."""
 WAITING = 16
-"""Requests of seconds that may be under way: one runs, the others wait for their turn."""
+"""Slow requests that may be under way: one runs, the others wait for their turn."""
 NAME = 200
 """Letters of a picture's name that messages repeat."""
 

@@ -80,7 +80,7 @@ TABLE = {
         "cpu",
         _onnxruntime,
         _onnxruntime_version,
-        {"bf16": "ONNX Runtime has no products of bf16 on a CPU"},
+        {"bf16": "ONNX Runtime has no matrix multiplication in bf16 on a CPU"},
     ),
     "openvino": RunnerKind("onnx", '"structsam[openvino]"', "cpu", _openvino, _openvino_version),
     "cuda": RunnerKind("onnx", '"structsam[cuda]"', "cuda", _onnxruntime, _onnxruntime_version),

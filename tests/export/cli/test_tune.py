@@ -146,8 +146,8 @@ def test_a_recipe_is_chosen_by_time_on_a_runner(call: Command, times: list[str])
     code, out, err = call(line)
     assert code == 0, err
     assert sorted(path.name for path in Path("timed").iterdir()) == FILES, "graphs are removed"
-    assert "note: the encoder is 1.25 times as fast, not 1.27" not in err, "within the slack"
-    told = "On cpu the encoder takes 8000.00 ms with the recipe and 10000.00 ms unmerged, 1.25 times as long."
+    assert "times as fast" not in err, "within the slack"
+    told = "On cpu the encoder takes 10000.00 ms unmerged and 8000.00 ms with the recipe, 1.25 times as fast."
     assert told in out
     assert sum(block.merges for block in Recipe.read(Path("timed/recipe.json")).blocks) == 2
     page = Path("timed/report.html").read_text()
@@ -165,8 +165,8 @@ def test_a_speedup_that_the_whole_encoder_misses_is_searched_once_more(
     line = f"--images photos -o timed {MODEL} --speedup 1.28 --latency cpu --pictures 3 --force"
     code, out, err = call(line)
     assert code == 0, err
-    assert "note: the encoder is 1.25 times as fast, not 1.28: one more search" in err
-    assert "1.43 times as long" in out
+    assert "note: 1.25 times as fast, not 1.28: one more search" in err
+    assert "1.43 times as fast" in out
     assert sum(block.merges for block in Recipe.read(Path("timed/recipe.json")).blocks) == 3
 
 
@@ -185,7 +185,10 @@ def test_an_engine_that_cannot_be_built_is_one_line(call: Command, monkeypatch: 
     monkeypatch.setattr(Stopwatch, "__call__", fails)
     code, out, err = call(f"--images photos -o unbuilt {MODEL} --budget 0.1 --latency openvino")
     assert (code, out) == (3, "")
-    assert err.splitlines()[-1] == "failed: the library has not enough memory to build; nothing was written"
+    assert (
+        err.splitlines()[-1]
+        == "failed: the library has not enough memory to build; a rerun goes on where it was"
+    )
     assert not list(Path("unbuilt").iterdir())
 
 
