@@ -78,8 +78,8 @@ def test_a_precision_that_a_runner_lacks_is_refused_before_its_files_are_read(fo
     model = json.loads((folder / "manifest.json").read_text())["model"]
     say(folder, model=model | {"precision": "bf16"})
     told = (
-        "runner 'cpu' does not run exports in bf16: ONNX Runtime has no matrix multiplication in bf16 on a CPU; "
-        "use --runner openvino, or export in another precision"
+        "runner 'cpu' does not run exports in bf16: ONNX Runtime has no matrix multiplication in bf16 on a "
+        "CPU; use --runner openvino, or export in another precision"
     )
     (folder / "encoder.onnx").write_bytes(b"damaged")
     assert refused(folder, "cpu") == told
