@@ -120,6 +120,8 @@ def test_everything_it_installs_is_an_extra() -> None:
         ("docs/methods.md", "methods-vit_b"),
         ("docs/graphs.md", "attention-cpu"),
         ("docs/graphs.md", "builds-rtx"),
+        ("docs/graphs.md", "builds-rtx-int8"),
+        ("docs/graphs.md", "builds-rtx-int8-fp16"),
         ("docs/graphs.md", "passes-cpu"),
     ],
 )
