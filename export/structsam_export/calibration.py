@@ -182,16 +182,16 @@ def parted(calibrating: Iterable[tuple[str, Array]], verifying: Arrays) -> tuple
     asked = {name: digest(picture) for name, picture in verifying.items()}
     own: Arrays = {}
     shared: Arrays = {}
-    seen: set[str] = set()
+    known: dict[str, str] = {}
     for name, picture in calibrating:
         code = digest(picture)
-        if code not in seen:
-            seen.add(code)
+        if code not in known.values():
+            known[name] = code
             (shared if code in asked.values() else own)[name] = picture
         if len(own) == PICTURES:
             break
     own |= dict(list(shared.items())[bool(own) :: 2][: PICTURES - len(own)])
-    taken = {digest(picture) for picture in own.values()}
+    taken = {known[name] for name in own}
     left = {name: picture for name, picture in verifying.items() if asked[name] not in taken}
     if not left:
         raise UserError(

@@ -39,10 +39,9 @@ class TorchArray(DeviceArray):
 
     def numpy(self) -> Array:
         """The values as a NumPy array; without a copy on the CPU if the type is the same."""
-        known = (
-            self._tensor.float() if self._tensor.dtype is torch.bfloat16 else self._tensor
-        )  # NumPy has none
-        return known.cpu().numpy().astype(self.dtype, copy=False)
+        tensor = self._tensor.cpu()
+        tensor = tensor.float() if tensor.dtype is torch.bfloat16 else tensor  # NumPy has no bf16
+        return tensor.numpy().astype(self.dtype, copy=False)
 
 
 class TorchRunner(Runner):

@@ -220,10 +220,14 @@ class ExportConfig:
                     f"{known[-1]}, with * for any text"
                 )
         if all(any(fnmatch.fnmatch(name, pattern) for pattern in self.int8_skip) for name in known):
-            raise UserError(
-                f"--int8-skip {','.join(self.int8_skip)} leaves no layer in 8 bits; leave fewer out, or "
-                f"choose another precision than {self.precision}"
-            )
+            raise self.nothing_in_8_bits()
+
+    def nothing_in_8_bits(self) -> UserError:
+        """The mistake of leaving out all layers, known here or, with AUTO, only when they are calibrated."""
+        return UserError(
+            f"--int8-skip {','.join(self.int8_skip)} leaves no layer in 8 bits; leave fewer out, or choose "
+            f"another precision than {self.precision}"
+        )
 
     def _check_target(self) -> None:
         if self.form is Attention.OPERATOR and self.dialect.opset < FUSED.opset:

@@ -226,10 +226,7 @@ def calibrated(config: ExportConfig, sam: Any, pictures: Arrays, progress: Progr
     hashes = {name: digest(picture) for name, picture in pictures.items()}
     found = Calibration(hashes, layers, left_out(layers, config.int8_skip))
     if not found.chosen:
-        raise UserError(
-            f"--int8-skip {','.join(config.int8_skip)} leaves no layer in 8 bits; leave fewer out, or choose "
-            f"another precision than {config.precision}"
-        )
+        raise config.nothing_in_8_bits()
     return found
 
 

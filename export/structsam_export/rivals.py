@@ -24,6 +24,7 @@ from structsam_runtime.runners.openvino import library, unreported
 from .choices import StrEnum
 from .comparing import Specs, TorchRunner
 from .encoder.attention import relative_positions
+from .graph.precision import DTYPES
 from .graph.trace import quiet
 from .models.checkpoints import build_sam, randomize
 from .targets import FUSED
@@ -120,10 +121,6 @@ def fuse(encoder: Any) -> Any:
     return encoder
 
 
-HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
-"""Precisions of exports that PyTorch computes a whole encoder in."""
-
-
 class TorchEncoder(TorchRunner):
     """An image encoder in PyTorch with the interface of an export: fp32 in and out at any precision.
 
@@ -132,7 +129,7 @@ class TorchEncoder(TorchRunner):
         make: makes the encoder, in fp32 on the CPU.
         model: sizes of the model.
         device: PyTorch device, `cpu` or `cuda`.
-        precision: a key of HALF; all others are computed in fp32.
+        precision: a key of DTYPES; all others are computed in fp32.
         compiled: use `torch.compile`.
     """
 
@@ -144,7 +141,7 @@ class TorchEncoder(TorchRunner):
         outputs = {EMBEDDING: TensorSpec(fp32, ("batch", *model.embedding))}
         super().__init__(self._embedding, inputs, outputs, name)
         self.make, self.device, self.compiled = make, device, compiled
-        self.dtype = HALF.get(precision, torch.float32)
+        self.dtype = DTYPES.get(precision, torch.float32)
 
     def _open(self) -> tuple[Specs, Specs]:
         encoder = self.make().to(self.device, self.dtype)

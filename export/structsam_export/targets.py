@@ -60,7 +60,7 @@ def supports(target: Target, precision: Precision) -> bool:
     return precision is not Precision.BF16 or dialect(target, precision).opset >= BFLOAT16.opset
 
 
-def natural(engine: Engine | None, precision: Precision = Precision.FP32) -> Target:
+def natural(engine: Engine | None, precision: Precision) -> Target:
     """The default target of a graph: that of its engine, or the CPU without an engine.
 
     For TensorRT it is `tensorrt10`, which every supported version reads, if its opset has the precision.

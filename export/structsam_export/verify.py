@@ -207,8 +207,8 @@ def each_picture(folder: Path, purpose: str, first: int = 0) -> Generator[tuple[
 def spread(names: Sequence[str], first: int) -> list[str]:
     """All names, beginning with `first` of them at equal distances."""
     places = np.linspace(0, len(names) - 1, min(first, len(names))).round().astype(int)
-    chosen = [names[place] for place in places]
-    return chosen + [name for name in names if name not in set(chosen)]
+    chosen = dict.fromkeys(names[place] for place in places)
+    return [*chosen, *(name for name in names if name not in chosen)]
 
 
 def samples(pictures: Arrays, model: Model) -> list[Sample]:

@@ -15,7 +15,11 @@ from torch import Tensor, nn
 
 from ..choices import Precision
 
-DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {
+    Precision.FP32: torch.float32,
+    Precision.FP16: torch.float16,
+    Precision.BF16: torch.bfloat16,
+}
 """The type of weights and features in each precision, outside of 8 bits."""
 
 

@@ -77,7 +77,8 @@ class Stopwatch:
     _files: dict[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._other = np.zeros(CACHE, np.uint8)
+        self._kind = kind_of(self.runner)
+        self._other = np.zeros(CACHE if self._kind.device == "cpu" else 0, np.uint8)
 
     def __call__(self, part: Part) -> float:
         """The median over runs on noise, after one that is not timed.
@@ -88,12 +89,11 @@ class Stopwatch:
         if part.name not in self._files:
             self._files[part.name] = self._made(part, self.folder / f"{len(self._files)}.onnx")
         noise, seconds = np.random.default_rng(0).standard_normal(part.shape, np.float32), list[float]()
-        with kind_of(self.runner).open(self._files[part.name], self.runner) as runner:
+        with self._kind.open(self._files[part.name], self.runner) as runner:
             made = runner.infer_on_device({IN: noise})[OUT]
             feed = made if made.shape == noise.shape else noise
             while sum(seconds) < LONG:
-                if kind_of(self.runner).device == "cpu":
-                    self._other += 1
+                self._other += 1
                 start = self.clock()
                 runner.infer_on_device({IN: feed})
                 seconds.append(self.clock() - start)
