@@ -46,9 +46,13 @@ def tiny_architecture() -> Architecture:
 
 @pytest.fixture(scope="session")
 def tiny() -> Iterator[str]:
-    """An architecture like SAM's in everything but its size, known to every command from here on."""
+    """An architecture like SAM's in everything but its size, known to every command from here on.
+
+    So is "two", which has a block of each kind: what is traced costs half.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ARCHITECTURES, "tiny", TINY)
+        patch.setitem(ARCHITECTURES, "two", replace(TINY, depth=2, global_blocks=(1,)))
         yield "tiny"
 
 
@@ -67,6 +71,25 @@ def _version() -> str:
     for library in ("torch", "onnx", "onnxscript", "onnxruntime", "numpy"):
         digest.update(version(library).encode())
     return digest.hexdigest()[:16]
+
+
+@pytest.fixture(scope="session")
+def store(request: pytest.FixtureRequest) -> Path:
+    """Where exports and decoders are kept, in pytest's cache, until a source file or a library changes."""
+    folder: Path = request.config.cache.mkdir("exports") / _version()
+    folder.mkdir(exist_ok=True)
+    for other in folder.parent.iterdir():
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_decoders(store: Path) -> Iterator[None]:
+    """Every export reads a decoder that an export has traced before, of the same weights and settings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "traced", _keeping_decoders(store))
+        yield
 
 
 def _keeping_decoders(store: Path) -> Callable[..., onnx.ModelProto]:
@@ -92,28 +115,20 @@ def _keeping_decoders(store: Path) -> Callable[..., onnx.ModelProto]:
 
 
 @pytest.fixture(scope="session")
-def exported(request: pytest.FixtureRequest, tiny: str, quiet: Progress) -> Exported:
-    """Exports the small SAM at 320 pixels: `exported(**arguments of ExportConfig.of)` gives the folder.
+def exported(store: Path, tiny: str, quiet: Progress) -> Exported:
+    """Exports a SAM of two blocks at 320 pixels: `exported(**arguments of ExportConfig.of)` gives the folder.
 
-    The same arguments give the same folder, which tests only read. Folders stay in pytest's cache, for all
-    workers and for later runs, until a source file or a library changes; so do traced decoders, of which most
-    exports have the same.
+    The same arguments give the same folder, which tests only read, for all workers and for later runs.
     """
-    store = request.config.cache.mkdir("exports") / _version()
-    for other in store.parent.iterdir():
-        if other != store:
-            shutil.rmtree(other, ignore_errors=True)
 
     def export(**changes: Any) -> Path:
-        config = ExportConfig.of(**{"arch": tiny, "random_weights": True, "image_size": 320} | changes)
+        config = ExportConfig.of(**{"arch": "two", "random_weights": True, "image_size": 320} | changes)
         arguments = json.dumps(config.as_json(), sort_keys=True)
         folder = store / hashlib.sha256(arguments.encode()).hexdigest()[:16] / config.name
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / "lock"):
             if not folder.exists():
-                with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr(pipeline, "traced", _keeping_decoders(store))
-                    pipeline.export(config, folder, None, False, quiet)
+                pipeline.export(config, folder, None, False, quiet)
         return folder
 
     return export

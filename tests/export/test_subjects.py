@@ -241,6 +241,11 @@ def check_defined(found: FoundObjects) -> None:
 Exported = Callable[..., Path]
 
 
+def two() -> ExportConfig:
+    """What `exported()` is made from."""
+    return config(arch="two")
+
+
 def content(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "manifest.json").read_text())
 
@@ -257,7 +262,7 @@ def changed(folder: Path, to: Path, **changes: dict[str, Any]) -> Path:
 
 @pytest.mark.export
 def test_inputs_and_outputs_are_those_of_an_export(exported: Exported) -> None:
-    said, model = content(exported(rate=0.35)), Manifest.read(exported(rate=0.35)).model
+    said, model = content(exported()), Manifest.read(exported()).model
     for part, (inputs, outputs) in (("encoder", encoder_specs(model)), ("decoder", decoder_specs(model))):
         for side, specs in (("inputs", inputs), ("outputs", outputs)):
             listed = [
@@ -271,10 +276,10 @@ def test_inputs_and_outputs_are_those_of_an_export(exported: Exported) -> None:
 def test_an_export_has_the_facts_and_masks_of_its_model_in_pytorch(
     exported: Exported, quiet: Progress
 ) -> None:
-    folder = exported(rate=0.35)
+    folder = exported()
     made = from_export(folder, "cpu")
-    chosen = variants(config(), ["structsam"], [0.35])
-    *_, merged = in_pytorch(config(), chosen, quiet)
+    chosen = variants(two(), ["structsam"], [0.55])
+    *_, merged = in_pytorch(two(), chosen, quiet)
     assert made.name == f"{folder.name}-cpu"
     assert made.facts == {**merged.facts, "runner": "cpu fp32"}
     photo = skimage.data.astronaut()
@@ -291,30 +296,30 @@ def test_an_export_has_the_facts_and_masks_of_its_model_in_pytorch(
 def test_exports_are_compared_with_the_first_that_merges_nothing(
     exported: Exported, tmp_path: Path, quiet: Progress
 ) -> None:
-    merged, unmerged = exported(rate=0.35), exported(rate=0.0)
+    merged, unmerged = exported(), exported(rate=0.0)
     again = tmp_path / "again"
     shutil.copytree(unmerged, again)
     what, made = of_exports([merged, unmerged, again], "cpu", None, quiet)
     assert [one.name for one in made] == [UNMERGED, f"{merged.name}-cpu", "again-cpu"]
     assert [one.facts["label"] for one in made] == ["Baseline", "StructSAM", "Baseline"]
     assert {one.facts["runner"] for one in made} == {"cpu fp32"}
-    assert what == {"arch": "tiny", "image_size": SIZE, "weights": "random, seed 0"}
+    assert what == {"arch": "two", "image_size": SIZE, "weights": "random, seed 0"}
     with pytest.raises(UserError, match="no weights are read; leave --checkpoint out"):
         of_exports([merged, unmerged], "cpu", tmp_path / "mine.pth", quiet)
 
 
 @pytest.mark.export
 def test_exports_that_all_merge_are_compared_with_pytorch(exported: Exported, quiet: Progress) -> None:
-    merged = exported(rate=0.35)
+    merged = exported()
     what, made = of_exports([merged], "cpu", None, quiet)
     assert [one.name for one in made] == [UNMERGED, f"{merged.name}-cpu"]
     assert [one.facts["runner"] for one in made] == ["pytorch", "cpu fp32"]
-    assert what == described(config(), pipeline.weights_source(config()))
+    assert what == described(two(), pipeline.weights_source(two()))
 
 
 @pytest.mark.export
 def test_usage_errors_with_exports_are_one_line(exported: Exported, tmp_path: Path, quiet: Progress) -> None:
-    good = exported(rate=0.35)
+    good = exported()
     weights = changed(good, tmp_path / "a", weights={"source": "mine.pth"})
     size = changed(good, tmp_path / "b", arguments={"image_size": 448})
     hashed = changed(good, tmp_path / "c", weights={"sha256": "0" * 64})
@@ -344,13 +349,11 @@ def test_usage_errors_with_exports_are_one_line(exported: Exported, tmp_path: Pa
 def test_weights_that_moved_are_found_with_the_option(
     exported: Exported, tmp_path: Path, quiet: Progress
 ) -> None:
-    sam = load_sam("tiny", SIZE, None, random_weights=True)
+    sam = load_sam("two", SIZE, None, random_weights=True)
     torch.save(sam.state_dict(), tmp_path / "mine.pth")
-    sha256 = pipeline.weights_source(
-        replace(config(), random_weights=False, checkpoint=tmp_path / "mine.pth")
-    )
+    sha256 = pipeline.weights_source(replace(two(), random_weights=False, checkpoint=tmp_path / "mine.pth"))
     export = changed(
-        exported(rate=0.35),
+        exported(),
         tmp_path / "out",
         arguments={"random_weights": False, "checkpoint": str(tmp_path / "gone.pth")},
         weights=sha256,
@@ -370,6 +373,6 @@ def test_weights_that_moved_are_found_with_the_option(
     ],
 )
 def test_weights_are_identified_by_name_and_hash(weights: dict[str, str | None], told: str) -> None:
-    what = {"arch": "tiny", "image_size": SIZE, "weights": told}
-    assert described(config(), weights) == what
-    assert described(config(family="medsam"), weights) == what | {"family": "medsam"}
+    what = {"arch": "two", "image_size": SIZE, "weights": told}
+    assert described(two(), weights) == what
+    assert described(config(arch="two", family="medsam"), weights) == what | {"family": "medsam"}

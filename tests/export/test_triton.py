@@ -342,15 +342,15 @@ def serve(repository: Path, name: str, feeds: dict[str, NDArray[Any]], read: Rea
 
 
 @pytest.mark.export
+@pytest.mark.usefixtures("tiny")
 def test_an_exported_sam_is_served(
-    tiny: str,
     tmp_path: Path,
     read: Read,
     schema: ModuleType,
     photographs: Callable[[int], Any],
     quiet: Progress,
 ) -> None:
-    config = ExportConfig(arch=tiny, random_weights=True, image_size=SIZE, dynamic_batch=True)
+    config = ExportConfig(arch="two", random_weights=True, image_size=SIZE, dynamic_batch=True)
     made = pipeline.export(config, tmp_path / "made", None, False, quiet, tmp_path / "models")
     for part in ("encoder", "decoder"):
         said = graph_tensors(made.folder / f"{part}.onnx")

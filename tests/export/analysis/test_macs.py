@@ -180,8 +180,7 @@ def priced(
 
 
 @pytest.mark.parametrize("reduction", Reduction)
-@pytest.mark.parametrize("rate", [0.35, 0.55])
-@pytest.mark.parametrize("image_size", [224, 320])
+@pytest.mark.parametrize(("image_size", "rate"), [(224, 0.35), (320, 0.55)])
 @pytest.mark.parametrize("method", METHODS)
 def test_parts_add_up_to_what_the_encoder_executes(
     build_encoder: Build, tiny: str, method: str, rate: float, image_size: int, reduction: Reduction

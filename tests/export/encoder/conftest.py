@@ -20,8 +20,6 @@ def gathered_attention(
     The bias is gathered for every pair of slots: q . Rh[row_i - row_j] + q . Rw[column_i - column_j]. With
     `shares` [B', K, N], of every token in a slot's place, it is the mean over all pairs of their tokens.
     """
-    if shares is None:
-        shares = torch.nn.functional.one_hot(position.long(), side * side).to(x.dtype)
     batch, slots, _ = x.shape
     qkv = attention.qkv(x).view(batch, slots, 3, attention.num_heads, -1)
     query, key, value = qkv.permute(2, 0, 3, 1, 4)  # [B', heads, K, d] each
@@ -30,8 +28,12 @@ def gathered_attention(
     for place, vectors in zip(
         (token // side, token % side), (attention.rel_pos_h, attention.rel_pos_w), strict=True
     ):
-        pairs = vectors[place[:, None] - place + side - 1]  # [N, N, d], of every two tokens
-        pairs = torch.einsum("bkm,bqmd->bqkd", shares, torch.einsum("bqn,nmd->bqmd", shares, pairs))
+        if shares is None:
+            own = place[position.long()]
+            pairs = vectors[own[:, :, None] - own[:, None] + side - 1]  # [B', K, K, d]
+        else:
+            pairs = vectors[place[:, None] - place + side - 1]  # [N, N, d], of every two tokens
+            pairs = torch.einsum("bkm,bqmd->bqkd", shares, torch.einsum("bqn,nmd->bqmd", shares, pairs))
         logits = logits + torch.einsum("bhqd,bqkd->bhqk", query, pairs)
     return (logits.softmax(3) @ value).transpose(1, 2).reshape(batch, slots, -1)
 

@@ -14,7 +14,7 @@ from structsam_export.pipeline import export, load
 from structsam_runtime import Predictor, Prompt
 from structsam_runtime.progress import Progress
 
-SMALL = Architecture(64, 4, 2, (1, 3), "", "", image_size=256)
+SMALL = Architecture(64, 2, 2, (1,), "", "", image_size=256)
 IOU = 0.999
 PICTURES = {"coffee": skimage.data.coffee(), "chelsea": skimage.data.chelsea()}
 
