@@ -251,6 +251,7 @@ def exported_in_8_bits(exported: Callable[..., Path]) -> Path:
 
 
 @pytest.mark.export
+@pytest.mark.xdist_group("8 bits")  # one export for all
 def test_an_export_says_how_it_was_calibrated_and_checks(
     exported_in_8_bits: Path, run_command: Command
 ) -> None:
@@ -268,6 +269,7 @@ def test_an_export_says_how_it_was_calibrated_and_checks(
 
 
 @pytest.mark.export
+@pytest.mark.xdist_group("8 bits")
 @pytest.mark.filterwarnings("default::structsam_runtime.errors.Caution")
 @pytest.mark.parametrize("kind", ["mlp.lin1.weight_scale", "mlp.lin2.weight", "mlp.lin2.shift"])
 def test_a_check_finds_a_wrong_layer(

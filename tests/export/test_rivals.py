@@ -22,8 +22,8 @@ SIZE = 272  # 17 x 17 tokens: windows are padded
 
 @pytest.fixture
 def model(sam: Model, tiny: str) -> Model:
-    """The small SAM at a small size."""
-    return replace(sam, arch=tiny, image_size=SIZE, embedding=(256, 17, 17), low_res=68)
+    """A SAM of two blocks at a small size."""
+    return replace(sam, arch="two", image_size=SIZE, embedding=(256, 17, 17), low_res=68)
 
 
 @pytest.fixture

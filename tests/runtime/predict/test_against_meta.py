@@ -1,6 +1,8 @@
 """The predictor on an export, against Meta's SamPredictor on the weights that it was made from."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,12 +11,9 @@ import pytest
 import skimage.data
 
 from structsam_export.config import ExportConfig
-from structsam_export.models.architectures import ARCHITECTURES, Architecture
-from structsam_export.pipeline import export, load
+from structsam_export.pipeline import load
 from structsam_runtime import Predictor, Prompt
-from structsam_runtime.progress import Progress
 
-SMALL = Architecture(64, 2, 2, (1,), "", "", image_size=256)
 IOU = 0.999
 PICTURES = {"coffee": skimage.data.coffee(), "chelsea": skimage.data.chelsea()}
 
@@ -22,14 +21,10 @@ pytestmark = pytest.mark.xdist_group("against_meta")  # one export for all
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory, meta: SimpleNamespace) -> Iterator[tuple[Predictor, Any]]:
+def both(exported: Callable[..., Path], meta: SimpleNamespace) -> Iterator[tuple[Predictor, Any]]:
     """Ours on an unmerged export of a small SAM with random weights, and Meta's on its modules."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ARCHITECTURES, "small", SMALL)
-        config = ExportConfig.of("small", rate=0.0, random_weights=True, image_size=256)
-        folder = tmp_path_factory.mktemp("out") / "small"
-        export(config, folder, None, False, Progress())
-        sam = load(config)
+    folder = exported(rate=0.0)
+    sam = load(ExportConfig.from_json(json.loads((folder / "manifest.json").read_text())["arguments"]))
     with Predictor.load(folder, threads=1) as ours:
         yield ours, meta.SamPredictor(sam)
 
