@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from torch import Tensor
 
-from structsam_export import calibration
+from structsam_export import calibration, pipeline
 from structsam_export.calibration import (
     BUDGET,
     PICTURES,
@@ -36,6 +36,7 @@ from structsam_export.graph.quantize import FLOAT8, Quantization, quantize
 from structsam_export.merging import StructSAM
 from structsam_export.verify import read_pictures
 from structsam_runtime.errors import UserError
+from structsam_runtime.progress import Progress
 
 Build = Callable[..., Any]
 Photographs = Callable[[int], Tensor]
@@ -152,6 +153,19 @@ def test_auto_leaves_out_the_worst_and_no_more_than_it_must(found: dict[str, Lay
         least = min(found[name].error for name in out)
         assert max(kept, default=0.0) <= least
         assert sum(kept) + least > budget * (1 - 1e-9)
+
+
+def test_auto_that_leaves_no_layer_is_one_line(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, quiet: Progress
+) -> None:
+    worst = {"blocks.0.qkv": Layer(Quantization(-1.0, 1.0), 1.0)}
+    monkeypatch.setattr(pipeline, "calibrate", lambda *_: worst)
+    config = ExportConfig.of(
+        tiny, random_weights=True, image_size=64, precision=Precision.INT8, int8_skip=("auto",)
+    )
+    black = {"black": np.zeros((64, 64, 3), np.uint8)}
+    with pytest.raises(UserError, match="--int8-skip auto leaves no layer in 8 bits; leave fewer out, or"):
+        pipeline.calibrated(config, pipeline.load(config), black, quiet)
 
 
 def test_names_have_stars(found: dict[str, Layer]) -> None:

@@ -68,10 +68,10 @@ def test_an_own_method_is_counted_evaluated_and_drawn(halves: str, quiet: Progre
 def test_an_own_method_is_exported_verified_and_described(
     halves: str, tmp_path: Path, quiet: Progress
 ) -> None:
-    config = ExportConfig.of("tiny", halves, 0.4, random_weights=True, image_size=224)
+    config = ExportConfig.of("two", halves, 0.4, random_weights=True, image_size=320)
     folder = pipeline.export(config, tmp_path / config.name, None, False, quiet).folder
     said = json.loads((folder / "manifest.json").read_text())
-    assert folder.name == "tiny-halves-r40-224px-fp32"
+    assert folder.name == "two-halves-r40-320px-fp32"
     assert said["merging"]["window"]["tokens_kept"] == 196 - int(0.4 * 196)
     assert {block["method"] for block in said["recipe"]["blocks"]} == {halves}
     assert said["verification"]["plans"] >= 0.999

@@ -152,13 +152,15 @@ def encoder_macs(encoder: Any) -> EncoderMacs:
     stem = count_macs(encoder.patch_embed, image) + count_macs(encoder.neck, x.permute(0, 3, 1, 2))
     prior = torch.empty(x.shape[:3], device="meta")
     plans, blocks = list[Plans](), list[BlockMacs]()
-    known: dict[Hashable, BlockMacs] = {}
+    known: dict[Hashable, int] = {}  # of blocks that cost alike, the first
     for index, block in enumerate(merged_blocks(encoder)):
+        first = known.setdefault(_costs_alike(block), index)
+        if first < index:
+            plans.append(plans[first])
+            blocks.append(dataclasses.replace(blocks[first], block=index))
+            continue
         plans.append(block.decide(x, prior) if block.leader is None else plans[block.leader])
-        alike = _costs_alike(block)
-        if alike not in known:
-            known[alike] = block_macs(index, block, x, plans[index])
-        blocks.append(dataclasses.replace(known[alike], block=index))
+        blocks.append(block_macs(index, block, x, plans[index]))
     remove(encoder)
     return EncoderMacs(count_macs(encoder, image), stem, tuple(blocks))
 

@@ -15,7 +15,7 @@ Ended = tuple[int | str | None, str, str]
 Benchmark = Callable[[str], Ended]
 RunCommand = Callable[[str, str], Ended]
 
-pytestmark = pytest.mark.export
+pytestmark = [pytest.mark.export, pytest.mark.xdist_group("benchmark")]  # one export for all
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from structsam_export.models.checkpoints import load_sam
 from structsam_runtime.cli.program import structsam
 
 COCO = Path(__file__).parents[3] / "../shared/data/coco-train"
-TINY = "--arch tiny --random-weights --image-size 224"
+TINY = "--arch two --random-weights --image-size 224"
 FOLDER = "--dataset folder --root folder"
 PANOPTIC = "--dataset coco-panoptic --root coco"
 pytestmark = [pytest.mark.usefixtures("tiny"), pytest.mark.xdist_group("evaluate")]
@@ -263,9 +263,9 @@ def test_other_weights_in_the_same_folder_are_refused(desk: Path, command: Evalu
     """Whichever dataset they are evaluated on: rows would mix them."""
     assert command(f"{FOLDER} {TINY} -o results --method tome --rate 0.5 --limit 1")[0] == 0
     before = {path: path.read_bytes() for path in (desk / "results").rglob("*.*")}
-    torch.save(load_sam("tiny", 224, None, random_weights=True).state_dict(), desk / "mine.pth")
+    torch.save(load_sam("two", 224, None, random_weights=True).state_dict(), desk / "mine.pth")
     code, out, err = command(
-        f"{dataset} --arch tiny --image-size 224 --checkpoint mine.pth -o results --method tome"
+        f"{dataset} --arch two --image-size 224 --checkpoint mine.pth -o results --method tome"
     )
     assert (code, out) == (2, "")
     message = err.splitlines()[-1]
@@ -369,8 +369,8 @@ def test_usage_errors_with_exports(
         (f"{FOLDER} {TINY} -o results --rate 0", "--rate 0 is the unmerged model"),
         (f"{FOLDER} {TINY} -o results --rate 0.9", "the rate of window blocks is 0.9"),
         (f"{FOLDER} {TINY} -o results --runner cpu", "leave --runner out: it applies to exports only"),
-        (f"{FOLDER} --arch tiny --image-size 8 -o results", "--image-size 8 is not a multiple of 16"),
-        (f"{FOLDER} --arch tiny --checkpoint gone.pth -o results", "no checkpoint at gone.pth"),
+        (f"{FOLDER} --arch two --image-size 8 -o results", "--image-size 8 is not a multiple of 16"),
+        (f"{FOLDER} --arch two --checkpoint gone.pth -o results", "no checkpoint at gone.pth"),
         (f"gone {FOLDER} -o results", "no folder gone; expected the output folder of structsam export"),
         pytest.param(
             f"{FOLDER} {TINY} -o folder/images/cat.png",

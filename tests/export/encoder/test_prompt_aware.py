@@ -130,12 +130,13 @@ def module(build_encoder: Build) -> PlannedEncoder:
 
 @pytest.fixture(scope="module")
 def model(module: PlannedEncoder) -> onnx.ModelProto:
-    """The graph, its batch open."""
+    """The graph, its batch open; traced once for a group of tests."""
     inputs = {"image": torch.zeros(2, 3, SIDE, SIDE), "prior": torch.zeros(2, GRID, GRID)}
     return trace(module, inputs, output_names(module.encoder), {name: {0: "batch"} for name in inputs})
 
 
 @pytest.mark.export
+@pytest.mark.xdist_group("prompt-aware")
 def test_the_graph_decides_and_computes_as_pytorch(
     module: PlannedEncoder, model: onnx.ModelProto, photographs: Photographs
 ) -> None:
@@ -152,12 +153,14 @@ def test_the_graph_decides_and_computes_as_pytorch(
 
 
 @pytest.mark.export
+@pytest.mark.xdist_group("prompt-aware")
 def test_tensorrt_takes_the_graph(model: onnx.ModelProto) -> None:
     """From version 10.3 on."""
     assert [str(finding) for finding in lint(model, "10.3") if finding.severity == "error"] == []
 
 
 @pytest.mark.export
+@pytest.mark.xdist_group("prompt-aware")
 def test_the_gradient_is_taken_once_for_both_groups(model: onnx.ModelProto) -> None:
     """The exporter computes equal expressions once, on which the cost that is told relies."""
     squares = [node for node in model.graph.node if node.op_type == "Mul" and len(set(node.input)) == 1]

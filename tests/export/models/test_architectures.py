@@ -54,6 +54,7 @@ def export(fine: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.export
+@pytest.mark.xdist_group("patch 8")  # one export for both
 def test_patch_8_exports_with_sams_counts(export: Path) -> None:
     said = json.loads((export / "manifest.json").read_text())
     assert said["merging"]["global"]["tokens_kept"] == 1843
@@ -65,6 +66,7 @@ def test_patch_8_exports_with_sams_counts(export: Path) -> None:
 
 
 @pytest.mark.export
+@pytest.mark.xdist_group("patch 8")  # one export for both
 def test_patch_8_answers_a_box(export: Path) -> None:
     with Predictor.load(export) as predictor:
         predictor.set_image(skimage.data.coffee())
