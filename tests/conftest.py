@@ -6,7 +6,9 @@ import os
 import runpy
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -104,12 +106,17 @@ def _version() -> str:
 
 @pytest.fixture(scope="session")
 def store(request: pytest.FixtureRequest) -> Path:
-    """Where exports and decoders are kept, in pytest's cache, until a source file or a library changes."""
+    """Where exports and decoders are kept, in pytest's cache, until a source file or a library changes.
+
+    What an earlier version left goes after an hour: a run that began before a change may still read it.
+    """
     folder: Path = request.config.cache.mkdir("exports") / _version()
     folder.mkdir(exist_ok=True)
+    folder.touch()
     for other in folder.parent.iterdir():
-        if other != folder:
-            shutil.rmtree(other, ignore_errors=True)
+        with suppress(FileNotFoundError):  # every process of the run looks
+            if other.stat().st_mtime < time.time() - 3600:
+                shutil.rmtree(other, ignore_errors=True)
     return folder
 
 
