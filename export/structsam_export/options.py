@@ -15,7 +15,8 @@ Arch = Annotated[
     typer.Option(help=f"{', '.join(ARCHITECTURES)}. Default: the checkpoint's, else {DEFAULT}."),
 ]
 Checkpoint = Annotated[
-    Path | None, typer.Option(metavar="PATH", help="Your own weights. Default: Meta's, downloaded.")
+    Path | None,
+    typer.Option(metavar="PATH", help="Your own weights. Default: shipped, or Meta's, downloaded."),
 ]
 RandomWeights = Annotated[bool, typer.Option("--random-weights", help="Seeded random weights; no download.")]
 WeightsFamily = Annotated[

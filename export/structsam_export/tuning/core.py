@@ -68,9 +68,7 @@ def divided(pictures: Sequence[Picture]) -> tuple[list[Picture], list[Picture]]:
         UserError: fewer than three: an interval takes two pictures beside the first.
     """
     if len(pictures) < 3:
-        raise UserError(
-            f"tune got {len(pictures)} pictures; expected 3 at least, and 8 for a useful interval"
-        )
+        raise UserError(f"tune got {len(pictures)} pictures; expected 3 at least, better 12")
     third = range(1, len(pictures), 3)
     places = {third[round(at)] for at in np.linspace(0, len(third) - 1, min(MOST, len(third)))}
     return (
