@@ -31,6 +31,8 @@ from structsam_export.graph.quantize import (
     linear,
     migrate,
     quantize,
+    quantize_float8,
+    quantize_linear,
 )
 from structsam_export.graph.trace import trace
 from structsam_export.merging import Adjacent, Method, StructSAM
@@ -65,6 +67,15 @@ def by_hand(layer: Rows, x: NDArray[np.float32], low: float, high: float) -> NDA
     inputs = np.clip(np.rint((x - np.float32(shift)) / np.float32(scale)), -128, 127).astype(np.int32)
     bias = layer.bias.numpy() + shift * weight_scale * codes.sum(1)
     return (inputs @ codes.T).astype(np.float64) * scale * weight_scale + bias
+
+
+@pytest.mark.parametrize(
+    ("operator", "ends"), [(quantize_linear, (-128, 127)), (quantize_float8, (-448, 448))]
+)
+def test_what_is_beyond_the_range_saturates(operator: Any, ends: tuple[int, int]) -> None:
+    """As in ONNX, whatever the cast of a version of PyTorch does."""
+    codes = operator(torch.tensor([-1e4, 1e4]), torch.tensor(2.0))
+    assert tuple(codes.float().tolist()) == ends
 
 
 @given(st.integers(0, 99), st.integers(1, 40), st.integers(1, 20), st.floats(-2, 0), st.floats(0.1, 9))
