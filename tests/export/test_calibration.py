@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from PIL import Image
 from torch import Tensor
 
 from structsam_export import calibration, pipeline
@@ -250,6 +252,33 @@ def test_bundled_pictures_are_no_others(found: dict[str, Layer]) -> None:
         ["fc2", "0"],
     ]
     assert table[-1].endswith(", in floating point")
+
+
+def saved(folder: Path, *shades: int) -> Path:
+    """A folder with a picture of each shade."""
+    folder.mkdir()
+    for name, picture in pictures(*shades).items():
+        Image.fromarray(picture).save(folder / f"{name}.png")
+    return folder
+
+
+def shades(read: Arrays) -> set[int]:
+    return {int(picture.flat[0]) for picture in read.values()}
+
+
+def test_pictures_come_from_the_folders_that_were_given(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several, single = saved(tmp_path / "several", 1, 2, 3, 4), saved(tmp_path / "single", 5)
+    config = ExportConfig.of(tiny, random_weights=True, precision=Precision.INT8, calibrate=single)
+    calibrating, verifying = pipeline.read_all(config, several)
+    assert (shades(calibrating), shades(verifying)) == ({5}, {1, 2, 3, 4})
+    assert "8 bits are calibrated on one picture" in capsys.readouterr().err
+    calibrating, verifying = pipeline.read_all(replace(config, calibrate=several), several)
+    assert (len(calibrating), len(verifying)) == (2, 2)
+    assert shades(calibrating) | shades(verifying) == {1, 2, 3, 4}
+    calibrating, verifying = pipeline.read_all(replace(config, calibrate=None), None)
+    assert (set(calibrating), set(verifying)) == (set(bundled()), set(read_pictures(None)))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from structsam_export.check import compare
 from structsam_export.choices import DecoderLayout, Engine, Precision, Target
 from structsam_export.comparing import Arrays
 from structsam_export.config import ExportConfig
+from structsam_export.graph.lint import Finding
 from structsam_export.recipe import Recipe
 from structsam_export.subjects import from_export
 from structsam_export.verify import read_pictures, samples
@@ -496,6 +497,43 @@ def test_comparing_wants_the_weights_that_were_exported(
     (tmp_path / "manifest.json").write_text(json.dumps(said))
     with pytest.raises(UserError, match="another hash"):
         compare(tmp_path, None, "cpu", None, quiet)
+
+
+@pytest.mark.export
+def test_comparing_reads_no_weights_for_random_ones(
+    exported: Exported, tmp_path: Path, quiet: Progress
+) -> None:
+    with pytest.raises(UserError, match="was made from random weights; leave --checkpoint out"):
+        compare(exported(), None, "cpu", tmp_path / "mine.pth", quiet)
+
+
+@pytest.mark.export
+def test_a_graph_that_tensorrt_refuses_is_not_written(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Progress
+) -> None:
+    config = ExportConfig.from_json(content(exported())["arguments"])
+    errors = [
+        Finding("rank", "mul", "Mul", "nine axes", "error"),
+        Finding("other", "add", "Add", "", "warning"),
+    ]
+    monkeypatch.setattr(pipeline, "lint", lambda *_: errors)
+    with pytest.raises(pipeline.LintError, match=r"^TensorRT would refuse the decoder: mul: nine axes$"):
+        pipeline.build_decoder(config, pipeline.load(config), tmp_path / "decoder.onnx", quiet)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.export
+def test_a_decoder_for_other_tools_that_is_not_metas_is_no_export(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Progress
+) -> None:
+    folder = Path(shutil.copytree(exported(), tmp_path / "out"))
+    arguments = content(folder)["arguments"] | {"decoder_layout": DecoderLayout.META}
+    config = ExportConfig.from_json(arguments)
+    monkeypatch.setattr(pipeline, "meta_iou", lambda *_: 0.5)
+    with pytest.raises(
+        pipeline.VerificationError, match=r"mask IoU of decoder.meta.onnx is 0.5, expected at"
+    ):
+        pipeline.build_meta(config, pipeline.load(config), folder, read_pictures(None), quiet)
 
 
 @pytest.mark.export

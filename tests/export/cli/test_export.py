@@ -21,6 +21,7 @@ from PIL import Image
 from structsam_export import pipeline
 from structsam_export.choices import Precision
 from structsam_export.cli.export import _precision
+from structsam_export.merging.registry import METHODS
 from structsam_export.models.checkpoints import build_sam, load_sam
 from structsam_export.verify import Report
 from structsam_runtime.cli.program import structsam
@@ -591,6 +592,16 @@ def test_a_signal_in_the_middle_leaves_everything_as_it_was(tmp_path: Path, sent
     assert process.returncode == 130, err
     assert err.splitlines()[-1] == "interrupted"
     assert left(tmp_path) == OLD
+
+
+def test_methods_are_listed_with_their_options(command: Command) -> None:
+    code, out, err = command("--methods")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    for method in METHODS.values():
+        assert f"{method.name}: {method.label}" in lines
+        for option in method.options:
+            assert any(line.startswith(f"  {method.name}:{option.name}=") for line in lines)
 
 
 # One export from end to end

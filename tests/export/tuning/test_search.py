@@ -83,6 +83,11 @@ def test_where_nothing_promises_the_budget_the_unmerged_encoder_is_left() -> Non
     assert promising(FRONT, {0: tried(0, 0.999, 1e-5)}, 0.9) == 0
 
 
+def test_a_recipe_that_does_better_than_one_of_lower_error_promises_no_more_than_that_one() -> None:
+    lucky = {4: tried(4, 0.8, 1e-5), 0: tried(0, 0.95, 1e-5)}
+    assert promising(FRONT, lucky, 0.9) == 6, "0.92 between 0.8 and the unmerged encoder"
+
+
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
