@@ -22,6 +22,7 @@ from structsam_export.calibration import (
     PICTURES,
     Calibration,
     Layer,
+    Tap,
     bundled,
     calibrate,
     left_out,
@@ -34,7 +35,7 @@ from structsam_export.comparing import Arrays, digest
 from structsam_export.config import ExportConfig
 from structsam_export.encoder import apply
 from structsam_export.encoder.walk import embed
-from structsam_export.graph.quantize import FLOAT8, Quantization, quantize
+from structsam_export.graph.quantize import FLOAT8, Quantization, Rows, quantize
 from structsam_export.merging import StructSAM
 from structsam_export.verify import read_pictures
 from structsam_runtime.errors import UserError
@@ -252,6 +253,17 @@ def test_bundled_pictures_are_no_others(found: dict[str, Layer]) -> None:
         ["fc2", "0"],
     ]
     assert table[-1].endswith(", in floating point")
+
+
+@pytest.mark.parametrize("rows", [5, 50])
+def test_rows_that_are_kept_stand_for_all(rows: int) -> None:
+    """Eight of them: the four largest for themselves, up to four others for the rest."""
+    tap = Tap(Rows(torch.eye(3), None), 8, seed=0)
+    x = torch.randn(rows, 3, generator=torch.Generator().manual_seed(0))
+    tap(x)
+    assert torch.equal(tap.kept[0], x[x.abs().amax(1).argsort(descending=True)[:4]])
+    assert [len(one) for one in tap.kept] == [4, min(rows - 4, 4)]
+    assert float(torch.cat(tap.counts).sum()) == rows
 
 
 def saved(folder: Path, *shades: int) -> Path:

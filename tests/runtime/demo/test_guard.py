@@ -48,7 +48,8 @@ def test_this_machine_is_asked_by_its_names_only(site: Site) -> None:
 def test_pages_of_other_sites_may_not_ask(site: Site) -> None:
     own = f"http://127.0.0.1:{site.port}"
     assert asked(site, "/exports", Origin=own)[0] == 200
-    for origin in ("http://evil.example", "null", f"{own}.evil.example", f"http://localhost:{site.port}"):
+    others = ("http://evil.example", "null", f"{own}.evil.example", own.replace("://", "://evil."))
+    for origin in (*others, f"http://localhost:{site.port}"):
         status, told = asked(site, "/exports", Origin=origin)
         assert (status, told) == (403, f"a page of '{origin}' may not ask; open the page of this server")
 

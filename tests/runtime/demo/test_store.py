@@ -1,7 +1,7 @@
 """Which pictures are kept, and under which names."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from structsam_runtime.demo.asked import RefusedError
@@ -12,6 +12,7 @@ from structsam_runtime.demo.store import Picture, Store
     most=st.integers(1, 4),
     steps=st.lists(st.tuples(st.sampled_from(["put", "get"]), st.integers(0, 6)), max_size=30),
 )
+@example(most=2, steps=[("put", 0), ("put", 1), ("get", 0), ("put", 2)])
 def test_the_least_recently_asked_for_goes(most: int, steps: list[tuple[str, int]]) -> None:
     store = Store(most)
     kept: list[str] = []  # the newest last
