@@ -39,7 +39,7 @@ SIZE = 320
 ENGINES: dict[Precision, dict[str, Any]] = {
     Precision.FP32: {"arch": "tiny", "merge_mlp": True, "plan_every": 2},
     Precision.FP16: {"dynamic_batch": True, "decoder_layout": DecoderLayout.META_SINGLE},
-    Precision.BF16: {"decoder_layout": DecoderLayout.META},
+    Precision.BF16: {"target": Target.CPU, "decoder_layout": DecoderLayout.META},
     Precision.INT8_FP16: {},
     Precision.FP8: {},
 }
@@ -137,6 +137,7 @@ def test_bf16_is_verified_and_checked_where_it_is_computed(exported: Exported, r
     said = content(folder)
     assert said["verification"]["runner"] == "openvino"
     assert said["graph"]["opset"] == 23
+    assert said["graph"]["target"] == "cpu"
     assert said["decoder_meta"]["mask_iou"] >= 0.99
     types = {
         part: {one.data_type for one in onnx.load(folder / f"{part}.onnx").graph.initializer if one.dims}

@@ -1,6 +1,5 @@
 """The predictor on an export, against Meta's SamPredictor on the weights that it was made from."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,8 +22,9 @@ pytestmark = pytest.mark.xdist_group("against_meta")  # one export for all
 @pytest.fixture(scope="module")
 def both(exported: Callable[..., Path], meta: SimpleNamespace) -> Iterator[tuple[Predictor, Any]]:
     """Ours on an unmerged export of a small SAM with random weights, and Meta's on its modules."""
-    folder = exported(rate=0.0)
-    sam = load(ExportConfig.from_json(json.loads((folder / "manifest.json").read_text())["arguments"]))
+    small: dict[str, Any] = {"arch": "tiny", "rate": 0.0, "image_size": 256}
+    folder = exported(**small)
+    sam = load(ExportConfig.of(**small, random_weights=True))
     with Predictor.load(folder, threads=1) as ours:
         yield ours, meta.SamPredictor(sam)
 
@@ -54,7 +54,7 @@ def check(ours: Any, theirs: Any) -> None:
     """Masks, predicted IoU and logits of one prompt."""
     masks, iou, low_res = theirs
     share = masks.mean(axis=(1, 2))
-    assert ((share > 0.005) & (share < 0.995)).all(), "masks that are neither nothing nor everything"
+    assert ((share > 0.01) & (share < 0.99)).all(), "masks that are neither nothing nor everything"
     assert overlap(ours[0], masks) >= IOU
     np.testing.assert_allclose(ours[1], iou, rtol=0, atol=1e-4)
     np.testing.assert_allclose(ours[2], low_res, rtol=0, atol=1e-4 * np.abs(low_res).max())
