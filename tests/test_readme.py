@@ -264,6 +264,44 @@ def test_times_on_a_gpu_are_those_that_were_measured() -> None:
     assert f"takes {min(ratios):.2f} to {max(ratios):.2f} of the time of PyTorch's operators" in plugins
 
 
+def test_times_as_cuda_graphs_are_those_that_were_measured() -> None:
+    result = json.loads((ROOT / "benchmarks" / "gpu-h200.json").read_text())
+    rows = {
+        (
+            row["name"].removesuffix(", CUDA graph") + ", compiled" * row["compiled"],
+            row["batch"],
+            "CUDA" in row["name"],
+        ): row
+        for row in reversed(result["encoders"])
+    }
+    time = {key: 1e3 * row["median_s"] for key, row in rows.items()}
+    _, *told = table("docs/results.md", "| encoder on an H200, fp16 |")
+    assert len(told) == 4
+    for name, *numbers, memory in told:
+        eight = rows.get((name, 8, False))
+        kinds = [(name, 1, False), (name, 1, True), (name, 8, False), (name, 8, True)]
+        assert numbers == [f"{time[kind]:.1f}" if kind in time else "" for kind in kinds]
+        assert memory == (f"{eight['peak_device'] / 1e6:.0f}" if eight else "")
+    meta, ours = "Meta's, fused attention", "ours at rate 0.55"
+    shares = [
+        time[ours + form, batch, graph] / time[meta, batch, graph]
+        for form, batch, graph in (
+            ("", 8, False),
+            (", with the kernels", 8, False),
+            (", with the kernels", 1, True),
+            (", compiled", 1, True),
+        )
+    ]
+    text = " ".join((ROOT / "docs" / "results.md").read_text().split())
+    first, second, third, fourth = (f"{share:.2f}" for share in shares)
+    assert f"takes {first} of the time of Meta's encoder with fused attention, with our" in text
+    assert f"(../plugins/README.md) {second},**" in text
+    assert f"kernels takes **{second}** of the time of fused attention" in " ".join(
+        (ROOT / "README.md").read_text().split()
+    )
+    assert f"takes {third} of the time of Meta's in one, compiled {fourth}." in text
+
+
 def test_half_precision_figures_are_those_of_the_manifest() -> None:
     path = ROOT / "benchmarks" / "vit_b-structsam-r55-fp16.manifest.json"
     measured = json.loads(path.read_text())["verification"]
