@@ -1,5 +1,6 @@
 """What the tests of both sides share: commands run in this process, and exports of a small SAM."""
 
+import copy
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,10 @@ from filelock import FileLock
 from hypothesis import settings
 from rich.console import Console
 from torch import nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from structsam_export import pipeline
+from structsam_export.choices import Precision
 from structsam_export.config import ExportConfig
 from structsam_export.encoder.decoder import PromptedMaskDecoder
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
@@ -34,12 +38,6 @@ from structsam_runtime.progress import Progress
 settings.register_profile("quick", max_examples=8, deadline=None)
 settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "quick")
-
-# A core for each process that runs tests: threads of several processes on the same cores wait for each other.
-WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
-if WORKER and hasattr(os, "sched_setaffinity"):
-    CORES = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {CORES[int(WORKER.removeprefix("gw")) % len(CORES)]})
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators of ONNX that GPUs may compute in TF32."""
@@ -132,22 +130,46 @@ def _keeping_decoders(store: Path) -> Callable[..., onnx.ModelProto]:
     """`pipeline.traced`, which reads a decoder that it has traced before."""
     trace = pipeline.traced
 
-    def traced(config: ExportConfig, module: nn.Module, inputs: Any, *how: Any) -> onnx.ModelProto:
+    def traced(
+        config: ExportConfig,
+        module: nn.Module,
+        inputs: Any,
+        dynamic: Any,
+        outputs: Any,
+        precision: Precision | None = None,
+    ) -> onnx.ModelProto:
+        how = (config, module, inputs, dynamic, outputs, precision)
         if not isinstance(module, PromptedMaskDecoder):
-            return trace(config, module, inputs, *how)
+            return trace(*how)
         shapes = {name: value.shape for name, value in inputs.items()}
-        settings = (config.family, config.image_size, config.precision.around, config.dialect.opset, shapes)
-        digest = hashlib.sha256(repr((module, settings, how)).encode())
+        around = (precision or config.precision).around
+        settings = (config.family, config.image_size, around, config.dialect.opset, shapes, dynamic, outputs)
+        digest = hashlib.sha256(repr((module, settings)).encode())
         for weight in module.state_dict().values():
             digest.update(weight.numpy().tobytes())
         path = store / f"decoder-{digest.hexdigest()[:16]}.onnx"
         with FileLock(f"{path}.lock"):
             if not path.exists():
-                onnx.save(trace(config, module, inputs, *how), whole := path.with_suffix(".part"))
+                onnx.save(trace(*how), whole := path.with_suffix(".part"))
                 whole.rename(path)
         return onnx.load(path)
 
     return traced
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_translations() -> Iterator[None]:
+    """PyTorch's exporter makes its table of translations once, not for every graph: a third of a second."""
+    make = cache(ONNXRegistry.from_torchlib)
+
+    def copied(opset_version: int) -> ONNXRegistry:
+        table = copy.copy(make(opset_version))
+        table.functions = {name: list(known) for name, known in table.functions.items()}
+        return table
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(copied))
+        yield
 
 
 @pytest.fixture(scope="session")
