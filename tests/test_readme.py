@@ -44,15 +44,16 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as a user has it, with a photograph, and a cache that holds a checkpoint.
 
     The checkpoint has random weights: what is tested is that the commands work, not what they find. ViT-B is
-    as wide as it is, but has three blocks, one of them global, and pictures of 512 pixels.
+    as wide as it is, but has a block of each kind, and all pictures are of 256 pixels.
     """
     Image.fromarray(data.coffee()).save(tmp_path / "photo.jpg")
     write_coco(tmp_path / "coco")
     cache = tmp_path / "cache"
     cache.mkdir()
-    known = replace(ARCHITECTURES["vit_b"], depth=3, global_blocks=(2,), image_size=512)
+    known = replace(ARCHITECTURES["vit_b"], depth=2, global_blocks=(1,), image_size=256)
     monkeypatch.setitem(ARCHITECTURES, "vit_b", known)
-    sam = load_sam("vit_b", 512, None, random_weights=True)
+    monkeypatch.setitem(ARCHITECTURES, "vit_nano", replace(ARCHITECTURES["vit_nano"], image_size=256))
+    sam = load_sam("vit_b", 256, None, random_weights=True)
     torch.save(sam.state_dict(), cache / known.file)
     downloads._remember(cache / known.file, known.sha256)  # as if its hash had been checked
     monkeypatch.setenv("STRUCTSAM_CACHE", str(cache))

@@ -71,7 +71,7 @@ def test_every_dialect_is_built(tiny: str, run_script: RunScript, tmp_path: Path
 
 
 @pytest.mark.export
-@pytest.mark.parametrize("precision", ["int8", "int8-fp16", "fp8-fp16"])
+@pytest.mark.parametrize("precision", ["int8", "fp8-fp16"])
 def test_engines_multiply_all_linear_layers_in_8_bits(
     tiny: str, precision: str, run_script: RunScript, tmp_path: Path
 ) -> None:

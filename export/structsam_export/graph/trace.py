@@ -115,7 +115,7 @@ def trace(
                 **TRANSLATIONS,
             },
         )
-    if program is None:
-        raise RuntimeError("torch.onnx.export returned nothing")
-    DeduplicateInitializersPass(MAX_SHARED)(program.model)
+        if program is None:
+            raise RuntimeError("torch.onnx.export returned nothing")
+        DeduplicateInitializersPass(MAX_SHARED)(program.model)
     return program.model_proto

@@ -12,6 +12,7 @@ import skimage.data
 from structsam_export.config import ExportConfig
 from structsam_export.pipeline import load
 from structsam_runtime import Predictor, Prompt
+from structsam_runtime.manifest import content
 
 IOU = 0.999
 PICTURES = {"coffee": skimage.data.coffee(), "chelsea": skimage.data.chelsea()}
@@ -22,9 +23,8 @@ pytestmark = pytest.mark.xdist_group("against_meta")  # one export for all
 @pytest.fixture(scope="module")
 def both(exported: Callable[..., Path], meta: SimpleNamespace) -> Iterator[tuple[Predictor, Any]]:
     """Ours on an unmerged export of a small SAM with random weights, and Meta's on its modules."""
-    small: dict[str, Any] = {"arch": "tiny", "rate": 0.0, "image_size": 256}
-    folder = exported(**small)
-    sam = load(ExportConfig.of(**small, random_weights=True))
+    folder = exported(rate=0.0)
+    sam = load(ExportConfig.from_json(content(folder)["arguments"]))
     with Predictor.load(folder, threads=1) as ours:
         yield ours, meta.SamPredictor(sam)
 
@@ -33,7 +33,7 @@ PROMPTS: dict[str, dict[str, Any]] = {
     "a box": {"box": np.array([120, 60, 330, 260])},
     "a point": {"point_coords": np.array([[200, 150]]), "point_labels": np.array([1])},
     "points": {
-        "point_coords": np.array([[200, 150], [90.5, 40], [300, 220]]),
+        "point_coords": np.array([[200, 150], [90.5, 40], [150, 250]]),
         "point_labels": np.array([1, 0, 1]),
     },
     "a box and a point": {
