@@ -1,7 +1,7 @@
-"""A core for each process that runs tests, before any library counts its cores.
+"""A core for each process that runs tests, before any library counts cores.
 
-Threads of several processes on the same cores wait for each other. A process that is given its core later, when
-PyTorch has counted two, lets two threads wait for each other on one: tests take up to ten times as long.
+Threads of several processes on the same cores wait for each other. A process that is given its core when
+PyTorch has counted two already lets two threads wait for each other on one: tests take ten times as long.
 """
 
 import os
