@@ -29,7 +29,7 @@ from structsam_runtime.errors import NotFiniteError, UserError
 from structsam_runtime.runners import cuda, openvino
 
 ROOT = Path(__file__).parents[3]
-GOOD = ("--arch", "tiny", "--image-size", "224", "--random-weights", "--output", "made")
+GOOD = ("--arch", "two", "--image-size", "224", "--random-weights", "--output", "made")
 
 Ended = tuple[int | str | None, str, str]
 Command = Callable[..., Ended]
@@ -293,7 +293,7 @@ STEPS = [
 @pytest.fixture
 def quick(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pipeline with its slow steps replaced by ones that only leave their files."""
-    sam = load_sam(tiny, 224, None, random_weights=True)
+    sam = load_sam("two", 224, None, random_weights=True)
 
     def build(config: Any, module: Any, path: Path, progress: Any) -> None:
         path.write_text("new")
@@ -539,8 +539,7 @@ def test_the_summary_of_a_tuned_recipe_has_its_agreement(
     """One rate for all window blocks would be wrong: they may differ."""
     numbers = {"agreement": 0.97, "low": 0.96, "high": 0.98, "pictures": 5, "prompts": 90, "gmac": 0.1}
     tuned = {**numbers, "weights": weights, "image_size": 224}
-    blocks = [{"rate": 0.25}, {"rate": 0}, {"rate": 0.5}, {"rate": 0.5}]
-    Path("recipe.json").write_text(json.dumps({"blocks": blocks, "tuned": tuned}))
+    Path("recipe.json").write_text(json.dumps({"blocks": [{"rate": 0.25}, {"rate": 0}], "tuned": tuned}))
     counts = {kind: {"effective_rate": 0.5} for kind in ("window", "global")}
     monkeypatch.setattr(pipeline, "merging", lambda encoder: counts)
     code, out, _ = command(*GOOD, "--recipe", "recipe.json")
@@ -559,7 +558,7 @@ def wait(config, sam, path, progress):
     path.write_text("half")
     time.sleep(60)
 
-ARCHITECTURES["tiny"] = Architecture(64, 4, 2, (1, 3), "", "")
+ARCHITECTURES["two"] = Architecture(64, 2, 2, (1,), "", "")
 pipeline.build_encoder = wait
 structsam(["export", *sys.argv[1:]])
 """
@@ -625,7 +624,7 @@ def test_a_small_sam_is_exported_verified_and_described(command: Command, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "photos"]
     content = json.loads((tmp_path / "made" / "manifest.json").read_text())
     assert content["arguments"]["rate_window"] == 0.5
-    assert content["arguments"]["arch"] == "tiny"
+    assert content["arguments"]["arch"] == "two"
     assert content["decoder_meta"]["file"] in content["files"]
     assert content["decoder_meta"]["mask_iou"] > 0.99
     assert content["decoder_meta"]["outputs"][0]["name"] == "masks"
