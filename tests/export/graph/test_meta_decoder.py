@@ -28,7 +28,7 @@ SIZES = [(400, 600), (600, 400), (512, 512), (37, 901), (1080, 720), (1, 1)]
 Feed = dict[str, NDArray[np.float32]]
 
 
-pytestmark = pytest.mark.xdist_group("meta_decoder")  # one trace for all
+pytestmark = [pytest.mark.export, pytest.mark.xdist_group("meta_decoder")]  # one trace for all
 
 
 @pytest.fixture(scope="module")
