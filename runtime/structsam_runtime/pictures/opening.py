@@ -124,6 +124,7 @@ def _identified(file: BinaryIO, name: str) -> ImageFile.ImageFile:
         factory, accept = Image.OPEN.get(kind, (None, None))
         if factory is None:
             continue
+        accepted: bool | str = False
         try:
             accepted = accept is None or accept(head[:16])
             if isinstance(accepted, str):  # Pillow was built without it
@@ -136,7 +137,7 @@ def _identified(file: BinaryIO, name: str) -> ImageFile.ImageFile:
         except Image.DecompressionBombError:
             raise
         except Exception as error:  # it may be another format
-            reason = reason or (f"{kind}: {_reason(error)}" if accept and head else "")
+            reason = reason or (f"{kind}: {_reason(error)}" if accept and accepted else "")
     other = foreign(head)
     if other:
         raise UserError(f"{name} is {other}; convert it to PNG or JPEG")

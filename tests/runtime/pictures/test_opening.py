@@ -159,6 +159,9 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "b.jpg").touch()
     with pytest.raises(UserError, match=r"b\.jpg is not a picture that Pillow can read \(it is empty\)"):
         read_image(tmp_path / "b.jpg")
+    (tmp_path / "b.jpg").write_text("hi")  # shorter than what some formats look at
+    with pytest.raises(UserError, match=r"b\.jpg is not a picture that Pillow can read; expected PNG"):
+        read_image(tmp_path / "b.jpg")
     with pytest.raises(UserError, match="null"):
         read_image("a\0b.jpg")
 
