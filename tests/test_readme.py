@@ -129,6 +129,11 @@ def test_tables_are_those_that_were_measured(page: str, result: str) -> None:
     assert measured in (ROOT / page).read_text()
 
 
+def on_one_line(page: str) -> str:
+    """A page's text, however its lines are broken."""
+    return " ".join((ROOT / page).read_text().split())
+
+
 def cells(line: str) -> list[str]:
     """Of a row of a Markdown table."""
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
@@ -251,7 +256,7 @@ def test_times_on_a_gpu_are_those_that_were_measured() -> None:
         low, high = (f"{1e3 * end(row['median_s'] for row in of_kind):.1f}" for end in (min, max))
         return low if low == high else f"{low} to {high}"
 
-    text = " ".join((ROOT / "docs" / "results.md").read_text().split())
+    text = on_one_line("docs/results.md")
     assert f"takes {plans('PyTorch', 1)} ms at batch 1 and {plans('PyTorch', 8)} ms at batch 8" in text
     assert f"take {plans('kernels', 1)} and {plans('kernels', 8)} ms." in text
     alone = [row for row in result["encoders"] if row["batch"] == 1]
@@ -293,13 +298,11 @@ def test_times_as_cuda_graphs_are_those_that_were_measured() -> None:
             (", compiled", 1, True),
         )
     ]
-    text = " ".join((ROOT / "docs" / "results.md").read_text().split())
+    text = on_one_line("docs/results.md")
     first, second, third, fourth = (f"{share:.2f}" for share in shares)
     assert f"takes {first} of the time of Meta's encoder with fused attention, with our" in text
     assert f"(../plugins/README.md) {second},**" in text
-    assert f"kernels takes **{second}** of the time of fused attention" in " ".join(
-        (ROOT / "README.md").read_text().split()
-    )
+    assert f"kernels takes **{second}** of the time of fused attention" in on_one_line("README.md")
     assert f"takes {third} of the time of Meta's in one, compiled {fourth}." in text
 
 
