@@ -16,7 +16,7 @@ from structsam_export.gpu.original import Original
 from structsam_export.models.architectures import ARCHITECTURES, Architecture
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-TRY = "-o gpu.json --device cpu --arch two --image-size 128 --batches 1 --repeat 2 --rates 0.55"
+TRY = "-o gpu.json --device cpu --arch two --image-size 320 --batches 1 --repeat 2 --rates 0.55"
 
 Ended = tuple[int | str | None, str, str]
 Gpu = Callable[[str], Ended]

@@ -239,11 +239,13 @@ def test_a_recipe_is_exported_kept_and_checked(exported: Exported, tmp_path: Pat
     ]
     recipe = tmp_path / "mine.json"
     recipe.write_text(json.dumps({"blocks": blocks}))
-    config = ExportConfig("tiny", random_weights=True, image_size=SIZE, merging=Recipe.read(recipe))
+    config = ExportConfig(
+        "tiny", random_weights=True, image_size=SIZE, merging=Recipe.read(recipe), target=Target.RTX
+    )
     folder = pipeline.export(config, tmp_path / config.name, None, False, quiet).folder
     said = content(folder)
-    assert folder.name == "tiny-recipe-320px-fp32"
-    assert said["command"].endswith(f"--recipe {recipe} --image-size 320")
+    assert folder.name == "tiny-recipe-rtx-320px-fp32"
+    assert said["command"].endswith(f"--recipe {recipe} --image-size 320 --target rtx")
     assert [plan["block"] for plan in said["plans"]] == [0, 1, 3]
     assert said["verification"]["plans"] >= 0.999
     assert Recipe.read(folder / "manifest.json") == config.recipe

@@ -162,7 +162,9 @@ def encoder_macs(encoder: Any) -> EncoderMacs:
         plans.append(block.decide(x, prior) if block.leader is None else plans[block.leader])
         blocks.append(block_macs(index, block, x, plans[index]))
     remove(encoder)
-    return EncoderMacs(count_macs(encoder, image), stem, tuple(blocks))
+    sides = [block.window_size for block in encoder.blocks]  # all that Meta's blocks differ in
+    own = {side: count_macs(encoder.blocks[sides.index(side)], x) for side in set(sides)}
+    return EncoderMacs(stem + sum(own[side] for side in sides), stem, tuple(blocks))
 
 
 def _costs_alike(block: MergedBlock) -> Hashable:

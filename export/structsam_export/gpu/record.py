@@ -90,7 +90,7 @@ class Record:
 
 
 def free() -> None:
-    """Return the memory of what is no longer used."""
-    gc.collect()
+    """Return a GPU's memory of what is no longer used."""
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()
