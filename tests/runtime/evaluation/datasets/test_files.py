@@ -1,6 +1,7 @@
 """Masks, ids and sizes from files of every kind that datasets come in."""
 
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -156,3 +157,19 @@ def test_json_is_checked_for_what_is_needed(tmp_path: Path) -> None:
 def test_a_package_that_is_not_there_is_named_with_the_extra() -> None:
     with pytest.raises(UserError, match=r'needs no_such_package; pip install "structsam\[evaluate\]"'):
         optional("no_such_package")
+
+
+@pytest.mark.parametrize("beyond", [-1, 70000])
+def test_a_mask_beyond_16_bits_is_one_line(tmp_path: Path, beyond: int) -> None:
+    path = tmp_path / "mask.tif"
+    Image.fromarray(np.array([[0, beyond]], np.int32)).save(path)
+    with pytest.raises(
+        UserError, match=r"mask\.tif has int32 pixels beyond 16 bits; write the mask in black"
+    ):
+        read_mask(path)
+
+
+def test_annotations_that_are_a_pipe_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(UserError, match=r"a\.json is not a regular file"):
+        read_json(tmp_path / "a.json", ["images"])
