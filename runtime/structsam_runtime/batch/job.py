@@ -20,6 +20,8 @@ from .boxes import Boxes, match, read_boxes
 
 RECORD = "batch.json"
 """Beside the results: what they are made with."""
+EVERYTHING = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
+"""Settings of everything mode that a job may change."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Job:
         model: the folder of the export.
         runner: what runs it, as `Predictor.load` takes it.
         boxes: what to segment in every picture; None for everything.
-        points_per_side: of everything mode.
+        everything: those of EVERYTHING that are not the defaults of `AutomaticMaskGenerator`.
         embeddings: keep the embedding of every picture too.
         record: what two runs must share for their results to go together.
         verified: as `Predictor.load` takes it.
@@ -44,7 +46,7 @@ class Job:
     model: Path
     runner: str
     boxes: Boxes | None
-    points_per_side: int
+    everything: Mapping[str, Any]
     embeddings: bool
     record: Mapping[str, Any]
     verified: bool = True
@@ -87,7 +89,7 @@ def plan(
     model: Path,
     runner: str = "cpu",
     prompts: Path | None = None,
-    points_per_side: int = 32,
+    everything: Mapping[str, Any] | None = None,
     embeddings: bool = False,
     verified: bool = True,
     max_pixels: int = MAX_PIXELS,
@@ -95,7 +97,7 @@ def plan(
     """A job, and the pictures that it is about; nothing is written yet.
 
     Args:
-        images, output, model, runner, points_per_side, embeddings, verified, max_pixels: see `Job`.
+        images, output, model, runner, everything, embeddings, verified, max_pixels: see `Job`.
         prompts: a file that `read_boxes` reads: only its pictures, and in them only what is in the boxes.
 
     Returns:
@@ -106,7 +108,8 @@ def plan(
             name a picture that is not there, or the results would lie among the pictures.
     """
     file_of("encoder", runner)
-    check_side(points_per_side)
+    everything = {"points_per_side": 32, **(everything or {})}
+    check_side(everything["points_per_side"])
     names = find_images(images)
     if output.resolve().is_relative_to(images.resolve()):
         raise UserError(f"the output {output} is inside {images}; choose a folder outside")
@@ -116,7 +119,7 @@ def plan(
     record = {
         **_identity(model),
         "prompts": hashlib.sha256(prompts.read_bytes()).hexdigest() if prompts else None,
-        "points_per_side": None if prompts else points_per_side,
+        **{name: None if prompts else everything.get(name) for name in EVERYTHING},
         "embeddings": embeddings,
         "unverified": None if verified else _hashes(model, runner),
     }
@@ -126,7 +129,7 @@ def plan(
         model.resolve(),
         runner,
         boxes,
-        points_per_side,
+        everything,
         embeddings,
         record,
         verified,

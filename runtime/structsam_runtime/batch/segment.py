@@ -41,12 +41,14 @@ class Outcome:
         stage: where it failed; None if it has a result.
         error: why it has no result, in one line; None if it has one.
         missed: how many of its boxes have no mask, and why; None if all have one.
+        empty: everything was looked for in it now, and nothing found.
     """
 
     image: str
     stage: Stage | None = None
     error: str | None = None
     missed: str | None = None
+    empty: bool = False
 
 
 class Segmenter:
@@ -68,9 +70,7 @@ class Segmenter:
         check(job)
         self.job = job
         self._predictor = Predictor.load(job.model, job.runner, threads, verified=job.verified)
-        self._everything = AutomaticMaskGenerator(
-            self._predictor, points_per_side=job.points_per_side, output_mode="coco_rle"
-        )
+        self._everything = AutomaticMaskGenerator(self._predictor, output_mode="coco_rle", **job.everything)
         self._note = Once()
         self._stack = ExitStack()
 
@@ -110,7 +110,7 @@ class Segmenter:
             if stage == "write" and _cause(error) in FULL:
                 raise UserError(_line(error)) from error
             return Outcome(image, stage, _line(error))
-        return Outcome(image, missed=missed)
+        return Outcome(image, missed=missed, empty=self.job.boxes is None and not found["masks"])
 
     def _make_room(self, image: str) -> None:
         """The folder of a picture's result, in which it can be written."""
@@ -176,6 +176,14 @@ def _line(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     return str(UserError(": ".join(filter(None, (type(error).__name__, str(error))))))
+
+
+def missed(job: Job, image: str) -> str | None:
+    """What the outcome of a picture told of its boxes when it was done; None if all have a mask."""
+    if job.boxes is None:
+        return None
+    found = json.loads(job.result(image).read_bytes())
+    return told({one["box"]: one["error"] for one in found.get("errors", [])}, job.boxes[image])
 
 
 def note_errors(job: Job, outcomes: Iterable[Outcome]) -> None:

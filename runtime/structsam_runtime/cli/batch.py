@@ -19,12 +19,13 @@ from ..batch import local
 from ..batch import ray as cluster
 from ..batch.attempts import ATTEMPTS, deaths
 from ..batch.job import Job, begin, plan
-from ..batch.segment import Outcome, note_errors
+from ..batch.segment import Outcome, missed, note_errors
 from ..errors import printable
 from ..pictures import MAX_PIXELS
 from ..runners import RUNNERS
 from .console import FAILED
 
+LOWER = "lower --pred-iou-thresh or --stability-score-thresh to see more, in another folder of results"
 GONE = "its result is no longer there, or the picture has changed since; run again"
 
 
@@ -47,8 +48,14 @@ def main(
     points_per_side: Annotated[
         int | None, typer.Option(min=1, help="Of the grid that finds everything; default: 32.")
     ] = None,
+    pred_iou_thresh: Annotated[
+        float | None, typer.Option(max=1, help="Masks of a lower predicted IoU are dropped; default: 0.88.")
+    ] = None,
+    stability_score_thresh: Annotated[
+        float | None, typer.Option(max=1, help="Masks of a lower stability are dropped; default: 0.95.")
+    ] = None,
     embeddings: Annotated[
-        bool, typer.Option("--embeddings", help="Keep embeddings too: NAME.npz, 4 MB each.")
+        bool, typer.Option("--embeddings", help="Keep embeddings too: NAME.npz, 2 to 4 MB each.")
     ] = False,
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Larger pictures fail before they are decoded.")
@@ -65,14 +72,21 @@ def main(
     What is done is not done again: call the same command after an interruption. Exit code 3 where pictures
     failed; errors.jsonl beside the results says which, and why. A picture that ends its process is tried
     three times. A box that is wrong fails alone: its number and the reason are in the picture's result, and
-    the exit code is 3 too.
+    the exit code is 3 too, of every run.
     """
-    if prompts and points_per_side:
-        raise UserError("--points-per-side finds everything, --prompts says what to find; drop one of them")
+    settings = {
+        "points_per_side": points_per_side,
+        "pred_iou_thresh": pred_iou_thresh,
+        "stability_score_thresh": stability_score_thresh,
+    }
+    everything = {name: value for name, value in settings.items() if value is not None}
+    if prompts and everything:
+        option = "--" + next(iter(everything)).replace("_", "-")
+        raise UserError(f"{option} finds everything, --prompts says what to find; drop one of them")
     if workers and not address:
         raise UserError("--workers needs --address; local starts a cluster on this machine")
     job, names = plan(
-        images, output, model, runner, prompts, points_per_side or 32, embeddings, not unverified, max_pixels
+        images, output, model, runner, prompts, everything, embeddings, not unverified, max_pixels
     )
     begin(job)
     left = [name for name in names if not job.done(name)]
@@ -87,8 +101,8 @@ def main(
         typer.echo(printable(reason or f"{outcome.image}: {outcome.missed}"), err=True)
     failed = {outcome.image for outcome in looked if outcome.error}
     segmented = len(set(left) - failed)
-    were = len(names) - segmented - len(failed)
-    typer.echo(f"{output}: {segmented} pictures segmented, {were} were, {len(failed)} failed")
+    before = len(names) - segmented - len(failed)
+    typer.echo(f"{output}: {segmented} pictures segmented, {before} done before, {len(failed)} failed")
     if looked:
         raise typer.Exit(FAILED)
 
@@ -99,13 +113,15 @@ def _watch(
     """Have the pictures segmented that are left of those of the job.
 
     Returns:
-        Those that failed, which are noted too, and those of which a box failed; sorted by name.
+        Those that failed, which are noted too, and those of which a box failed, now or when they were done;
+        sorted by name.
     """
     console = Console(stderr=True)
     looked: dict[str, Outcome] = {}
+    empty = 0
     try:
         with closing(outcomes):
-            seen = track(
+            shown = track(
                 outcomes if left else (),
                 "segmenting",
                 left,
@@ -113,14 +129,19 @@ def _watch(
                 transient=True,
                 disable=not console.is_terminal,
             )
-            for outcome in seen:
+            for outcome in shown:
+                empty += outcome.empty
                 if outcome.error or outcome.missed:
                     looked[outcome.image] = outcome
         failed = {outcome.image for outcome in looked.values() if outcome.error}
         for name in names:  # files may have been removed or written meanwhile
             if name not in failed and not job.done(name):
                 looked[name] = Outcome(name, "write", GONE)
+            elif name not in looked and (told := missed(job, name)):
+                looked[name] = Outcome(name, missed=told)
     finally:
-        told = [looked[name] for name in sorted(looked)]
-        note_errors(job, told)
-    return told
+        if empty:
+            typer.echo(f"pictures without masks: {empty}; {LOWER}", err=True)
+        seen = [looked[name] for name in sorted(looked)]
+        note_errors(job, seen)
+    return seen

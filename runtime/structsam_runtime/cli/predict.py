@@ -28,6 +28,8 @@ from ..predict.image import Frame
 from ..runners import RUNNERS
 from .console import FAILED, numbers
 
+LOSSLESS = {"PNG", "TIFF", "BMP", "PPM"}
+"""Formats that give back the pixels of a mask, however Pillow writes them."""
 VALUES = {"--box": 4, "--point": 2, "--negative": 2}  # numbers after each option
 
 
@@ -55,10 +57,11 @@ def main(
     ] = None,
     pred_iou_thresh: Annotated[
         float | None,
-        typer.Option(help="Everything: masks of a lower predicted IoU are dropped; default 0.88."),
+        typer.Option(max=1, help="Everything: masks of a lower predicted IoU are dropped; default 0.88."),
     ] = None,
     stability_score_thresh: Annotated[
-        float | None, typer.Option(help="Everything: masks of a lower stability are dropped; default 0.95.")
+        float | None,
+        typer.Option(max=1, help="Everything: masks of a lower stability are dropped; default 0.95."),
     ] = None,
     annotations: Annotated[
         Path | None, typer.Option(help="Everything: also write the masks as COCO annotations, a .json.")
@@ -143,6 +146,10 @@ def _asked(box: Sequence[str], point: Sequence[str], negative: Sequence[str]) ->
 def _check_outputs(output: Path, mask: Path | None, annotations: Path | None, photo: Path) -> None:
     for path in (output, mask) if mask else (output,):
         _check_picture_output(path, photo)
+    if mask and Image.registered_extensions()[mask.suffix.lower()] not in LOSSLESS:
+        raise UserError(
+            f"cannot write {mask}: a {mask.suffix} would not keep 0 and 255 as they are; use .png"
+        )
     if mask and mask.resolve() == output.resolve():
         raise UserError(f"--output and --mask are both {output}; choose two names")
     if annotations:
@@ -166,8 +173,9 @@ def _predict(
     predictor.set_image(rgb)
     seen = time.perf_counter()
     # Several boxes are a batch, of which some may fail; points, with or without a box, are one prompt.
+    numbered: list[int] = []
     if len(asked.boxes) > 1:
-        asked = _sound(asked, predictor.frame)
+        asked, numbered = _sound(asked, predictor.frame)
     masks, iou, _ = predictor.predict(
         point_coords=[asked.points] if asked.points else None,
         point_labels=[asked.labels] if asked.labels else None,
@@ -176,19 +184,22 @@ def _predict(
     )
     done = time.perf_counter()
     masks, iou = masks.reshape(-1, *masks.shape[-2:]), iou.reshape(-1)
+    boxes = [number for number in numbered for _ in range(len(masks) // len(numbered))]
     for index, (mask, quality) in enumerate(zip(masks, iou, strict=True), start=1):
-        print(f"mask {index}: {mask.mean():.1%} of the picture, predicted IoU {quality:.3f}")
+        box = f", box {boxes[index - 1]}" if boxes else ""
+        print(f"mask {index}{box}: {mask.mean():.1%} of the picture, predicted IoU {quality:.3f}")
     print(f"photograph {1e3 * (seen - start):.0f} ms (resize, encoder)", end=", ")
     print(f"prompts {1e3 * (done - seen):.0f} ms (decoder, upscale)")
     return masks, iou, asked
 
 
-def _sound(asked: Pointed, frame: Frame) -> Pointed:
-    """The boxes that can be answered; says which of the others cannot."""
+def _sound(asked: Pointed, frame: Frame) -> tuple[Pointed, list[int]]:
+    """The boxes that can be answered, and their numbers from 1; says which of the others cannot."""
     boxes, errors = sound_boxes(asked.boxes, frame)
     if errors:
         print(told(errors, asked.boxes), file=sys.stderr)
-    return replace(asked, boxes=[list(box) for box in boxes])
+    numbers = [number for number in range(1, len(asked.boxes) + 1) if number not in errors]
+    return replace(asked, boxes=[list(box) for box in boxes]), numbers
 
 
 def _within(box: Sequence[float], side: int) -> list[float]:

@@ -86,7 +86,7 @@ def test_results_do_not_go_among_the_pictures(planned: Plan, tmp_path: Path, out
 
 def test_a_grid_that_is_too_fine_is_refused_before_anything_is_written(planned: Plan) -> None:
     with pytest.raises(UserError, match="points_per_side is larger than 1000"):
-        planned(points_per_side=30_000)
+        planned(everything={"points_per_side": 30_000})
 
 
 def test_a_folder_that_is_no_export(planned: Plan, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_folder_of_results_says_what_they_are_made_with(planned: Plan, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"points_per_side": 16}, "points_per_side 32, not 16"),
+        ({"everything": {"points_per_side": 16}}, "points_per_side 32, not 16"),
         ({"embeddings": True}, "embeddings False, not True"),
         ({"prompts": "p.json"}, "prompts None, not [0-9a-f]{64}"),
         ({"model": "model"}, "encoder.onnx [0-9a-f]{64}, not [0-9a-f]{64}"),

@@ -70,7 +70,7 @@ IN_BOXES = "images -o masks --model OUT --prompts boxes.json"
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools and NumPy 2
 def test_masks_in_boxes_are_those_of_the_predictor(command: Batch, desk: Path, export_folder: Path) -> None:
     code, out, _ = command(IN_BOXES)
-    assert (code, out) == (0, "masks: 3 pictures segmented, 0 were, 0 failed\n")
+    assert (code, out) == (0, "masks: 3 pictures segmented, 0 done before, 0 failed\n")
     made = results(desk / "masks")
     assert made.keys() == {f"{name}.json" for name in BOXES} | {"batch.json"}
     with Predictor.load(export_folder) as predictor:
@@ -124,14 +124,35 @@ class Everything:
 
     quality = 0.5
 
-    def __init__(self, predictor: Predictor, points_per_side: int, output_mode: str) -> None:
+    def __init__(self, predictor: Predictor, output_mode: str, **settings: float) -> None:
         assert output_mode == "coco_rle"
-        self.predictor, self.points = predictor, points_per_side
+        self.predictor, self.points = predictor, settings.pop("points_per_side")
+        self.lower = bool(settings)
 
     def generate(self, image: NDArray[np.uint8], embedding: Embedding | None) -> list[dict[str, Any]]:
         self.predictor.set_image(image)
         self.predictor.reset_image()
-        return [{"area": self.points, "predicted_iou": self.quality, "bbox": list(image.shape)}]
+        mask = {"area": self.points, "predicted_iou": self.quality, "bbox": list(image.shape)}
+        return [] if self.quality == 0 and not self.lower else [mask]
+
+
+def test_pictures_without_masks_are_told_with_what_finds_more(
+    command: Batch, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "AutomaticMaskGenerator", Everything)
+    monkeypatch.setattr(Everything, "quality", 0.0)
+    said = "pictures without masks: 3; lower --pred-iou-thresh or --stability-score-thresh to see more, in "
+    code, _, err = command("images -o masks --model OUT")
+    assert code == 0
+    assert said in err
+    assert said not in command("images -o masks --model OUT")[2]
+    lower = "--model OUT --pred-iou-thresh 0.3 --stability-score-thresh 0.5"
+    code, _, err = command(f"images -o masks {lower}")
+    assert code == 2
+    assert "pred_iou_thresh" in err
+    code, _, err = command(f"images -o more {lower}")
+    assert (code, said in err) == (0, False)
+    assert results(desk / "more")["coffee.png.json"]["masks"]
 
 
 def test_everything_is_found_where_nothing_is_prompted(
@@ -159,11 +180,11 @@ def test_a_rerun_does_what_is_missing(command: Batch, desk: Path, monkeypatch: p
     (desk / "masks" / "cats" / "chelsea.jpg.json").unlink()
     kept = desk / "masks" / "coffee.png.json"
     written = kept.stat().st_mtime_ns
-    assert command(IN_BOXES)[:2] == (0, "masks: 1 pictures segmented, 2 were, 0 failed\n")
+    assert command(IN_BOXES)[:2] == (0, "masks: 1 pictures segmented, 2 done before, 0 failed\n")
     assert kept.stat().st_mtime_ns == written
     kept.write_text("")
     Image.new("RGB", (701, 300)).save(desk / "images" / "cats" / "chelsea.jpg")  # another of that name
-    assert command(IN_BOXES)[:2] == (0, "masks: 2 pictures segmented, 1 were, 0 failed\n")
+    assert command(IN_BOXES)[:2] == (0, "masks: 2 pictures segmented, 1 done before, 0 failed\n")
     changed = results(desk / "masks")
     assert changed.pop("cats/chelsea.jpg.json")["width"] == 701
     before.pop("cats/chelsea.jpg.json")
@@ -173,7 +194,7 @@ def test_a_rerun_does_what_is_missing(command: Batch, desk: Path, monkeypatch: p
         raise AssertionError("no model is needed where nothing is left to do")
 
     monkeypatch.setattr(Predictor, "load", load)
-    assert command(IN_BOXES)[:2] == (0, "masks: 0 pictures segmented, 3 were, 0 failed\n")
+    assert command(IN_BOXES)[:2] == (0, "masks: 0 pictures segmented, 3 done before, 0 failed\n")
 
 
 def test_an_interruption_keeps_what_is_done(
@@ -200,7 +221,7 @@ def test_pictures_that_fail_are_told_and_the_rest_is_done(command: Batch, desk: 
     asked = BOXES | {"bad.png": {"boxes": []}, "astronaut.png": {"boxes": [[600, 0, 700, 9]]}}
     (desk / "boxes.json").write_text(json.dumps(asked))
     code, out, err = command(IN_BOXES)
-    assert (code, out) == (3, "masks: 1 pictures segmented, 0 were, 3 failed\n")
+    assert (code, out) == (3, "masks: 1 pictures segmented, 0 done before, 3 failed\n")
     assert results(desk / "masks").keys() == {"coffee.png.json", "batch.json"}
     reported = [json.loads(line) for line in (desk / "masks" / "errors.jsonl").read_text().splitlines()]
     told = {one["image"]: one["error"] for one in reported}
@@ -212,11 +233,11 @@ def test_pictures_that_fail_are_told_and_the_rest_is_done(command: Batch, desk: 
     assert err.splitlines() == [f"failed: {image}: {error}" for image, error in told.items()]
 
     code, out, _ = command(IN_BOXES)  # what failed is tried again
-    assert (code, out) == (3, "masks: 0 pictures segmented, 1 were, 3 failed\n")
+    assert (code, out) == (3, "masks: 0 pictures segmented, 1 done before, 3 failed\n")
     (desk / "images" / "cats" / "chelsea.jpg").write_bytes(whole)
     Image.new("RGB", (701, 50)).save(desk / "images" / "astronaut.png")
     Image.new("RGB", (50, 50)).save(desk / "images" / "bad.png")
-    assert command(IN_BOXES)[:2] == (0, "masks: 3 pictures segmented, 1 were, 0 failed\n")
+    assert command(IN_BOXES)[:2] == (0, "masks: 3 pictures segmented, 1 done before, 0 failed\n")
     assert not (desk / "masks" / "errors.jsonl").exists()
 
 
@@ -226,7 +247,7 @@ def test_a_wrong_box_fails_alone(command: Batch, desk: Path) -> None:
     asked = BOXES | {"astronaut.png": {"boxes": [right[0], *wrong, right[1]]}}
     (desk / "boxes.json").write_text(json.dumps(asked))
     code, out, err = command(IN_BOXES)
-    assert (code, out) == (3, "masks: 3 pictures segmented, 0 were, 0 failed\n")
+    assert (code, out) == (3, "masks: 3 pictures segmented, 0 done before, 0 failed\n")
     assert err == (
         "astronaut.png: 5 of 7 boxes have no mask: box 2: the box (600, 0, 700, 9) lies outside the picture "
         "of 512 x 512 pixels; box 3: the box is [1, 2, 3], expected [x0, y0, x1, y1]; box 4: the box "
@@ -238,6 +259,7 @@ def test_a_wrong_box_fails_alone(command: Batch, desk: Path) -> None:
     assert [one["box"] for one in told] == [2, 3, 4, 5, 6]
     assert told[3]["error"] == "box holds NaN or infinity, expected finite numbers"
     assert "errors" not in made["coffee.png.json"]
+    assert command(IN_BOXES) == (3, out.replace("3 pictures segmented, 0", "0 pictures segmented, 3"), err)
 
 
 def test_what_is_removed_meanwhile_is_not_counted(
@@ -253,7 +275,7 @@ def test_what_is_removed_meanwhile_is_not_counted(
 
     monkeypatch.setattr(batch, "read_image", removing)
     code, out, err = command(IN_BOXES)
-    assert (code, out) == (3, "masks: 1 pictures segmented, 0 were, 2 failed\n")
+    assert (code, out) == (3, "masks: 1 pictures segmented, 0 done before, 2 failed\n")
     assert err.count("its result is no longer there, or the picture has changed since; run again") == 2
     errors = [json.loads(line) for line in (desk / "masks" / "errors.jsonl").read_text().splitlines()]
     assert [(one["image"], one["stage"]) for one in errors] == [
@@ -261,14 +283,15 @@ def test_what_is_removed_meanwhile_is_not_counted(
         ("cats/chelsea.jpg", "write"),
     ]
     monkeypatch.setattr(batch, "read_image", read)
-    assert command(IN_BOXES)[:2] == (0, "masks: 2 pictures segmented, 1 were, 0 failed\n")
+    assert command(IN_BOXES)[:2] == (0, "masks: 2 pictures segmented, 1 done before, 0 failed\n")
 
 
 def test_names_obey_nobody(command: Batch, desk: Path) -> None:
     (desk / "images" / "x\nerror: forged\n.png").write_text("no picture")
     code, out, err = command("images -o masks --model OUT --points-per-side 1")
-    assert (code, out) == (3, "masks: 3 pictures segmented, 0 were, 1 failed\n")
-    assert len(err.splitlines()) == 1
+    assert (code, out) == (3, "masks: 3 pictures segmented, 0 done before, 1 failed\n")
+    assert len([line for line in err.splitlines() if "forged" in line]) == 1
+    assert not any(line.startswith("error") for line in err.splitlines())
 
 
 def test_attempts_that_ended_with_their_process_are_told(
@@ -282,7 +305,7 @@ def test_attempts_that_ended_with_their_process_are_told(
         patch.setattr(batch, "read_image", dead)
         command(IN_BOXES)
     code, out, err = command(IN_BOXES)
-    assert (code, out) == (0, "masks: 3 pictures segmented, 0 were, 0 failed\n")
+    assert (code, out) == (0, "masks: 3 pictures segmented, 0 done before, 0 failed\n")
     assert err == "astronaut.png: a process died while it worked on it; attempt 2 of 3\n"
 
 
@@ -305,7 +328,7 @@ def test_the_program_works_in_a_process_of_its_own(desk: Path, export_folder: Pa
     line = f"-m structsam_runtime batch images -o masks --model {export_folder} --prompts boxes.json"
     done = subprocess.run([sys.executable, *line.split()], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "masks: 3 pictures segmented, 0 were, 0 failed\n"
+    assert done.stdout == "masks: 3 pictures segmented, 0 done before, 0 failed\n"
 
 
 def test_a_full_disk_ends_the_run(command: Batch, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,7 +410,7 @@ def test_a_folder_of_all_sorts(desk: Path, command: Batch, photos: dict[str, NDA
         Image.fromarray(deep).save(images / f"deep{number}.png")
     code, out, err = command("images -o masks --model OUT --points-per-side 1 --max-pixels 200000")
     assert code == 3
-    assert out == "masks: 6 pictures segmented, 0 were, 4 failed\n"
+    assert out == "masks: 6 pictures segmented, 0 done before, 4 failed\n"
     assert err.splitlines()[:2] == [
         "skipped 1 (not named like pictures): notes.txt",
         "skipped 1 (links to folders that are listed already): loop",

@@ -188,6 +188,7 @@ def test_verification_looks_at_the_same_pixels(model: Model) -> None:
     assert (sample.frame.resized_height, sample.frame.resized_width) == (256, 256)
 
 
+LENIENT = "--points-per-side 1 --pred-iou-thresh 0 --stability-score-thresh 0"  # something is found
 UNTRAINED: dict[str, dict[str, Any]] = {
     "a point": {"point_coords": [[30, 40]], "point_labels": [1]},
     "a point off the object beside a box": {
@@ -255,7 +256,7 @@ def test_a_folder_is_segmented_the_same_way(
     (tmp_path / "pictures").mkdir()
     Image.fromarray(COFFEE).save(tmp_path / "pictures/photo.png")
     (tmp_path / "boxes.json").write_text('{"photo.png": {"boxes": [[100, 80, 400, 260]]}}')
-    asked = f"--prompts {tmp_path}/boxes.json" if boxes else "--points-per-side 1"
+    asked = f"--prompts {tmp_path}/boxes.json" if boxes else LENIENT
     line = f"{tmp_path}/pictures -o {tmp_path}/masks --model {as_medsam} {asked}"
     code, _, err = run_command("batch", line)
     assert (code, err) == (0, "" if boxes else f"warning: {BOXES_ONLY}\n")
