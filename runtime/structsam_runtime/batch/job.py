@@ -14,14 +14,12 @@ from ..errors import UserError
 from ..files import whole_file
 from ..manifest import Manifest
 from ..pictures import MAX_PIXELS, list_pictures
-from ..predict.automatic.generator import check_side
+from ..predict.automatic.generator import SETTINGS, check_side
 from ..runners import file_of
 from .boxes import Boxes, match, read_boxes
 
 RECORD = "batch.json"
 """Beside the results: what they are made with."""
-EVERYTHING = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
-"""Settings of everything mode that a job may change."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Job:
         model: the folder of the export.
         runner: what runs it, as `Predictor.load` takes it.
         boxes: what to segment in every picture; None for everything.
-        everything: those of EVERYTHING that are not the defaults of `AutomaticMaskGenerator`.
+        everything: those of its SETTINGS that are not the defaults of `AutomaticMaskGenerator`.
         embeddings: keep the embedding of every picture too.
         record: what two runs must share for their results to go together.
         verified: as `Predictor.load` takes it.
@@ -70,17 +68,22 @@ class Job:
         return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
     def done(self, image: str) -> bool:
-        """Whether a picture's result is there, whole, and of the picture as it is now."""
+        """Whether a picture has a result; see `found`."""
+        return self.found(image) is not None
+
+    def found(self, image: str) -> dict[str, Any] | None:
+        """A picture's result, if it is there, whole, and of the picture as it is now."""
         result = self.result(image)
         try:
             found = json.loads(result.read_bytes()) if result.is_file() else None
             # A zip file that is cut short is none: what it holds is told at its end.
             kept = not self.embeddings or is_zipfile(self.embedding(image))
         except (OSError, ValueError, RecursionError):
-            return False
+            return None
         if not isinstance(found, dict) or not kept:
-            return False
-        return found.get("image") == image and found.get("input") == self.state(image)
+            return None
+        own = found.get("image") == image and found.get("input") == self.state(image)
+        return found if own else None
 
 
 def plan(
@@ -119,7 +122,7 @@ def plan(
     record = {
         **_identity(model),
         "prompts": hashlib.sha256(prompts.read_bytes()).hexdigest() if prompts else None,
-        **{name: None if prompts else everything.get(name) for name in EVERYTHING},
+        **{name: None if prompts else everything.get(name) for name in SETTINGS},
         "embeddings": embeddings,
         "unverified": None if verified else _hashes(model, runner),
     }

@@ -178,12 +178,11 @@ def _line(error: Exception) -> str:
     return str(UserError(": ".join(filter(None, (type(error).__name__, str(error))))))
 
 
-def missed(job: Job, image: str) -> str | None:
-    """What the outcome of a picture told of its boxes when it was done; None if all have a mask."""
-    if job.boxes is None:
-        return None
-    found = json.loads(job.result(image).read_bytes())
-    return told({one["box"]: one["error"] for one in found.get("errors", [])}, job.boxes[image])
+def earlier(job: Job, found: Mapping[str, Any]) -> Outcome:
+    """The outcome of a picture when its result was made, which `Job.found` gives."""
+    image = found["image"]
+    errors = {one["box"]: one["error"] for one in found.get("errors", [])}
+    return Outcome(image, missed=told(errors, job.boxes[image]) if job.boxes else None)
 
 
 def note_errors(job: Job, outcomes: Iterable[Outcome]) -> None:

@@ -19,13 +19,12 @@ from ..batch import local
 from ..batch import ray as cluster
 from ..batch.attempts import ATTEMPTS, deaths
 from ..batch.job import Job, begin, plan
-from ..batch.segment import Outcome, missed, note_errors
+from ..batch.segment import Outcome, earlier, note_errors
 from ..errors import printable
 from ..pictures import MAX_PIXELS
 from ..runners import RUNNERS
-from .console import FAILED
+from .console import FAILED, LOWER, given, option
 
-LOWER = "lower --pred-iou-thresh or --stability-score-thresh to see more, in another folder of results"
 GONE = "its result is no longer there, or the picture has changed since; run again"
 
 
@@ -74,15 +73,14 @@ def main(
     three times. A box that is wrong fails alone: its number and the reason are in the picture's result, and
     the exit code is 3 too, of every run.
     """
-    settings = {
-        "points_per_side": points_per_side,
-        "pred_iou_thresh": pred_iou_thresh,
-        "stability_score_thresh": stability_score_thresh,
-    }
-    everything = {name: value for name, value in settings.items() if value is not None}
+    everything = given(
+        points_per_side=points_per_side,
+        pred_iou_thresh=pred_iou_thresh,
+        stability_score_thresh=stability_score_thresh,
+    )
     if prompts and everything:
-        option = "--" + next(iter(everything)).replace("_", "-")
-        raise UserError(f"{option} finds everything, --prompts says what to find; drop one of them")
+        first = option(next(iter(everything)))
+        raise UserError(f"{first} finds everything, --prompts says what to find; drop one of them")
     if workers and not address:
         raise UserError("--workers needs --address; local starts a cluster on this machine")
     job, names = plan(
@@ -121,7 +119,7 @@ def _watch(
     empty = 0
     try:
         with closing(outcomes):
-            shown = track(
+            seen = track(
                 outcomes if left else (),
                 "segmenting",
                 left,
@@ -129,19 +127,22 @@ def _watch(
                 transient=True,
                 disable=not console.is_terminal,
             )
-            for outcome in shown:
+            for outcome in seen:
                 empty += outcome.empty
                 if outcome.error or outcome.missed:
                     looked[outcome.image] = outcome
         failed = {outcome.image for outcome in looked.values() if outcome.error}
         for name in names:  # files may have been removed or written meanwhile
-            if name not in failed and not job.done(name):
+            if name in failed:
+                continue
+            found = job.found(name)
+            if found is None:
                 looked[name] = Outcome(name, "write", GONE)
-            elif name not in looked and (told := missed(job, name)):
-                looked[name] = Outcome(name, missed=told)
+            elif (outcome := earlier(job, found)).missed:
+                looked[name] = outcome
     finally:
         if empty:
-            typer.echo(f"pictures without masks: {empty}; {LOWER}", err=True)
-        seen = [looked[name] for name in sorted(looked)]
-        note_errors(job, seen)
-    return seen
+            typer.echo(f"pictures without masks: {empty}; {LOWER}, in another folder of results", err=True)
+        told = [looked[name] for name in sorted(looked)]
+        note_errors(job, told)
+    return told

@@ -4,7 +4,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
@@ -15,6 +15,8 @@ USAGE = 2
 FAILED = 3
 """Exit code where the work was done and its result, or part of it, is not good."""
 INTERRUPTED = 130
+LOWER = "lower --pred-iou-thresh or --stability-score-thresh to see more"
+"""What helps where everything mode finds nothing."""
 EXTRAS = {
     "evaluate": ("matplotlib", "pydicom", "scipy"),
     "cluster": ("ray",),
@@ -54,6 +56,16 @@ def run(
         program.command()(app)
         app = program
     sys.exit(_exit_code(app, args, name))
+
+
+def given(**settings: Any) -> dict[str, Any]:
+    """Those options of a command that came; the others are None."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def option(name: str) -> str:
+    """The option that gives a parameter."""
+    return "--" + name.replace("_", "-")
 
 
 def missing(error: ModuleNotFoundError, what: str = "this") -> NoReturn:

@@ -26,7 +26,7 @@ from ..predict.automatic.annotations import annotated
 from ..predict.drawing import Pointed, draw, draw_everything
 from ..predict.image import Frame
 from ..runners import RUNNERS
-from .console import FAILED, numbers
+from .console import FAILED, LOWER, given, numbers, option
 
 LOSSLESS = {"PNG", "TIFF", "BMP", "PPM"}
 """Formats that give back the pixels of a mask, however Pillow writes them."""
@@ -81,12 +81,11 @@ def main(
 
     Of several boxes one that is wrong fails alone, and the exit code is 3.
     """
-    thresholds = {
-        "points_per_side": points_per_side,
-        "pred_iou_thresh": pred_iou_thresh,
-        "stability_score_thresh": stability_score_thresh,
-    }
-    settings = {name: value for name, value in thresholds.items() if value is not None}
+    settings = given(
+        points_per_side=points_per_side,
+        pred_iou_thresh=pred_iou_thresh,
+        stability_score_thresh=stability_score_thresh,
+    )
     if everything:
         _check_no_prompt(box or point or negative, multimask)
         asked = Pointed([], [], [])
@@ -126,8 +125,9 @@ def _check_no_prompt(prompted: object, multimask: bool) -> None:
 
 def _check_no_setting(settings: Sequence[str]) -> None:
     if settings:
-        option = "--" + settings[0].replace("_", "-")
-        raise UserError(f"{option} goes with --everything; leave it out, or give --everything and no prompt")
+        raise UserError(
+            f"{option(settings[0])} goes with --everything; leave it out, or give --everything and no prompt"
+        )
 
 
 def _asked(box: Sequence[str], point: Sequence[str], negative: Sequence[str]) -> Pointed:
@@ -198,8 +198,8 @@ def _sound(asked: Pointed, frame: Frame) -> tuple[Pointed, list[int]]:
     boxes, errors = sound_boxes(asked.boxes, frame)
     if errors:
         print(told(errors, asked.boxes), file=sys.stderr)
-    numbers = [number for number in range(1, len(asked.boxes) + 1) if number not in errors]
-    return replace(asked, boxes=[list(box) for box in boxes]), numbers
+    numbered = [number for number in range(1, len(asked.boxes) + 1) if number not in errors]
+    return replace(asked, boxes=[list(box) for box in boxes]), numbered
 
 
 def _within(box: Sequence[float], side: int) -> list[float]:
@@ -214,5 +214,5 @@ def _find(predictor: Predictor, rgb: NDArray[np.uint8], settings: dict[str, Any]
     found = generator.generate(rgb)
     seconds = time.perf_counter() - start
     print(f"{len(found)} masks in {seconds:.1f} s", end="")
-    print("" if found else "; lower --pred-iou-thresh or --stability-score-thresh to see more")
+    print("" if found else f"; {LOWER}")
     return sorted(found, key=lambda one: -one["area"])

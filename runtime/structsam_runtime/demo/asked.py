@@ -11,6 +11,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 
 from ..errors import UserError
+from ..predict.automatic.generator import SETTINGS
 from ..predict.prompts import Prompt
 
 JSON_BYTES = 2**16
@@ -29,8 +30,6 @@ SIDE = 65_535
 """Of masks in pixels, longer than any picture."""
 FORMATS = ("rle", "png")
 """Of masks."""
-SETTINGS = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
-"""Of everything mode."""
 
 
 class RefusedError(UserError):

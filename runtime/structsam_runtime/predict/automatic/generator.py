@@ -19,6 +19,8 @@ from .crops import Crop, checked_grids, crops, regular_grids
 from .regions import remove_small
 from .runs import Runs
 
+SETTINGS = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
+"""Those that commands and the page offer."""
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 COUNTS = {  # whole numbers, and the least and the most that make sense
     "points_per_batch": (1, 10**9),
